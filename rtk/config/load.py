@@ -1,0 +1,203 @@
+"""From a YAML recipe and `a.b=c` overrides to a validated `RunConfig`."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from rtk.config.schema import RunConfig
+
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class ConfigError(ValueError):
+    """A recipe or an override cannot be used; the message is one line naming the key."""
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config with, for every dotted key, where its value came from."""
+
+    config: RunConfig
+    origins: dict[str, str]
+
+
+def load_config(recipe: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Resolve a recipe: defaults < recipe < overrides.
+
+    Args:
+        recipe: name of a shipped recipe (`digits_demo`, with or without `.yaml`) or a path to a YAML file.
+        overrides: `a.b=value` strings; values are YAML scalars, lists or mappings.
+
+    Raises:
+        ConfigError: naming the key, what was got and what was wanted.
+    """
+    return load_with_origins(recipe, overrides).config
+
+
+def load_with_origins(recipe: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig:
+    """Like `load_config`, but also says where every value came from (`rtk train --print-config`)."""
+    path = find_recipe(recipe)
+    tree, origins = _read_recipe(path)
+    for override in overrides:
+        key, value = _parse_override(override)
+        _check_key(key, f"override {override!r}")
+        _assign(tree, key, value)
+        _mark(origins, key, value, "override")
+    tree.setdefault("name", path.stem)
+    config = build_config(tree)
+    leaves = dict(flatten(config.model_dump(mode="json")))
+    return LoadedConfig(config, {key: _origin(origins, key) for key in leaves})
+
+
+def build_config(tree: Mapping[str, Any]) -> RunConfig:
+    """Validate a plain mapping (a `config.yaml`, say) into a `RunConfig`."""
+    try:
+        return RunConfig.model_validate(_expand(tree))
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved config as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs of dotted key and value for every leaf; empty mappings are leaves."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with rtk, by name."""
+    folder = Path(str(resources.files("rtk") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Path of a recipe given by path or by shipped name."""
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if path.name == str(recipe) and path.name.removesuffix(".yaml") in shipped:
+        return shipped[path.name.removesuffix(".yaml")]
+    raise ConfigError(f"recipe: got {str(recipe)!r}, wanted a YAML file or one of {', '.join(shipped)}")
+
+
+def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of the schema, sections included."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += valid_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _read_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A recipe's tree and origins, laid over those of its `base` recipe where it names one."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: got {type(tree).__name__}, wanted a mapping of keys")
+    base_name = tree.pop("base", None)
+    merged, origins = ({}, {}) if base_name is None else _read_recipe(_find_base(path, base_name))
+    for key, value in flatten(tree):
+        _check_key(key, str(path))
+        _assign(merged, key, value)
+        _mark(origins, key, value, f"recipe {path.stem}")
+    return merged, origins
+
+
+def _find_base(path: Path, base_name: str) -> Path:
+    sibling = path.parent / f"{base_name.removesuffix('.yaml')}.yaml"
+    return sibling if sibling.is_file() else find_recipe(base_name)
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override: got {text!r}, wanted key=value such as train.duration=3ep")
+    try:
+        return key, yaml.safe_load(value) if value else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"override {key}: got {value!r}, wanted a YAML value") from None
+
+
+def _check_key(key: str, where: str) -> None:
+    """Refuse a key that the schema does not have, naming the nearest one that it has."""
+    known = valid_keys()
+    if key in known:
+        return
+    free = ("data.near_ood.", "data.far_ood.", "deepspeed.")
+    if key.startswith(free):
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    raise ConfigError(f"{where}: unknown key {key!r}, nearest valid key is {near[0]!r}")
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        if not isinstance(tree.get(parent), dict):
+            tree[parent] = {}
+        tree = tree[parent]
+    tree[leaf] = value
+
+
+def _mark(origins: dict[str, str], key: str, value: Any, origin: str) -> None:
+    """Record where a key came from; a mapping marks its leaves and clears older marks below it."""
+    for old in [name for name in origins if name.startswith(f"{key}.")]:
+        del origins[old]
+    origins[key] = origin
+
+
+def _origin(origins: Mapping[str, str], key: str) -> str:
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        origin = origins.get(".".join(parts[:length]))
+        if origin is not None:
+            return origin
+    return "default"
+
+
+def _expand(value: Any, key: str = "") -> Any:
+    """Replace `${VARIABLE}` in every string by the environment's value."""
+    if isinstance(value, Mapping):
+        return {name: _expand(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        if match.group(1) not in os.environ:
+            raise ConfigError(f"{key}: {value!r} needs the environment variable {match.group(1)}, not set")
+        return os.environ[match.group(1)]
+
+    return VARIABLE.sub(lookup, value)
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    if first["type"] == "missing":
+        return f"{key}: missing, wanted a value (set it in the recipe or as {key}=...)"
+    return f"{key}: got {first['input']!r}, {message[0].lower()}{message[1:]}"

@@ -1,0 +1,1 @@
+"""Data: catalogues, preparation, augmentation, mixing and the input pipeline."""

@@ -1,0 +1,154 @@
+"""Encoded image bytes to pixels and back: the single place of rtk that decodes an image.
+
+Needs only Pillow and NumPy, so that data-loading workers import it cheaply.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+# Named one by one because Pillow's full list holds formats that start other programs (EPS: Ghostscript).
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+
+# The size from which Pillow warns of a decompression bomb (a quarter GiB as RGB). Checked here, on the
+# header, not by turning Pillow's warning into an error, because warning filters are global, not thread-safe.
+MAX_PIXELS = 89_478_485
+
+
+class BadImageError(ValueError):
+    """An image cannot be decoded; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What an image's header says.
+
+    Attributes:
+        width: Width in pixels.
+        height: Height in pixels.
+        mode: Pillow's mode, such as `RGB`, `L` or `P`.
+        encoding: File format, such as `PNG`.
+    """
+
+    width: int
+    height: int
+    mode: str
+    encoding: str
+
+
+def read_info(image: Image.Image) -> ImageInfo:
+    """Returns size, mode and encoding of an opened image, without decoding its pixels."""
+    return ImageInfo(image.width, image.height, image.mode, image.format or "unknown")
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Reads the header of an encoded image; the pixels are not decoded yet.
+
+    Args:
+        data: Bytes of a file in one of `FORMATS`.
+
+    Raises:
+        BadImageError: The data is empty, in no known format, or more than `MAX_PIXELS` pixels large.
+    """
+    if not data:
+        raise BadImageError("empty (0 bytes)")
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise BadImageError(f"no image in a supported format ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImageError(f"decompression bomb, limit {MAX_PIXELS} pixels: {error}") from error
+    except Exception as error:  # Pillow's readers raise many types on broken data
+        raise BadImageError(_reason(error)) from error
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise BadImageError(f"decompression bomb, limit {MAX_PIXELS} pixels: image is {size}")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decodes an opened image fully and converts it to 8-bit RGB.
+
+    16-bit greyscale is scaled by 255 / 65535; transparent images are laid on white, which is what a viewer
+    shows (dropping the alpha channel would reveal colours nobody was meant to see). The EXIF orientation is
+    not applied, as in torchvision and timm.
+
+    Raises:
+        BadImageError: The image is truncated or corrupt, or its pixels have no defined brightness range.
+    """
+    try:
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            return _wide_to_rgb(image)
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, "white")
+            return Image.alpha_composite(white, rgba).convert("RGB")
+        return image.convert("RGB")
+    except BadImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types on broken data
+        raise BadImageError(_reason(error)) from error
+
+
+def _wide_to_rgb(image: Image.Image) -> Image.Image:
+    """Converts greyscale of more than 8 bits (Pillow modes `I;16*` and `I`) to RGB."""
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+        raise BadImageError(f"mode {image.mode} with values beyond 16 bits: no defined brightness range")
+    # 65535 = 255 * 257, so this is rounding to the nearest of the 256 levels.
+    levels = (pixels.astype(np.uint32) + 128) // 257
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+
+
+def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+    """Brings the shorter side to `size` (bilinear, antialiased), then crops the centre to size x size.
+
+    Sizes and offsets are rounded as in torchvision's `Resize(size)` and `CenterCrop(size)`.
+
+    Raises:
+        BadImageError: The image is so narrow that the resized whole would be a decompression bomb.
+    """
+    shorter = min(image.size)
+    width, height = (int(size * side / shorter) for side in image.size)
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{image.width}x{image.height} is too narrow to be resized to {size}")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if width == height:
+        return image
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def decode_rgb(data: bytes, size: int | None) -> np.ndarray:
+    """Decodes an image to 8-bit RGB.
+
+    Args:
+        data: Encoded bytes, in one of `FORMATS`.
+        size: Side of the square result in pixels (see `resize_and_crop`); None keeps the image's own size.
+
+    Returns:
+        uint8 (H, W, 3), writable.
+
+    Raises:
+        BadImageError: The image cannot be decoded; the message says why.
+    """
+    image = to_rgb(open_image(data))
+    if size is not None:
+        image = resize_and_crop(image, size)
+    return np.array(image)
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 pixels, (H, W) greyscale or (H, W, 3) RGB, as PNG."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    """Returns a one-line reason; the type stands in where the error has no text."""
+    return " ".join(str(error).split()) or type(error).__name__

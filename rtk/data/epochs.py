@@ -1,0 +1,66 @@
+"""Which images each worker sees, and when: pure functions of (seed, epoch, step).
+
+The order of an epoch is drawn once for all workers, cut into global batches, and each batch is cut
+into equal parts, one a rank. So the global batches do not depend on the number of workers, each
+image appears once an epoch, and resuming at any step needs no state.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def steps_per_epoch(rows: int, batch_size: int, remainder: str = "drop") -> int:
+    """Global batches in an epoch.
+
+    Args:
+        rows: number of training images.
+        batch_size: images a step over all workers.
+        remainder: `drop` the last incomplete batch, or `pad` it by wrap-around.
+
+    Raises:
+        ValueError: where not even one batch can be had.
+    """
+    steps = rows // batch_size if remainder == "drop" else -(-rows // batch_size)
+    if steps == 0:
+        raise ValueError(
+            f"train.batch_size: got {batch_size}, wanted at most the {rows} training rows "
+            "(or data.remainder=pad)"
+        )
+    return steps
+
+
+def epoch_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+    """Permutation (rows,) of the training images for one epoch."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+
+
+def rank_batch(
+    order: NDArray[np.int64], step: int, batch_size: int, rank: int, ranks: int
+) -> NDArray[np.int64]:
+    """Rows (batch_size / ranks,) that one rank takes in one step of an epoch.
+
+    Args:
+        order: permutation (rows,) of the epoch.
+        step: 0-based step within the epoch; past the end of the order it wraps around (`pad`).
+        batch_size: images a step over all workers, a multiple of `ranks`.
+        rank: this worker.
+        ranks: number of workers.
+    """
+    share = batch_size // ranks
+    start = step * batch_size + rank * share
+    return order[np.arange(start, start + share) % len(order)]
+
+
+def holdout_split(seed: int, rows: int, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows that stay in training and rows held out for validation, both ascending.
+
+    Args:
+        seed: seed of the run; the split does not depend on anything else.
+        rows: number of rows to split.
+        fraction: share held out; at least one row where it is positive.
+    """
+    order = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(rows)
+    held = max(1, round(rows * fraction)) if fraction > 0 else 0
+    return np.sort(order[held:]), np.sort(order[:held])

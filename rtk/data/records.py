@@ -1,0 +1,66 @@
+"""What every source of images is turned into: splits that yield one record an image."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a source, not yet validated.
+
+    Attributes:
+        payload: Encoded bytes, or the file that holds them (read as late as possible), or uint8 pixels,
+            (H, W) or (H, W, 3).
+        label: Index into the source's classes.
+        origin: Where the image stands, for messages: a file, or a file and a row.
+        path: Value of the optional `path` column.
+        sample_id: The source's own id; None where it has none.
+    """
+
+    payload: bytes | Path | np.ndarray
+    label: int
+    origin: str
+    path: str | None = None
+    sample_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a source that becomes one Parquet file (or one folder of Parquet files).
+
+    Attributes:
+        name: Stem of that file, such as `train`.
+        count: Number of records.
+        read: Starts reading: an iterator over the records, which holds few of them in memory at a time.
+    """
+
+    name: str
+    count: int
+    read: Callable[[], Iterator[Record]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source: metadata is read and checked, no image is decoded.
+
+    Attributes:
+        kind: What it was recognised as, such as `image folder`.
+        classes: Class names, in the order of the labels.
+        splits: In the order in which sample ids are given out.
+        has_paths: Whether records carry a `path`.
+        ignored: What else was found: files that are no images, columns that are not kept.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    splits: tuple[Split, ...]
+    has_paths: bool
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of records over all splits."""
+        return sum(split.count for split in self.splits)

@@ -1,0 +1,63 @@
+"""Finds and reads files on any filesystem that pyarrow knows: local, or a URI such as `s3://bucket/folder`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+
+def locate(path: str) -> tuple[fs.FileSystem, str]:
+    """Returns the filesystem of a local path or URI, and the path in it.
+
+    Raises:
+        ValueError: The URI is malformed or of an unknown kind.
+    """
+    if "://" not in path:
+        return fs.LocalFileSystem(), Path(path).absolute().as_posix()
+    try:
+        filesystem, place = fs.FileSystem.from_uri(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot open this URI: {error}") from error
+    return filesystem, place.rstrip("/")
+
+
+def find_parquet(filesystem: fs.FileSystem, place: str, path: str) -> list[str]:
+    """Returns the Parquet files at `place`, sorted by name.
+
+    Args:
+        filesystem: Where to look.
+        place: A file, or a folder of `*.parquet` files; a folder of that name is looked into.
+        path: What to call `place` in messages.
+
+    Raises:
+        ValueError: It does not exist, or holds no such file.
+    """
+    kind = filesystem.get_file_info(place).type
+    if kind == fs.FileType.NotFound:
+        raise ValueError(f"{path}: does not exist")
+    if kind == fs.FileType.File:
+        return [place]
+    found: list[str] = []
+    for info in sorted(filesystem.get_file_info(fs.FileSelector(place)), key=lambda info: info.base_name):
+        if info.base_name.endswith(".parquet") and not info.base_name.startswith((".", "_")):
+            is_file = info.type == fs.FileType.File
+            found += [info.path] if is_file else find_parquet(filesystem, info.path, path)
+    if not found:
+        raise ValueError(f"{path}: no .parquet files in this folder")
+    return found
+
+
+def read_json(filesystem: fs.FileSystem, file: str) -> Any:
+    """Returns the content of a JSON file; None if it does not exist.
+
+    Raises:
+        ValueError: It is no valid JSON.
+    """
+    if filesystem.get_file_info(file).type != fs.FileType.File:
+        return None
+    with filesystem.open_input_stream(file) as opened:
+        try:
+            return json.loads(opened.read())
+        except ValueError as error:
+            raise ValueError(f"{file}: no valid JSON: {error}") from error

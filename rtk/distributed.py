@@ -1,0 +1,53 @@
+"""Small helpers around torch.distributed that also work with one process and no process group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def max_over_ranks(values: list[int], device: torch.device) -> list[int]:
+    """Elementwise maximum of small integers over the ranks."""
+    tensor = torch.tensor(values, dtype=torch.int64, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return [int(value) for value in tensor.tolist()]
+
+
+def mean_over_ranks_(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its mean over the ranks, in place."""
+    if world_size() == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Values of all ranks, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered

@@ -1,0 +1,99 @@
+"""What a run ran on: versions, commit, hardware. Shared by `environment.json` and `rtk doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "deepspeed",
+    "ray",
+    "mlflow",
+    "optuna",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, commit and hardware as plain data."""
+    from rtk import __version__
+
+    return {
+        "rtk": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": package_versions(),
+        "commit": git_commit(),
+        "hardware": describe_hardware(),
+    }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed version of every package that the numbers of a run may depend on; None if missing."""
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def git_commit(folder: Path | None = None) -> dict[str, Any] | None:
+    """Commit of the working folder and whether it has uncommitted changes; None outside git."""
+    try:
+        commit = _git(["rev-parse", "HEAD"], folder)
+        return {
+            "hash": commit,
+            "dirty": bool(_git(["status", "--porcelain", "--untracked-files=no"], folder)),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(arguments: list[str], folder: Path | None) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def describe_hardware() -> dict[str, Any]:
+    """Processor, memory and accelerators."""
+    import torch
+
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "bf16": supports_bf16("cuda" if torch.cuda.is_available() else "cpu"),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def supports_bf16(device: str) -> bool:
+    """Whether bfloat16 products run in hardware: on a CPU, AVX512-BF16 or AMX."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0].partition(":")[2].strip() if names else platform.processor()

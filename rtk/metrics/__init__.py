@@ -1,0 +1,56 @@
+"""Metrics for classifiers that know when they are wrong.
+
+Pure NumPy in float64 on array-likes. Every score and confidence: larger = more trustworthy; flags are
+booleans. Results are fractions, not percent.
+"""
+
+from rtk.metrics.calibration import ReliabilityCurve, adaptive_ece, brier, ece, nll, reliability_curve
+from rtk.metrics.joint import (
+    DSThresholds,
+    ds_aurc,
+    ds_best_thresholds,
+    ds_f1,
+    ds_f1_surface,
+    ds_risk_coverage,
+    ood_aurc,
+    ood_f1,
+)
+from rtk.metrics.ranking import aupr, auroc, fpr_at_tpr, misclassification_detection, ood_detection
+from rtk.metrics.selective import (
+    RiskCoverage,
+    augrc,
+    aurc,
+    coverage_at_risk,
+    e_aurc,
+    risk_at_coverage,
+    risk_coverage,
+)
+
+__all__ = [
+    "DSThresholds",
+    "ReliabilityCurve",
+    "RiskCoverage",
+    "adaptive_ece",
+    "augrc",
+    "aupr",
+    "aurc",
+    "auroc",
+    "brier",
+    "coverage_at_risk",
+    "ds_aurc",
+    "ds_best_thresholds",
+    "ds_f1",
+    "ds_f1_surface",
+    "ds_risk_coverage",
+    "e_aurc",
+    "ece",
+    "fpr_at_tpr",
+    "misclassification_detection",
+    "nll",
+    "ood_aurc",
+    "ood_detection",
+    "ood_f1",
+    "reliability_curve",
+    "risk_at_coverage",
+    "risk_coverage",
+]

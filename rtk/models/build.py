@@ -1,0 +1,120 @@
+"""From a model config to a classifier: input normalisation, backbone, head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rtk.config.schema import ModelConfig
+from rtk.models.heads import CosineHead
+from rtk.models.resnet import ResNet18
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] to logits; normalisation is the first layer, so perturbations act on raw pixels.
+
+    Args:
+        backbone: module from normalised images (N, 3, H, W) to features (N, D).
+        head: module from features (N, D) to logits (N, C).
+        mean: per-channel mean of images in [0, 1].
+        std: per-channel standard deviation of images in [0, 1].
+        freeze_batchnorm: keep BatchNorm layers in evaluation mode while training.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        freeze_batchnorm: bool = False,
+    ) -> None:
+        super().__init__()
+        # Constants of the config, not state: a checkpoint must not be able to change them.
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.backbone = backbone
+        self.head = head
+        self.freeze_batchnorm = freeze_batchnorm
+        self.autocast_dtype: torch.dtype | None = None
+        # Of the activations only: DeepSpeed flattens the weights, which must be contiguous for that.
+        self.memory_format = torch.contiguous_format
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> logits (N, C), at least float32."""
+        return self.forward_features(images)[0]
+
+    def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, H, W) in [0, 1] -> logits (N, C) and the features (N, D) that the head sees."""
+        enabled = self.autocast_dtype is not None
+        with torch.autocast(images.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled):
+            normalised = ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+            features = self.backbone(normalised)
+            logits = self.head(features)
+        return (logits.float(), features.float()) if enabled else (logits, features)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set training mode; frozen BatchNorm layers stay in evaluation mode."""
+        super().train(mode)
+        if mode and self.freeze_batchnorm:
+            for layer in batchnorm_layers(self):
+                layer.eval()
+        return self
+
+
+def build_model(config: ModelConfig, num_classes: int) -> Classifier:
+    """Build the classifier that a config describes, with random weights from torch's generator.
+
+    Raises:
+        ValueError: naming `model.name` where no such backbone exists.
+    """
+    backbone, features = _build_backbone(config)
+    head: nn.Module = nn.Linear(features, num_classes)
+    if config.head == "cosine":
+        head = CosineHead(features, num_classes, config.temperature)
+    return Classifier(backbone, head, config.mean, config.std, config.freeze_batchnorm)
+
+
+def _build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
+    if config.name == "resnet18":
+        resnet = ResNet18(config.width)
+        return resnet, resnet.num_features
+    family, _, name = config.name.partition("/")
+    if family != "timm":
+        raise ValueError(f"model.name: got {config.name!r}, wanted resnet18 or timm/NAME")
+    import timm  # 4 s: only where it is asked for
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ValueError(f"model.name: timm has no model {name!r}; some that it has: {', '.join(near)}")
+    backbone = timm.create_model(name, num_classes=0)
+    return backbone, backbone.num_features
+
+
+def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm layers of a model, in order."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextmanager
+def fixed_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Within it, BatchNorm normalises by the batch as in training but leaves its running statistics alone.
+
+    Mixed views, attack passes and the second pass of SAM must not leak into the statistics that
+    the model is evaluated with.
+    """
+    layers = [layer for layer in batchnorm_layers(model) if layer.training and layer.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

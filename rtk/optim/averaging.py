@@ -1,0 +1,106 @@
+"""Averages of the weights along the run, and BatchNorm statistics to go with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from rtk.models.build import batchnorm_layers
+from rtk.optim.shards import Shards
+
+
+def ema_decay(update: int, decay: float = 0.9998, ramp: float = 2000.0) -> float:
+    """Decay of the `update`-th update (1-based): decay * (1 - exp(-update / ramp)).
+
+    The ramp lets a young average follow the weights (as in SUREPlus and YOLOX).
+    """
+    return decay * (1 - math.exp(-update / ramp))
+
+
+class WeightAverage:
+    """Exponential moving average of the weights that this rank owns, and of the model's float buffers.
+
+    Memory: 4 bytes a weight, on the shard; buffers are small and kept on every rank.
+
+    Args:
+        shards: where the weights live.
+        model: module whose floating-point buffers (BatchNorm statistics) are averaged too.
+        decay: decay after the ramp.
+        ramp: length of the ramp in updates.
+    """
+
+    def __init__(self, shards: Shards, model: nn.Module, decay: float = 0.9998, ramp: float = 2000.0) -> None:
+        self.shards, self.model = shards, model
+        self.decay, self.ramp = decay, ramp
+        self.updates = 0
+        self.weights = [weight.detach().clone() for weight in shards.weights()]
+        self.buffers = {name: buffer.detach().clone() for name, buffer in float_buffers(model).items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the present weights: average = d * average + (1 - d) * weight."""
+        self.updates += 1
+        rate = 1 - ema_decay(self.updates, self.decay, self.ramp)
+        torch._foreach_lerp_(self.weights, self.shards.weights(), rate)
+        for name, buffer in float_buffers(self.model).items():
+            self.buffers[name].lerp_(buffer, rate)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within it the model computes with the average; what is done to its buffers there is kept."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        pairs = [*zip(self.shards.weights(), self.weights, strict=True)]
+        pairs += [(buffer, self.buffers[name]) for name, buffer in float_buffers(self.model).items()]
+        for live, average in pairs:
+            kept = live.clone()
+            live.copy_(average)
+            average.copy_(kept)
+        self.shards.publish()
+
+
+def float_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Floating-point buffers that belong to the model's state, by name."""
+    state = model.state_dict(keep_vars=True)
+    names = [name for name, _ in model.named_buffers() if name in state]
+    return {name: state[name] for name in names if state[name].is_floating_point()}
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Recompute running statistics under the present weights, on the given images.
+
+    Every batch counts the same: the statistics become the mean over batches of the batch mean and
+    of the unbiased batch variance (Izmailov et al. 2018, section 3.2; torch's `update_bn`). The
+    training mode, the momenta and the weights stay as they were.
+
+    Args:
+        model: any module with BatchNorm layers; without any, no batch is read.
+        batches: images (N, 3, H, W), as the model takes them at evaluation time.
+    """
+    layers = batchnorm_layers(model)
+    if not layers:
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative average
+        layer.train()
+    for images in batches:
+        model(images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    for module, training in modes:
+        module.training = training

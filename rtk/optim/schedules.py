@@ -1,0 +1,26 @@
+"""Learning rate as a pure function of the step, so that resuming needs no scheduler state."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate(
+    step: int, total_steps: int, peak: float, name: str = "cosine", warmup_steps: int = 0, final: float = 0.0
+) -> float:
+    """Learning rate of an optimiser step.
+
+    Args:
+        step: 0-based index of the step.
+        total_steps: steps of the whole run.
+        peak: learning rate after the warm-up.
+        name: `cosine` (Loshchilov & Hutter 2017, equation 5, without restarts) or `constant`.
+        warmup_steps: steps of linear growth to the peak.
+        final: learning rate at the end as a share of the peak.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if name == "constant":
+        return peak
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))

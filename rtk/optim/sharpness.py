@@ -1,0 +1,149 @@
+"""Sharpness-aware minimisation: SAM, ASAM and Friendly SAM around any torch optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rtk.optim.shards import LocalShards, Shards
+
+VARIANTS = ("sam", "fsam")
+EPSILON = 1e-12  # keeps the division by the norm finite, as published
+
+
+class SharpnessAware(Optimizer):
+    """SAM, ASAM and F-SAM.
+
+    Ascent: e = rho * s^2 * d / ||s * d||, with s = |w| (ASAM) or 1; then the gradient at w + e
+    drives a step of the base optimiser from w. The norm runs over all weights of all ranks.
+
+    - `sam`: d = g, the gradient at w (Foret et al. 2021, equation 2).
+    - `fsam`: d = g - sigma * m, where m is the moving average of earlier gradients; m then becomes
+      lmbda * m + (1 - lmbda) * g. The first step is plain SAM and sets m = g (Friendly SAM,
+      Li et al. 2024, algorithm 1, in the order of its published code).
+    - `adaptive=True`: ASAM (Kwon et al. 2021, equation 5), with either direction.
+
+    Memory beside the base optimiser: 4 bytes a weight for the backup during a step, and 4 for m.
+
+    Args:
+        base_optimizer: any torch optimiser; its parameter groups and state are shared.
+        variant: `sam` or `fsam`.
+        rho: radius of the ascent step.
+        sigma: share of the gradient average that F-SAM takes off.
+        lmbda: decay of F-SAM's gradient average.
+        adaptive: scale the radius by the weights (ASAM).
+        shards: where the weights live; by default the base optimiser's own parameters.
+
+    Raises:
+        ValueError: for an unknown variant or a negative rho.
+    """
+
+    def __init__(
+        self,
+        base_optimizer: Optimizer,
+        variant: str = "sam",
+        rho: float = 0.05,
+        sigma: float = 1.0,
+        lmbda: float = 0.9,
+        adaptive: bool = False,
+        shards: Shards | None = None,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant: got {variant!r}, wanted one of {', '.join(VARIANTS)}")
+        if rho < 0:
+            raise ValueError(f"rho: got {rho}, wanted a number >= 0")
+        # The groups are set below; a learning-rate schedule must see the base optimiser's own.
+        super().__init__([torch.empty(0)], {})
+        self.base = base_optimizer
+        self.param_groups = base_optimizer.param_groups
+        self.state = base_optimizer.state
+        self.variant, self.rho, self.sigma, self.lmbda = variant, rho, sigma, lmbda
+        self.adaptive = adaptive
+        self.shards = LocalShards(base_optimizer) if shards is None else shards
+        self.gradient_average: list[Tensor] | None = None
+        self._backup: list[Tensor] | None = None
+
+    @torch.no_grad()
+    def ascend(self) -> None:
+        """Move the weights to w + e, from the gradients at w, and clear the gradients."""
+        weights, gradients = self.shards.weights(), self.shards.gradients()
+        directions = self._directions(gradients)
+        steps, norm = self._steps(weights, directions)
+        self._backup = [weight.clone() for weight in weights]
+        # Scalar and shard may differ in dtype under mixed precision; `add_` computes in the weight's.
+        scale = (self.rho / (norm + EPSILON)).item()
+        for weight, step in zip(weights, steps, strict=True):
+            weight.add_(step.to(weight.dtype), alpha=scale)
+        self.shards.publish()
+        self.shards.clear_gradients()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Move the weights back to w, bit by bit; the model sees them after the base step."""
+        if self._backup is None:
+            raise RuntimeError("restore() without ascend(): there is nothing to go back to")
+        for weight, saved in zip(self.shards.weights(), self._backup, strict=True):
+            weight.copy_(saved)
+        self._backup = None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One whole step: gradient at w, ascent, gradient at w + e, restore, base step.
+
+        Args:
+            closure: clears nothing itself; computes the loss, back-propagates it and returns it.
+                It is called twice, each time with gradients cleared.
+
+        Returns:
+            The loss at w, as the closure returned it first.
+        """
+        if closure is None:
+            raise ValueError("closure: got None, wanted a function that back-propagates and returns the loss")
+        self.shards.clear_gradients()
+        with torch.enable_grad():
+            loss = closure()
+        self.ascend()
+        with torch.enable_grad():
+            closure()
+        self.restore()
+        self.base.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the base optimiser's parameters."""
+        self.base.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the base optimiser and the gradient average."""
+        return {"base": self.base.state_dict(), "gradient_average": self.gradient_average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.base.load_state_dict(state_dict["base"])
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+        self.gradient_average = state_dict["gradient_average"]
+
+    def _directions(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Ascent directions; moves F-SAM's average on."""
+        if self.variant == "sam":
+            return gradients
+        if self.gradient_average is None:
+            self.gradient_average = [gradient.clone() for gradient in gradients]
+            return gradients
+        directions = torch._foreach_sub(gradients, self.gradient_average, alpha=self.sigma)
+        torch._foreach_lerp_(self.gradient_average, gradients, 1 - self.lmbda)
+        return list(directions)
+
+    def _steps(self, weights: list[Tensor], directions: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Unscaled steps s^2 * d, and the norm ||s * d|| over all shards."""
+        scaled = directions
+        if self.adaptive:
+            scaled = [weight.abs() * d for weight, d in zip(weights, directions, strict=True)]
+        squares = [torch.sum(s * s) for s in scaled] or [torch.zeros(())]
+        norm = self.shards.sum_over_shards(torch.stack(squares).sum()).sqrt()
+        if self.adaptive:
+            scaled = [weight.abs() * s for weight, s in zip(weights, scaled, strict=True)]
+        return scaled, norm

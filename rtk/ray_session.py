@@ -1,0 +1,53 @@
+"""One way to join or start Ray, with rtk's settings."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# Read when ray is first imported; a user's own setting wins.
+QUIET_AND_QUICK = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default makes every report block for 2 s
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def start_ray() -> Any:
+    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start Ray on this machine."""
+    for name, value in QUIET_AND_QUICK.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(
+            address=os.environ.get("RAY_ADDRESS"),
+            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    return ray
+
+
+def check_resources(workers: int, gpus: bool) -> None:
+    """Refuse a run that would wait for ever for workers.
+
+    Raises:
+        ValueError: naming `train.workers`, what was got and what the cluster has.
+    """
+    import ray
+
+    kind = "GPU" if gpus else "CPU"
+    present = int(ray.cluster_resources().get(kind, 0))
+    if workers > present:
+        raise ValueError(
+            f"train.workers: got {workers}, wanted at most {present} (the {kind}s of this Ray cluster)"
+        )

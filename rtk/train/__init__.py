@@ -1,0 +1,1 @@
+"""Distributed training: launch, worker, engine, checkpoints."""

@@ -1,0 +1,298 @@
+"""Checkpoints: shards on disk as safetensors fragments, read back at any ZeRO stage and worker count.
+
+A checkpoint folder holds, for each rank, `shard-RRRRR.safetensors` with its fragments of every
+per-weight tensor (`weight`, optimiser moments, `gradient_average`, `average`), named
+`kind|parameter|offset`; and `common.safetensors` plus `state.json` with what is the same on all
+ranks. Nothing is pickled. A tensor of a parameter is put together from whichever fragments overlap
+it, so it does not matter how many ranks wrote it or how ZeRO had cut it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rtk.optim import SharpnessAware, WeightAverage
+from rtk.optim.averaging import float_buffers
+from rtk.train.zero_shards import EngineShards, Fragment, unsharded_tensors
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, incomplete or does not fit the model; the message says which part."""
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """The live objects whose state a checkpoint carries, on one rank."""
+
+    engine: Any
+    shards: EngineShards
+    sharpness: SharpnessAware | None
+    average: WeightAverage | None
+    buffers: list[Tensor]
+
+
+# ---------------------------------------------------------------- writing
+
+
+def save_checkpoint(
+    folder: Path, state: TrainState, progress: dict[str, Any], rank: int, barrier: Callable
+) -> None:
+    """Write a checkpoint from all ranks and put it in place of `folder` at once.
+
+    Args:
+        folder: where it shall be; a checkpoint that is there already stays whole until the new one is.
+        state: live objects.
+        progress: JSON-able position of the run (step and so on).
+        rank: this process's rank.
+        barrier: waits for all ranks.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    if rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    barrier()
+    save_file(dict(_fragments_to_save(state, rank)), partial / f"shard-{rank:05d}.safetensors")
+    if rank == 0:
+        save_file(_common_tensors(state), partial / "common.safetensors")
+        content = {"format": FORMAT, "kinds": sorted(_kinds(state)), "scalars": _scalars(state), **progress}
+        (partial / "state.json").write_text(json.dumps(content, indent=1))
+    barrier()
+    if rank == 0:
+        _replace(folder, partial)
+    barrier()
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Put a copy of a checkpoint in place of `target` at once."""
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    _replace(target, partial)
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _kinds(state: TrainState) -> dict[str, list[Tensor]]:
+    """Per-weight tensors by kind, each a list that runs along the shards."""
+    kinds = {"weight": state.shards.weights()}
+    moments = state.shards.base_optimizer().state
+    keys = state.shards.optimizer_keys()
+    for name in (
+        [k for k, v in moments.get(keys[0], {}).items() if _is_per_weight(v, keys[0])] if keys else []
+    ):
+        kinds[name] = [moments[key][name] for key in keys]
+    if state.sharpness is not None and state.sharpness.gradient_average is not None:
+        kinds["gradient_average"] = state.sharpness.gradient_average
+    if state.average is not None:
+        kinds["average"] = state.average.weights
+    return kinds
+
+
+def _is_per_weight(value: Any, key: Tensor) -> bool:
+    return torch.is_tensor(value) and value.numel() == key.numel() and value.dim() > 0
+
+
+def _scalars(state: TrainState) -> dict[str, float]:
+    """Optimiser counters that are the same for every weight (Adam's `step`)."""
+    keys = state.shards.optimizer_keys()
+    first = state.shards.base_optimizer().state.get(keys[0], {}) if keys else {}
+    return {k: float(v) for k, v in first.items() if v is not None and not _is_per_weight(v, keys[0])}
+
+
+def _fragments_to_save(state: TrainState, rank: int) -> Iterator[tuple[str, Tensor]]:
+    if rank != 0 and state.engine.zero_optimization_stage() == 0:
+        return  # replicated: rank 0 writes for all
+    for kind, tensors in _kinds(state).items():
+        for fragment in state.shards.fragments():
+            part = _slice(tensors, fragment).detach().to("cpu", torch.float32, copy=True)
+            yield f"{kind}|{fragment.name}|{fragment.offset}", part
+
+
+def _slice(tensors: list[Tensor], fragment: Fragment) -> Tensor:
+    return tensors[fragment.shard].reshape(-1)[fragment.start : fragment.start + fragment.numel]
+
+
+def _common_tensors(state: TrainState) -> dict[str, Tensor]:
+    module = state.engine.module
+    tensors = {f"model|{name}": value.cpu() for name, value in unsharded_tensors(module).items()}
+    if state.average is not None:
+        tensors |= {f"average|{name}": buffer.cpu() for name, buffer in state.average.buffers.items()}
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Position and counters of a checkpoint.
+
+    Raises:
+        CheckpointError: where there is none, or its format is another.
+    """
+    folder = resolve_checkpoint(folder)
+    content = json.loads((folder / "state.json").read_text())
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: checkpoint format {content.get('format')}, wanted {FORMAT}")
+    return content
+
+
+def resolve_checkpoint(folder: Path) -> Path:
+    """The folder itself, or the one that a crash left while `folder` was being replaced."""
+    for candidate in (folder, folder.with_name(folder.name + ".old")):
+        if (candidate / "state.json").is_file():
+            return candidate
+    raise CheckpointError(f"{folder}: no checkpoint there (state.json is missing)")
+
+
+def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
+    """Restore live objects from a checkpoint, on every rank; returns what `read_state` does.
+
+    Raises:
+        CheckpointError: naming what the checkpoint lacks, or what it has and the run has no place for.
+    """
+    content, reader = read_state(folder), ShardReader(resolve_checkpoint(folder))
+    _check_fits(folder, state, content, reader)
+    _restore_kind(state.shards.weights(), "weight", state, reader)
+    _restore_moments(state, content, reader)
+    if state.sharpness is not None and "gradient_average" in content["kinds"]:
+        state.sharpness.gradient_average = [torch.zeros_like(w) for w in state.shards.weights()]
+        _restore_kind(state.sharpness.gradient_average, "gradient_average", state, reader)
+    _restore_common(reader.folder, state)
+    if state.average is not None:
+        _restore_kind(state.average.weights, "average", state, reader)
+        state.average.updates = content["step"]
+    state.shards.publish()
+    return content
+
+
+def _check_fits(folder: Path, state: TrainState, content: dict[str, Any], reader: ShardReader) -> None:
+    """Refuse by name what cannot be carried: nothing is dropped in silence."""
+    sizes = {name: p.ds_numel if hasattr(p, "ds_numel") else p.numel() for name, p in _trained(state)}
+    saved = reader.sizes("weight")
+    wrong = [name for name in {*sizes, *saved} if sizes.get(name) != saved.get(name)]
+    if wrong:
+        name = sorted(wrong)[0]
+        raise CheckpointError(
+            f"{folder}: parameter {name!r} has {saved.get(name, 'no')} elements in the checkpoint and "
+            f"{sizes.get(name, 'none')} in the model ({len(wrong)} parameters differ)"
+        )
+    if ("average" in content["kinds"]) != (state.average is not None):
+        raise CheckpointError(
+            f"{folder}: averaging was {'on' if state.average is None else 'off'} in the saved run"
+        )
+    if "gradient_average" in content["kinds"] and state.sharpness is None:
+        raise CheckpointError(f"{folder}: holds an F-SAM gradient average, but sharpness.variant is none")
+
+
+def _trained(state: TrainState) -> Iterator[tuple[str, Any]]:
+    return ((n, p) for n, p in state.engine.module.named_parameters() if p.requires_grad)
+
+
+def _restore_kind(tensors: list[Tensor], kind: str, state: TrainState, reader: ShardReader) -> None:
+    for fragment in state.shards.fragments():
+        target = _slice(tensors, fragment)
+        target.copy_(reader.read(kind, fragment.name, fragment.offset, fragment.numel))
+
+
+def _restore_moments(state: TrainState, content: dict[str, Any], reader: ShardReader) -> None:
+    own = {"weight", "gradient_average", "average"}
+    moments = state.shards.base_optimizer().state
+    keys = state.shards.optimizer_keys()
+    for kind in [kind for kind in content["kinds"] if kind not in own]:
+        tensors = [torch.zeros_like(key.data) for key in keys]
+        _restore_kind(tensors, kind, state, reader)
+        for key, tensor in zip(keys, tensors, strict=True):
+            moments[key][kind] = tensor
+    for key in keys:
+        for name, value in content["scalars"].items():
+            moments[key][name] = torch.tensor(value)
+
+
+def _restore_common(folder: Path, state: TrainState) -> None:
+    tensors = load_file(folder / "common.safetensors")
+    for name, value in unsharded_tensors(state.engine.module).items():
+        value.copy_(tensors[f"model|{name}"])
+    if state.average is not None:
+        for name, buffer in state.average.buffers.items():
+            buffer.copy_(tensors[f"average|{name}"])
+
+
+class ShardReader:
+    """Random access to the fragments of a checkpoint folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = [safe_open(path, "pt") for path in sorted(folder.glob("shard-*.safetensors"))]
+        if not self.files:
+            raise CheckpointError(f"{folder}: no shard-*.safetensors there")
+        self.index: dict[tuple[str, str], list[tuple[int, int, int, str]]] = defaultdict(list)
+        for number, file in enumerate(self.files):
+            for key in file.keys():  # noqa: SIM118 (not a mapping)
+                kind, name, offset = key.split("|")
+                numel = file.get_slice(key).get_shape()[0]
+                self.index[kind, name].append((int(offset), numel, number, key))
+
+    def sizes(self, kind: str) -> dict[str, int]:
+        """Number of saved elements of every parameter."""
+        parts = {name: runs for (k, name), runs in self.index.items() if k == kind}
+        return {name: sum(numel for _, numel, _, _ in runs) for name, runs in parts.items()}
+
+    def read(self, kind: str, name: str, start: int, numel: int) -> Tensor:
+        """Elements `start : start + numel` of a parameter's tensor of the given kind, flat, fp32."""
+        out = torch.empty(numel)
+        found = 0
+        for offset, length, number, key in self.index.get((kind, name), []):
+            low, high = max(start, offset), min(start + numel, offset + length)
+            if low < high:
+                part = self.files[number].get_slice(key)[low - offset : high - offset]
+                out[low - start : high - start] = part
+                found += high - low
+        if found != numel:
+            raise CheckpointError(
+                f"{self.folder}: {kind} of {name!r} is incomplete: {found} of {numel} elements"
+            )
+        return out
+
+
+def load_weights(folder: Path, model: torch.nn.Module, averaged: bool = True) -> None:
+    """Load a checkpoint's weights into an unsharded model, for evaluation and export.
+
+    Args:
+        folder: checkpoint folder.
+        model: model of the run's config, on the CPU.
+        averaged: take the averaged weights and their BatchNorm statistics where the run kept any.
+    """
+    reader = ShardReader(resolve_checkpoint(folder))
+    common = load_file(reader.folder / "common.safetensors")
+    use_average = averaged and any(kind == "average" for kind, _ in reader.index)
+    state = unsharded_tensors(model)
+    with torch.no_grad():
+        for name, value in state.items():
+            value.copy_(common[f"model|{name}"])
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                kind = "average" if use_average else "weight"
+                parameter.copy_(reader.read(kind, name, 0, parameter.numel()).view_as(parameter))
+        if use_average:
+            for name, buffer in float_buffers(model).items():
+                buffer.copy_(common[f"average|{name}"])

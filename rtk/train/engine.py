@@ -1,0 +1,76 @@
+"""A DeepSpeed engine for a run, and the phases of one update on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rtk.config.schema import RunConfig, SharpnessConfig
+from rtk.optim import SharpnessAware
+from rtk.train.zero_shards import EngineShards
+
+
+def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> Any:
+    """Wrap a model and its base optimiser in a DeepSpeed engine of the configured ZeRO stage.
+
+    Mixed precision is the model's own business (autocast inside `Classifier`), so weights, gradients
+    and everything that the methods keep stay in fp32.
+    """
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    # Its CPU communication helper would be compiled on first use: 31 s, and only with a compiler at hand.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
+    return engine
+
+
+def deepspeed_config(config: RunConfig) -> dict[str, Any]:
+    """DeepSpeed's own config: what rtk decides, over what the recipe's `deepspeed:` block says."""
+    raw = dict(config.deepspeed)
+    zero = {"stage": config.train.zero_stage, **raw.pop("zero_optimization", {})}
+    return {
+        **raw,
+        "train_batch_size": config.train.batch_size,
+        "train_micro_batch_size_per_gpu": config.train.batch_size // config.train.workers,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.clip_norm or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+
+
+def build_sharpness(config: SharpnessConfig, shards: EngineShards) -> SharpnessAware | None:
+    """The sharpness-aware step of a config on an engine's shards; None where it is off."""
+    if config.variant == "none":
+        return None
+    variant = "fsam" if config.variant == "fsam" else "sam"
+    return SharpnessAware(
+        shards.base_optimizer(),
+        variant,
+        rho=config.rho,
+        sigma=config.sigma,
+        lmbda=config.lmbda,
+        adaptive=config.variant == "asam",
+        shards=shards,
+    )
+
+
+def backward(engine: Any, loss: Tensor, last: bool) -> None:
+    """Back-propagate one term; gradients are reduced over ranks with the last term of a pass."""
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss)
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate

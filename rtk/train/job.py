@@ -1,0 +1,63 @@
+"""What the driver hands to every worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtk.config.load import build_config
+from rtk.config.schema import RunConfig, duration_steps
+from rtk.data.epochs import steps_per_epoch
+from rtk.data.views import ImageArrays
+from rtk.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Decoded images of a run, in Ray's object store.
+
+    Attributes:
+        train: training images.
+        validation: images for model selection, never of the test set.
+        pictures: uint8 (P, 3, S, S) PixMix pictures; None without PixMix.
+    """
+
+    train: ImageArrays
+    validation: ImageArrays
+    pictures: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A run as a worker needs it; small, for the images travel by reference."""
+
+    run_path: str
+    config_tree: dict[str, Any]
+    num_classes: int
+    train_rows: int
+    resume: bool
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The typed config."""
+        return build_config(self.config_tree)
+
+    @cached_property
+    def run(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(Path(self.run_path))
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        config = self.config
+        return steps_per_epoch(self.train_rows, config.train.batch_size, config.data.remainder)
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Optimiser steps in the run."""
+        return duration_steps(self.config.train.duration, self.steps_per_epoch)

@@ -1,0 +1,224 @@
+"""From a config to a finished run: check everything, decode the data, start the workers, watch them."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rtk.config.load import ConfigError, build_config, flatten, load_config
+from rtk.config.schema import RunConfig
+from rtk.data.catalog import resolve_path
+from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.data.epochs import holdout_split
+from rtk.data.fractals import render_fractals
+from rtk.data.pipeline import Source, decode_datasets
+from rtk.environment import describe_environment
+from rtk.ray_session import check_resources, start_ray
+from rtk.run_folder import RunFolder
+from rtk.tracking import mirrored
+from rtk.train.checkpoint import read_state
+from rtk.train.interrupts import Interrupts
+from rtk.train.job import TrainingData, TrainingJob
+from rtk.train.progress import ProgressDisplay
+
+MAY_CHANGE_ON_RESUME = ("train.duration", "train.workers", "train.threads", "train.max_restarts")
+FRACTALS = 128
+PICTURE_MARGIN = 9 / 8  # PixMix pictures are decoded larger than the images and cropped at random (36 for 32)
+POLL_SECONDS = 0.2
+
+
+class TrainingError(RuntimeError):
+    """A run ended without finishing; the message says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `status` is `finished` or `interrupted` (by `signal`), with its last metrics."""
+
+    run: RunFolder
+    status: str
+    metrics: dict[str, float]
+    signal: int | None = None
+
+
+def launch_training(config: RunConfig) -> Outcome:
+    """Train a new run.
+
+    Raises:
+        ValueError: where config, data or cluster do not fit; nothing has been started then.
+        TrainingError: where the run failed.
+    """
+    datasets = open_datasets(config)
+    _check_cluster(config)
+    run = RunFolder.create(config)
+    hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
+    run.write_json("environment.json", {**describe_environment(), "data": hashes})
+    return _train(run, config, datasets, resume=False)
+
+
+def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
+    """Continue a run from its last checkpoint, in its folder and its MLflow run.
+
+    Raises:
+        ConfigError: where an override changes more than the duration or the number of workers.
+        TrainingError: where the run failed.
+    """
+    config = resumed_config(run, overrides)
+    datasets = open_datasets(config)
+    _check_cluster(config)
+    read_state(run.checkpoints / "last")
+    return _train(run, config, datasets, resume=True)
+
+
+def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
+    """The config of a run with overrides that a resume allows; any other change is shown and refused."""
+    before = dict(flatten(run.config_tree()))
+    config = load_config(run.path / "config.yaml", overrides)
+    after = dict(flatten(config.model_dump(mode="json")))
+    changed = [key for key in {*before, *after} if before.get(key) != after.get(key)]
+    refused = sorted(key for key in changed if key not in MAY_CHANGE_ON_RESUME)
+    if refused:
+        diff = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in refused)
+        raise ConfigError(f"resume: {diff}; only {', '.join(MAY_CHANGE_ON_RESUME)} may change")
+    return build_config(config.model_dump(mode="json"))
+
+
+def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
+    """Open and check the data sets that training needs: `train`, and where configured `validation`, `mixing`.
+
+    Raises:
+        ValueError: naming the key, what was got and what was wanted.
+    """
+    train = _open(config.data.train, "data.train")
+    check_labels(train, len(train.classes))
+    opened = {"train": train}
+    if config.data.validation is not None:
+        opened["validation"] = _open(config.data.validation, "data.validation")
+        check_labels(opened["validation"], len(train.classes))
+    if config.data.mixing is not None and config.objective.regpixmix.weight:
+        opened["mixing"] = _open(config.data.mixing, "data.mixing", need_classes=False)
+    return opened
+
+
+def _open(path: str, key: str, need_classes: bool = True) -> ImageDataset:
+    try:
+        return open_dataset(resolve_path(path), need_classes=need_classes)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _check_cluster(config: RunConfig) -> None:
+    start_ray()
+    check_resources(config.train.workers, _use_gpus())
+
+
+def _use_gpus() -> bool:
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
+def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> TrainingData:
+    """Decode what the workers will share."""
+    side = config.data.image_size
+    picture_side = round(side * PICTURE_MARGIN)
+    sources = {"train": Source(datasets["train"], side, config.data.train_rows)}
+    if "validation" in datasets:
+        sources["validation"] = Source(datasets["validation"], side)
+    if "mixing" in datasets:
+        sources["mixing"] = Source(datasets["mixing"], picture_side)
+    arrays = decode_datasets(sources)
+    train, validation = arrays["train"], arrays.get("validation")
+    if validation is None:
+        kept, held = holdout_split(config.seed, len(train), config.data.validation_fraction)
+        train, validation = train.take(kept), train.take(held)
+    pictures: np.ndarray | None = None
+    if config.objective.regpixmix.weight:
+        rendered = "mixing" not in arrays
+        pictures = (
+            render_fractals(FRACTALS, picture_side, config.seed) if rendered else arrays["mixing"].images
+        )
+    return TrainingData(train, validation, pictures)
+
+
+def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset], resume: bool) -> Outcome:
+    import ray
+
+    data = load_training_data(config, datasets)
+    num_classes = len(datasets["train"].classes)
+    tree = config.model_dump(mode="json")
+    job = TrainingJob(str(run.path), tree, num_classes, len(data.train), resume)
+    _check_length(job)
+    run.clear_stop()
+    with mirrored(run) as mirror, Interrupts() as interrupts:
+        result = _watch(job, ray.put(data), interrupts)
+        if result["status"] == "failed":
+            raise TrainingError(result["message"])
+        mirror.send()
+    return Outcome(run, result["status"], result["metrics"], interrupts.signal)
+
+
+def _check_length(job: TrainingJob) -> None:
+    if job.total_steps <= 0:
+        raise ConfigError(f"train.duration: got {job.config.train.duration!r}, wanted at least one step")
+
+
+def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any]:
+    """Run the workers in a thread, while this one shows progress and passes on interrupts."""
+    result: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            result.update(_fit(job, data))
+        except Exception as error:  # shown in one line by the caller; the traceback is in Ray's logs
+            result.update(status="failed", message=_reason(error))
+
+    thread = threading.Thread(target=fit, name="trainer")
+    thread.start()
+    with ProgressDisplay(job.run) as display:
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            display.refresh()
+            if interrupts.signal is not None and not job.run.stop_requested():
+                display.say("stopping: writing a checkpoint (once more to stop at once)")
+                job.run.request_stop()
+    job.run.clear_stop()
+    return result
+
+
+def _fit(job: TrainingJob, data: Any) -> dict[str, Any]:
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    from rtk.train.worker import train_worker
+
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job, "data": data},
+        scaling_config=ScalingConfig(num_workers=job.config.train.workers, use_gpu=_use_gpus()),
+        run_config=RayRunConfig(
+            name="ray",
+            storage_path=str(job.run.path),
+            failure_config=FailureConfig(max_failures=job.config.train.max_restarts),
+        ),
+    )
+    outcome: dict[str, Any] = trainer.fit().return_value
+    return outcome
+
+
+def _reason(error: BaseException) -> str:
+    """Last line of the innermost cause: Ray wraps a worker's error several times over."""
+    while True:
+        inner = getattr(error, "cause", None) or error.__cause__
+        worker_errors = getattr(error, "worker_failures", None)
+        if worker_errors:
+            inner = next(iter(worker_errors.values()))
+        if not isinstance(inner, BaseException):
+            return (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
+            )
+        error = inner

@@ -1,0 +1,234 @@
+"""One worker of a run: build the state, then step, validate and save until the run is over."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtk.config.schema import RunConfig, duration_steps
+from rtk.data.epochs import epoch_order, rank_batch
+from rtk.data.views import View, ViewMaker
+from rtk.distributed import barrier, max_over_ranks, mean_over_ranks_, rank, world_size
+from rtk.environment import supports_bf16
+from rtk.models import build_model
+from rtk.objectives import Term, active_terms, compute_losses
+from rtk.optim import WeightAverage, build_optimizer
+from rtk.optim.averaging import float_buffers
+from rtk.optim.schedules import learning_rate
+from rtk.seeding import seed_torch
+from rtk.train.checkpoint import TrainState, copy_checkpoint, load_checkpoint, save_checkpoint
+from rtk.train.engine import backward, build_engine, build_sharpness, set_learning_rate
+from rtk.train.job import TrainingData, TrainingJob
+from rtk.train.reporting import Reporter
+from rtk.train.validate import validate
+from rtk.train.zero_shards import engine_shards
+
+LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term became NaN or infinite on some rank; the weights are those before the step."""
+
+
+def train_step(state: TrainState, views: dict[str, View], terms: list[Term], step: int) -> dict[str, float]:
+    """One update of the weights: the whole method, top to bottom.
+
+    Returns:
+        Mean loss of every term on this rank's images, at the weights before the step.
+    """
+    losses = back_propagate(state, views, terms, first_pass=True)
+    if state.sharpness is not None:
+        state.sharpness.ascend()
+        back_propagate(state, views, terms, first_pass=False)
+        state.sharpness.restore()
+    check_finite(losses, step)
+    state.engine.step()
+    mean_over_ranks_(state.buffers)
+    if state.average is not None:
+        state.average.update()
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+def back_propagate(
+    state: TrainState, views: dict[str, View], terms: list[Term], first_pass: bool
+) -> dict[str, Tensor]:
+    """Gradients of the weighed sum of all terms; mean loss (a scalar tensor) of every term."""
+    losses = {}
+    for term, per_sample in compute_losses(state.engine, views, terms, first_pass):
+        loss = per_sample.mean()
+        backward(state.engine, term.weight * loss, last=term is terms[-1])
+        losses[term.name] = loss.detach()
+    return losses
+
+
+def check_finite(losses: dict[str, Tensor], step: int) -> None:
+    """Stop all ranks together where any of them has a NaN or infinite loss.
+
+    Raises:
+        NonFiniteLossError: on every rank, naming the step and the term.
+    """
+    bad = [number for number, loss in enumerate(losses.values(), 1) if not torch.isfinite(loss)]
+    device = next(iter(losses.values())).device
+    (worst,) = max_over_ranks([bad[0] if bad else 0], device)
+    if worst:
+        raise NonFiniteLossError(f"step {step + 1}: loss term {list(losses)[worst - 1]!r} is not finite")
+
+
+def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train's function, the same on every worker.
+
+    Args:
+        arguments: `job`, a `TrainingJob`, and `data`, a reference to `TrainingData`.
+
+    Returns:
+        `status` (`finished`, `interrupted` or `failed`), `step`, `message` and the last metrics.
+    """
+    import ray
+
+    job: TrainingJob = arguments["job"]
+    data: TrainingData = ray.get(arguments["data"])
+    device = _set_up_device(job.config)
+    state = build_state(job, device)
+    start = _resume(job, state)
+    try:
+        return _train(job, data, state, device, start)
+    except NonFiniteLossError as error:
+        return {"status": "failed", "message": str(error)}  # a restart would only fail again
+
+
+def build_state(job: TrainingJob, device: torch.device) -> TrainState:
+    """Model, engine and what the methods keep, at the start of a run."""
+    config = job.config
+    seed_torch(config.seed, 0)
+    model = build_model(config.model, job.num_classes).to(device)
+    if config.train.channels_last:
+        model.memory_format = torch.channels_last
+    model.autocast_dtype = autocast_dtype(config.train.precision, device)
+    engine = build_engine(model, build_optimizer(config.optimizer, model), config)
+    shards = engine_shards(engine)
+    average = None
+    if config.averaging.kind == "ema":
+        average = WeightAverage(shards, model, config.averaging.decay, config.averaging.ramp)
+    buffers = list(float_buffers(model).values())
+    return TrainState(engine, shards, build_sharpness(config.sharpness, shards), average, buffers)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where it is asked for, or on `auto` where the machine has the instructions."""
+    wanted = precision == "bf16" or (precision == "auto" and supports_bf16(device.type))
+    return torch.bfloat16 if wanted else None
+
+
+def _set_up_device(config: RunConfig) -> torch.device:
+    if torch.cuda.is_available():
+        import ray.train.torch
+
+        return ray.train.torch.get_device()
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(config.train.threads or max(1, cores // config.train.workers))
+    return torch.device("cpu")
+
+
+def _resume(job: TrainingJob, state: TrainState) -> int:
+    """Step to start from: 0, or where the last checkpoint ends (also after a lost worker)."""
+    last = job.run.checkpoints / "last"
+    if not (job.resume or last.exists()):
+        return 0
+    start: int = load_checkpoint(last, state)["step"]
+    if rank() == 0:
+        job.run.drop_metrics_after(start)
+    barrier()
+    return start
+
+
+def _train(
+    job: TrainingJob, data: TrainingData, state: TrainState, device: torch.device, start: int
+) -> dict[str, Any]:
+    config, run, total = job.config, job.run, job.total_steps
+    terms = active_terms(config.objective)
+    maker = ViewMaker(data.train, data.pictures, job.num_classes, config.data, config.objective, config.seed)
+    reporter = Reporter(run, job.steps_per_epoch, total, config.train.batch_size, start)
+    metrics: dict[str, float] = {}
+    state.engine.module.train()
+    for step in range(start, total):
+        waiting = time.monotonic()
+        epoch, position = divmod(step, job.steps_per_epoch)
+        order = epoch_order(config.seed, epoch, len(data.train))
+        rows = rank_batch(order, position, config.train.batch_size, rank(), world_size())
+        views = _to_device(maker(rows, epoch, {term.view for term in terms}), device)
+        waited = time.monotonic() - waiting
+
+        rate = rate_at(config, step, job)
+        set_learning_rate(state.engine, rate)
+        seed_torch(config.seed, 1, step, rank())
+        losses = train_step(state, views, terms, step)
+        if rank() == 0:
+            reporter.step(step, losses, rate, waited)
+
+        if position + 1 == job.steps_per_epoch or step + 1 == total:
+            metrics = _end_epoch(job, data, state, reporter, step + 1)
+        if stop_requested(job, device) and step + 1 < total:
+            _save(job, state, "last", step + 1)
+            return {"status": "interrupted", "step": step + 1, "metrics": metrics}
+    return {"status": "finished", "step": total, "metrics": metrics}
+
+
+def _end_epoch(
+    job: TrainingJob, data: TrainingData, state: TrainState, reporter: Reporter, step: int
+) -> dict[str, float]:
+    """Validate, save, keep the best; tell Ray Train."""
+    import ray.train
+
+    config, run = job.config, job.run
+    if rank() == 0:
+        reporter.phase(step, "validating")
+    share = config.train.batch_size // world_size()
+    reestimate = config.averaging.reestimate_batchnorm
+    metrics = validate(state, data.validation, data.train, share, reestimate)
+    if rank() == 0:
+        reporter.validated(step, metrics)
+    epoch = step // job.steps_per_epoch
+    if epoch % config.train.checkpoint_every == 0 or step == job.total_steps:
+        _save(job, state, "last", step)
+        if rank() == 0 and _is_best(job, metrics):
+            copy_checkpoint(run.checkpoints / "last", run.checkpoints / "best")
+            run.write_json("best.json", {"step": step, **metrics})
+    ray.train.report({"epoch": epoch, "step": step, **metrics})
+    return metrics
+
+
+def _save(job: TrainingJob, state: TrainState, name: str, step: int) -> None:
+    progress = {"step": step, "world_size": world_size(), "num_classes": job.num_classes}
+    save_checkpoint(job.run.checkpoints / name, state, progress, rank(), barrier)
+
+
+def _is_best(job: TrainingJob, metrics: dict[str, float]) -> bool:
+    key = job.config.train.select
+    best = job.run.read_json("best.json")
+    if best is None or not (job.run.checkpoints / "best").exists():
+        return True
+    gain = metrics[key] - best[key]
+    return -gain >= 0 if key.endswith(LOWER_IS_BETTER) else gain >= 0
+
+
+def stop_requested(job: TrainingJob, device: torch.device) -> bool:
+    """Whether rank 0 has seen the request to stop; the same answer on every rank."""
+    (stop,) = max_over_ranks([int(rank() == 0 and job.run.stop_requested())], device)
+    return bool(stop)
+
+
+def rate_at(config: RunConfig, step: int, job: TrainingJob) -> float:
+    """Learning rate of a step of the run."""
+    warmup = duration_steps(config.schedule.warmup, job.steps_per_epoch)
+    schedule = config.schedule
+    return learning_rate(
+        step, job.total_steps, config.optimizer.lr, schedule.name, warmup, schedule.final_fraction
+    )
+
+
+def _to_device(views: dict[str, View], device: torch.device) -> dict[str, View]:
+    return {name: View(view.images.to(device), view.targets.to(device)) for name, view in views.items()}

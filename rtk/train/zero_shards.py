@@ -1,0 +1,166 @@
+"""Where DeepSpeed keeps the fp32 weights and averaged gradients of this rank, for every ZeRO stage.
+
+This file alone reads DeepSpeed's private fields. Checked against one-process references in
+`tests/train/test_sharded_steps.py`; look here first when DeepSpeed is upgraded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.optim import Optimizer
+
+from rtk.optim.shards import LocalShards
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A run of one parameter's elements inside one of this rank's shards.
+
+    Attributes:
+        name: parameter name in the model.
+        offset: first element, in the flattened parameter.
+        numel: number of elements.
+        shard: index into `weights()`.
+        start: first element, in the flattened shard.
+    """
+
+    name: str
+    offset: int
+    numel: int
+    shard: int
+    start: int
+
+
+class ReplicatedShards(LocalShards):
+    """ZeRO-0: every rank holds all weights, and DeepSpeed has already averaged their gradients."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__(engine.optimizer)
+        self.names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+
+    def optimizer_keys(self) -> list[Tensor]:
+        """Tensors under which the base optimiser files its state, one for each of `weights()`."""
+        return self._parameters()
+
+    def base_optimizer(self) -> Optimizer:
+        """The torch optimiser itself."""
+        return self.optimizer
+
+    def fragments(self) -> list[Fragment]:
+        """Every parameter whole."""
+        parameters = enumerate(self._parameters())
+        return [Fragment(self.names[id(p)], 0, p.numel(), index, 0) for index, p in parameters]
+
+
+class _ZeroShards:
+    """What ZeRO-1/2 and ZeRO-3 have in common."""
+
+    def __init__(self, engine: Any) -> None:
+        self.zero, self.module = engine.optimizer, engine.module
+
+    def base_optimizer(self) -> Optimizer:
+        """The torch optimiser inside DeepSpeed's."""
+        return self.zero.optimizer
+
+    def optimizer_keys(self) -> list[Tensor]:
+        """Flat fp32 shards, which are also the keys of the base optimiser's state."""
+        raise AssertionError("each stage says where its shards are")
+
+    def weights(self) -> list[Tensor]:
+        """Flat fp32 shards."""
+        return [shard.data for shard in self.optimizer_keys()]
+
+    def gradients(self) -> list[Tensor]:
+        """The averaged gradients, laid out as the shards are (their padding is zero)."""
+        flat = []
+        for index, shard in enumerate(self.optimizer_keys()):
+            gradient = torch.cat([part.reshape(-1) for part in self.zero.averaged_gradients[index]])
+            flat.append(pad(gradient, (0, shard.numel() - gradient.numel())).to(shard.dtype))
+        return flat
+
+    def clear_gradients(self) -> None:
+        """Forget gradients, reduced ones included."""
+        # `engine.zero_grad()` would leave what is already averaged in place under stages 2 and 3.
+        self.zero.zero_grad(set_to_none=True)
+        for index in list(self.zero.averaged_gradients):
+            self.zero.averaged_gradients[index] = None
+
+    def sum_over_shards(self, value: Tensor) -> Tensor:
+        """Sum over the ranks, each of which owns another shard."""
+        dist.all_reduce(value)
+        return value
+
+
+class PartitionedOptimizerShards(_ZeroShards):
+    """ZeRO-1 and ZeRO-2: one flat fp32 shard a parameter group; the model's weights are whole."""
+
+    def optimizer_keys(self) -> list[Tensor]:
+        """One flat shard a parameter group."""
+        return self.zero.single_partition_of_fp32_groups
+
+    def publish(self) -> None:
+        """Copy the shards into the model's weights and gather those of the other ranks."""
+        self.zero.update_lp_params()
+
+    def fragments(self) -> list[Fragment]:
+        """Parameters, or parts of them, in this rank's slice of each group."""
+        found = []
+        for name, parameter in self.module.named_parameters():
+            mapping = getattr(parameter, "_hp_mapping", None)
+            if mapping is not None:
+                inside, here = mapping.lp_fragment_address, mapping.hp_fragment_address
+                found.append(Fragment(name, inside.start, here.numel, mapping.param_group_index, here.start))
+        return found
+
+
+class PartitionedWeightShards(_ZeroShards):
+    """ZeRO-3: weights themselves are sharded; every parameter is cut into equal parts, one a rank."""
+
+    def optimizer_keys(self) -> list[Tensor]:
+        """One flat shard a sub-group."""
+        return self.zero.fp32_partitioned_groups_flat
+
+    def publish(self) -> None:
+        """Copy the shards into the partitioned weights; gather those that ZeRO-3 keeps whole."""
+        # Small parameters that ZeRO-3 keeps gathered would otherwise go stale.
+        self.zero.parameter_offload.partition_all_parameters()
+        for index in range(len(self.zero.fp16_groups)):
+            self.zero._reassign_or_swap_out_partitioned_parameters(index)
+        if self.zero.persistent_parameters:
+            self.zero.persistent_parameters[0].all_gather(self.zero.persistent_parameters)
+
+    def fragments(self) -> list[Fragment]:
+        """This rank's equal part of every parameter."""
+        found = []
+        for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            shard, start, part = self.zero.grad_position[self.zero.get_param_id(parameter)]
+            offset = part * dist.get_rank()
+            numel = min(part, parameter.ds_numel - offset)  # the last parts may be padding
+            if numel > 0:
+                found.append(Fragment(name, offset, numel, shard, start))
+        return found
+
+
+EngineShards = ReplicatedShards | PartitionedOptimizerShards | PartitionedWeightShards
+
+
+def engine_shards(engine: Any) -> EngineShards:
+    """The shards of a DeepSpeed engine, whatever its ZeRO stage."""
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        return ReplicatedShards(engine)
+    return PartitionedOptimizerShards(engine) if stage < 3 else PartitionedWeightShards(engine)
+
+
+def unsharded_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Model state that no optimiser owns: buffers and frozen parameters, by name."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in trained}

@@ -1,0 +1,25 @@
+"""Shared fixtures: golden files, real data, one Ray session a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Load a recorded file of `tests/golden` by its stem."""
+    return lambda name: np.load(GOLDEN / f"{name}.npz")
+
+
+@pytest.fixture(scope="session")
+def rtk_data() -> Path:
+    """Folder of the real data sets, from RTK_DATA."""
+    if "RTK_DATA" not in os.environ:
+        pytest.skip("RTK_DATA is not set: no real data sets here")
+    return Path(os.environ["RTK_DATA"]).resolve()

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rtk.optim import WeightAverage, ema_decay
+from rtk.optim.averaging import reestimate_batchnorm
+from rtk.optim.shards import LocalShards
+
+
+def _network() -> nn.Module:
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 5, 3, padding=1, bias=False)
+            self.bn = nn.BatchNorm2d(5)
+            self.fc = nn.Linear(5, 4)
+
+        def forward(self, x):
+            return self.fc(self.bn(self.conv(x)).relu().mean((2, 3)))
+
+    return Net().double()
+
+
+def _load(net, data, prefix):
+    state = {key: torch.from_numpy(data[f"{prefix}__{key.replace('.', '_')}"]) for key in net.state_dict()}
+    net.load_state_dict(state)
+
+
+@pytest.mark.parametrize("start", [0, 3000])
+def test_average_equals_recorded_one(golden, start):
+    data = golden("ema")
+    net = _network()
+    _load(net, data, "model_step0")
+    shards = LocalShards(torch.optim.SGD(net.parameters(), lr=0.1))
+    average = WeightAverage(shards, net)
+    average.updates = start
+    for step in range(1, 6):
+        _load(net, data, f"model_step{step}")
+        average.update()
+        with average.applied():
+            for key, value in net.state_dict().items():
+                if value.is_floating_point():
+                    recorded = data[f"from{start}__ema_step{step}__{key.replace('.', '_')}"]
+                    np.testing.assert_allclose(value.numpy(), recorded, rtol=0, atol=1e-12)
+
+
+def test_decay_equals_recorded_one(golden):
+    for start in (0, 3000):
+        recorded = np.ravel(golden("ema")[f"from{start}__decay_used"])
+        ours = [ema_decay(start + i + 1) for i in range(len(recorded))]
+        np.testing.assert_allclose(ours, recorded, rtol=0, atol=1e-15)
+
+
+def test_applied_gives_the_weights_back():
+    net = nn.Linear(3, 2)
+    average = WeightAverage(LocalShards(torch.optim.SGD(net.parameters(), lr=0.1)), net)
+    before = net.weight.detach().clone()
+    net.weight.data.add_(1.0)
+    with average.applied():
+        assert torch.equal(net.weight, before)
+    assert torch.equal(net.weight, before + 1.0)
+
+
+def test_reestimated_statistics_equal_recorded_ones(golden):
+    data = golden("ema")
+    net = _network()
+    _load(net, data, "rebn__before")
+    net.eval()
+    reestimate_batchnorm(net, [torch.from_numpy(data[f"rebn__batch{i}"]) for i in range(4)])
+    for key, value in net.state_dict().items():
+        recorded = data[f"rebn__after__{key.replace('.', '_')}"]
+        np.testing.assert_allclose(value.numpy(), recorded, rtol=0, atol=1e-10)
+    assert not any(module.training for module in net.modules())
+    assert net.bn.momentum == pytest.approx(0.1)
+
+
+def test_reestimation_reads_nothing_without_batchnorm():
+    def never():
+        raise AssertionError("a batch was read")
+        yield
+
+    reestimate_batchnorm(nn.Linear(2, 2), never())

@@ -1,0 +1,110 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rtk.optim import SharpnessAware
+
+BASES = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.01),
+}
+TRAJECTORIES = [
+    f"traj__{algorithm}__{base}__rho{rho}__adaptive{adaptive}{extra}"
+    for base in BASES
+    for rho in ("0.05", "0.2")
+    for adaptive in (0, 1)
+    for algorithm, extra in [("sam", ""), ("fsam", "__lmbda0.8__sigma1"), ("fsam", "__lmbda0.9__sigma1")]
+]
+
+
+def _network(data) -> nn.Sequential:
+    net = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 4)).double()
+    for name, parameter in net.named_parameters():
+        parameter.data = torch.from_numpy(data[f"init_param__{name.replace('.', '_')}"].copy())
+    return net
+
+
+def _flat(net) -> np.ndarray:
+    return torch.cat([p.detach().flatten() for p in net.parameters()]).numpy()
+
+
+def _train(net, optimizer, data):
+    path, losses = [_flat(net)], []
+    for x, y in zip(torch.from_numpy(data["x_batches"]), torch.from_numpy(data["y_batches"]), strict=True):
+        values = []
+
+        def closure(x=x, y=y, values=values):
+            loss = nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            values.append(loss.item())
+            return loss
+
+        optimizer.step(closure)
+        path.append(_flat(net))
+        losses.append(values)
+    return np.array(path), np.array(losses)
+
+
+@pytest.mark.parametrize("key", TRAJECTORIES)
+def test_trajectory_equals_recorded_one(golden, key):
+    data = golden("sam_fsam")
+    algorithm, base = key.split("__")[1:3]
+    number = {name: float(value) for name, value in re.findall(r"(rho|adaptive|lmbda|sigma)([\d.]+)", key)}
+    net = _network(data)
+    optimizer = SharpnessAware(
+        BASES[base](net.parameters()),
+        algorithm,
+        rho=number["rho"],
+        sigma=number.get("sigma", 1.0),
+        lmbda=number.get("lmbda", 0.9),
+        adaptive=bool(number["adaptive"]),
+    )
+    path, losses = _train(net, optimizer, data)
+    np.testing.assert_allclose(path, data[key], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(losses, data[key.replace("traj", "losses")], rtol=0, atol=1e-10)
+
+
+def test_state_dict_continues_the_trajectory(golden):
+    data = golden("sam_fsam")
+    key = "traj__fsam__adamw__rho0.2__adaptive0__lmbda0.8__sigma1"
+    net = _network(data)
+    optimizer = SharpnessAware(BASES["adamw"](net.parameters()), "fsam", rho=0.2, lmbda=0.8)
+    half = {"x_batches": data["x_batches"][:3], "y_batches": data["y_batches"][:3]}
+    _train(net, optimizer, half)
+    fresh = SharpnessAware(BASES["adamw"](net.parameters()), "fsam", rho=0.2, lmbda=0.8)
+    fresh.load_state_dict(optimizer.state_dict())
+    rest = {"x_batches": data["x_batches"][3:], "y_batches": data["y_batches"][3:]}
+    path, _ = _train(net, fresh, rest)
+    np.testing.assert_allclose(path[-1], data[key][-1], rtol=0, atol=1e-10)
+
+
+def test_zero_gradient_leaves_the_weights_in_place():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = SharpnessAware(torch.optim.SGD([parameter], lr=0.1), rho=0.5)
+    optimizer.step(lambda: (parameter * 0).sum().backward())
+    assert torch.equal(parameter.data, torch.ones(3))
+
+
+def test_learning_rate_schedules_reach_the_base_optimizer():
+    parameter = nn.Parameter(torch.ones(3))
+    base = torch.optim.SGD([parameter], lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(SharpnessAware(base), step_size=1, gamma=0.5)
+    schedule.step()
+    assert base.param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("arguments", "named"), [({"variant": "sma"}, "variant"), ({"rho": -1.0}, "rho")])
+def test_bad_arguments_are_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        SharpnessAware(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), **arguments)
+
+
+def test_step_needs_a_closure_and_restore_an_ascent():
+    optimizer = SharpnessAware(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1))
+    with pytest.raises(ValueError, match="closure"):
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="ascend"):
+        optimizer.restore()
