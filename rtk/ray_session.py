@@ -18,17 +18,22 @@ QUIET_AND_QUICK = {
 
 
 def start_ray() -> Any:
-    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start Ray on this machine."""
+    """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start Ray on this machine.
+
+    Without RAY_ADDRESS, Ray itself would join whatever cluster was last started here, and hang if
+    that one has died; `RAY_ADDRESS=auto` asks for it.
+    """
     for name, value in QUIET_AND_QUICK.items():
         os.environ.setdefault(name, value)
     import logging
 
     import ray
 
+    address = os.environ.get("RAY_ADDRESS", "local")
     if not ray.is_initialized():
         ray.init(
-            address=os.environ.get("RAY_ADDRESS"),
-            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+            address=address,
+            include_dashboard=False if address == "local" else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             configure_logging=True,

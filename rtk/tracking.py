@@ -107,6 +107,7 @@ def mirrored(run: RunFolder, seconds: float = 2.0) -> Iterator[Mirror]:
     mirror, leave = Mirror(run), threading.Event()
 
     def keep_sending() -> None:
+        _quietly(mirror.send)
         while not leave.wait(seconds):
             _quietly(mirror.send)
 
@@ -130,3 +131,12 @@ def _quietly(action: Any, *arguments: Any) -> None:
         action(*arguments)
     except Exception as error:  # MLflow raises many kinds; none of them may cost the run
         logger.warning("MLflow is not reachable, metrics stay in metrics.csv: %s", str(error).split("\n")[0])
+
+
+def send_evaluation(run: RunFolder) -> None:
+    """Send the metrics and files of an evaluation to the run's MLflow run."""
+    mirror = Mirror(run)
+    _quietly(mirror.send)
+    for path in sorted(run.evaluation.iterdir()):
+        if path.is_file():
+            _quietly(mirror.send_file, path, "evaluation")

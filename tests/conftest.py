@@ -23,3 +23,13 @@ def rtk_data() -> Path:
     if "RTK_DATA" not in os.environ:
         pytest.skip("RTK_DATA is not set: no real data sets here")
     return Path(os.environ["RTK_DATA"]).resolve()
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One Ray session for all tests that need one."""
+    from rtk.ray_session import start_ray
+
+    ray = start_ray()
+    yield ray
+    ray.shutdown()

@@ -208,6 +208,9 @@ class EvaluateConfig(Section):
     scores: tuple[str, ...] = Field(("msp", "max_logit", "energy", "knn"), description="OOD scores compared")
     confidence: str = Field("msp", description="score that says whether a prediction is right")
     ood_score: str = Field("knn", description="score that the headline OOD and DS metrics use")
+    ds_method: Literal["exact", "grid"] = Field(
+        "exact", description="DS metrics over every threshold pair, or on the published 1001 x 1001 grid"
+    )
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
     batch_size: PositiveInt = Field(256, description="images a forward pass")
 

@@ -48,7 +48,7 @@ def decode_datasets(sources: Mapping[str, Source]) -> dict[str, ImageArrays]:
 
     blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source)]
     decoded = ray.data.from_arrow(blocks).map_batches(
-        _decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
+        decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
     )
     images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in sources.items()}
     for block in decoded.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -83,7 +83,7 @@ def sample_ids(source: Source) -> np.ndarray:
     return np.concatenate(parts)[: len(source)]
 
 
-def _decode_block(block: pa.Table) -> pa.Table:
+def decode_block(block: pa.Table) -> pa.Table:
     """Encoded images to raw CHW bytes; an image that cannot be decoded yields its reason instead."""
     pixels: list[bytes | None] = []
     reasons: list[str | None] = []
@@ -95,7 +95,7 @@ def _decode_block(block: pa.Table) -> pa.Table:
             pixels.append(None)
             reasons.append(str(error))
     columns = {"pixels": pa.array(pixels, pa.binary()), "reason": pa.array(reasons, pa.string())}
-    return pa.table({"set": block["set"], "row": block["row"], **columns})
+    return pa.table({**{name: block[name] for name in ("set", "row", "size")}, **columns})
 
 
 def _place(block: pa.Table, images: Mapping[str, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rtk.config.schema import ModelConfig
-from rtk.models.heads import CosineHead
+from rtk.models.heads import CosineHead, Head, LinearHead
 from rtk.models.resnet import ResNet18
 
 
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
     def __init__(
         self,
         backbone: nn.Module,
-        head: nn.Module,
+        head: Head,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         freeze_batchnorm: bool = False,
@@ -52,12 +52,14 @@ class Classifier(nn.Module):
         return self.forward_features(images)[0]
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) in [0, 1] -> logits (N, C) and the features (N, D) that the head sees."""
+        """Images (N, 3, H, W) in [0, 1] -> logits (N, C) and the features (N, D) that they are products of."""
         enabled = self.autocast_dtype is not None
         with torch.autocast(images.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled):
-            normalised = ((images - self.mean) / self.std).contiguous(memory_format=self.memory_format)
-            features = self.backbone(normalised)
+            # One pass over the images: x / std - mean / std.
+            images = images.contiguous(memory_format=self.memory_format)
+            features = self.backbone(torch.addcmul(-self.mean / self.std, images, 1 / self.std))
             logits = self.head(features)
+            features = self.head.used_features(features)
         return (logits.float(), features.float()) if enabled else (logits, features)
 
     def train(self, mode: bool = True) -> Classifier:
@@ -69,20 +71,25 @@ class Classifier(nn.Module):
         return self
 
 
-def build_model(config: ModelConfig, num_classes: int) -> Classifier:
+def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> Classifier:
     """Build the classifier that a config describes, with random weights from torch's generator.
+
+    Args:
+        config: backbone and head.
+        num_classes: C, number of logits.
+        image_size: side of the images in pixels, for backbones that are built for one size.
 
     Raises:
         ValueError: naming `model.name` where no such backbone exists.
     """
-    backbone, features = _build_backbone(config)
-    head: nn.Module = nn.Linear(features, num_classes)
+    backbone, features = _build_backbone(config, image_size)
+    head: Head = LinearHead(features, num_classes)
     if config.head == "cosine":
         head = CosineHead(features, num_classes, config.temperature)
     return Classifier(backbone, head, config.mean, config.std, config.freeze_batchnorm)
 
 
-def _build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
+def _build_backbone(config: ModelConfig, image_size: int) -> tuple[nn.Module, int]:
     if config.name == "resnet18":
         resnet = ResNet18(config.width)
         return resnet, resnet.num_features
@@ -94,7 +101,8 @@ def _build_backbone(config: ModelConfig) -> tuple[nn.Module, int]:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(f"model.name: timm has no model {name!r}; some that it has: {', '.join(near)}")
-    backbone = timm.create_model(name, num_classes=0)
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    backbone = timm.create_model(name, num_classes=0, **({"img_size": image_size} if fixed else {}))
     return backbone, backbone.num_features
 
 

@@ -1,10 +1,26 @@
-"""Classifiers on top of features."""
+"""Classifiers on top of features.
+
+A head says which features and weight rows its logits really are products of, because feature scores
+(ViM, ReAct, kNN, ...) must see those and not what comes before a normalisation.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
+
+
+class LinearHead(nn.Linear):
+    """Logits = W f + b."""
+
+    def used_features(self, features: Tensor) -> Tensor:
+        """The features (N, D) themselves."""
+        return features
+
+    def used_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight rows (C, D) and bias (C,)."""
+        return self.weight.detach(), self.bias.detach()
 
 
 class CosineHead(nn.Module):
@@ -20,5 +36,17 @@ class CosineHead(nn.Module):
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D) -> logits (N, C) in [-temperature, temperature]."""
-        return self.temperature * linear(normalize(features, dim=1), normalize(self.weight, dim=1))
+        """Features (N, D), of any length, -> logits (N, C) in [-temperature, temperature]."""
+        return self.temperature * linear(self.used_features(features), normalize(self.weight, dim=1))
+
+    def used_features(self, features: Tensor) -> Tensor:
+        """Features (N, D) scaled to unit length."""
+        return normalize(features, dim=1)
+
+    def used_weights(self) -> tuple[Tensor, Tensor]:
+        """Unit weight rows (C, D) times the temperature, and a zero bias (C,)."""
+        weight = self.temperature * normalize(self.weight.detach(), dim=1)
+        return weight, torch.zeros(len(weight), dtype=weight.dtype)
+
+
+Head = LinearHead | CosineHead

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -47,7 +49,7 @@ class ResNet18(nn.Module):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(BasicBlock(inputs, outputs, 1 + (stage > 0)), BasicBlock(outputs, outputs, 1))
-                for stage, (inputs, outputs) in enumerate(zip(channels, channels[1:], strict=False))
+                for stage, (inputs, outputs) in enumerate(pairwise(channels))
             )
         )
         self._initialise()

@@ -147,13 +147,13 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> 
 def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset], resume: bool) -> Outcome:
     import ray
 
-    data = load_training_data(config, datasets)
-    num_classes = len(datasets["train"].classes)
-    tree = config.model_dump(mode="json")
-    job = TrainingJob(str(run.path), tree, num_classes, len(data.train), resume)
-    _check_length(job)
     run.clear_stop()
+    # MLflow's thread starts first: making its database takes as long as decoding the data.
     with mirrored(run) as mirror, Interrupts() as interrupts:
+        data = load_training_data(config, datasets)
+        num_classes = len(datasets["train"].classes)
+        job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, len(data.train), resume)
+        _check_length(job)
         result = _watch(job, ray.put(data), interrupts)
         if result["status"] == "failed":
             raise TrainingError(result["message"])

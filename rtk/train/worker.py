@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Any
@@ -38,19 +39,22 @@ def train_step(state: TrainState, views: dict[str, View], terms: list[Term], ste
     """One update of the weights: the whole method, top to bottom.
 
     Returns:
-        Mean loss of every term on this rank's images, at the weights before the step.
+        Mean loss of every term over all ranks' images, at the weights before the step.
+
+    Raises:
+        NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite.
     """
     losses = back_propagate(state, views, terms, first_pass=True)
     if state.sharpness is not None:
         state.sharpness.ascend()
         back_propagate(state, views, terms, first_pass=False)
         state.sharpness.restore()
-    check_finite(losses, step)
+    means = finite_means(losses, step)
     state.engine.step()
     mean_over_ranks_(state.buffers)
     if state.average is not None:
         state.average.update()
-    return {name: loss.item() for name, loss in losses.items()}
+    return means
 
 
 def back_propagate(
@@ -65,17 +69,18 @@ def back_propagate(
     return losses
 
 
-def check_finite(losses: dict[str, Tensor], step: int) -> None:
-    """Stop all ranks together where any of them has a NaN or infinite loss.
+def finite_means(losses: dict[str, Tensor], step: int) -> dict[str, float]:
+    """Mean loss of every term over the ranks; one rank's NaN or infinity makes it so on all of them.
 
     Raises:
         NonFiniteLossError: on every rank, naming the step and the term.
     """
-    bad = [number for number, loss in enumerate(losses.values(), 1) if not torch.isfinite(loss)]
-    device = next(iter(losses.values())).device
-    (worst,) = max_over_ranks([bad[0] if bad else 0], device)
-    if worst:
-        raise NonFiniteLossError(f"step {step + 1}: loss term {list(losses)[worst - 1]!r} is not finite")
+    means = torch.stack([loss.float() for loss in losses.values()])
+    mean_over_ranks_([means])
+    for name, value in zip(losses, means.tolist(), strict=True):
+        if not math.isfinite(value):
+            raise NonFiniteLossError(f"step {step + 1}: loss term {name!r} is not finite")
+    return dict(zip(losses, means.tolist(), strict=True))
 
 
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def build_state(job: TrainingJob, device: torch.device) -> TrainState:
     """Model, engine and what the methods keep, at the start of a run."""
     config = job.config
     seed_torch(config.seed, 0)
-    model = build_model(config.model, job.num_classes).to(device)
+    model = build_model(config.model, job.num_classes, config.data.image_size).to(device)
     if config.train.channels_last:
         model.memory_format = torch.channels_last
     model.autocast_dtype = autocast_dtype(config.train.precision, device)
@@ -187,7 +192,8 @@ def _end_epoch(
     if rank() == 0:
         reporter.phase(step, "validating")
     share = config.train.batch_size // world_size()
-    reestimate = config.averaging.reestimate_batchnorm
+    # Frozen statistics are those that the weights were trained with.
+    reestimate = config.averaging.reestimate_batchnorm and not config.model.freeze_batchnorm
     metrics = validate(state, data.validation, data.train, share, reestimate)
     if rank() == 0:
         reporter.validated(step, metrics)

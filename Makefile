@@ -1,0 +1,32 @@
+# Every target makes .venv first if it is missing; nothing is compiled on this machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: demo test lint types install clean
+
+demo: install
+	$(RUN) rtk demo
+
+test: install
+	$(RUN) pytest
+
+lint: install
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+
+types: install
+	$(RUN) mypy
+
+install: $(VENV)/installed
+
+# DeepSpeed comes as source: DS_BUILD_OPS=0 keeps its install from compiling anything.
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	DS_BUILD_OPS=0 $(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

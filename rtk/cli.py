@@ -1,0 +1,257 @@
+"""The `rtk` command: what can be typed. What is done is in `rtk.commands`, imported only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rtk import __version__
+
+FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+
+DESCRIPTION = """Train image classifiers that know when they are wrong, and prove it.
+
+examples:
+  rtk demo                                          the whole story in under 3 minutes, no download
+  rtk train digits_demo train.duration=3ep          train a recipe, with overrides
+  rtk evaluate RUN --ood near:cats=data/cats        scores and metrics on OOD sets
+  rtk report RUN OTHER_RUN                          a page that sets runs side by side
+"""
+
+Parsers = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _parser(prog="rtk", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"rtk {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_report(commands)
+    _add_data(commands)
+    _add_recipes(commands)
+    _add_doctor(commands)
+    _add_completion(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage or config), 130 or 143 (interrupted)."""
+    options = build_parser().parse_args(arguments)
+    try:
+        commands = importlib.import_module("rtk.commands")
+        code: int = getattr(commands, options.action)(options)
+        return code
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader has gone (`rtk recipes cat x | head`)
+        sys.stderr.close()
+        return FAILED
+    except ValueError as error:
+        return _fail(error, BAD_USAGE)
+    except Exception as error:
+        return _fail(error, FAILED)
+
+
+def _fail(error: Exception, code: int) -> int:
+    if os.environ.get("RTK_DEBUG"):
+        raise error
+    named = f"{error}" if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {error}"
+    return _say(f"error: {named}" + ("" if code == BAD_USAGE else " (RTK_DEBUG=1 shows the traceback)"), code)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"rtk: {text}", file=sys.stderr)
+    return code
+
+
+def _parser(**settings: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+
+def _add(commands: Parsers, name: str, action: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(  # type: ignore[attr-defined]
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog="examples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(action=action)
+    return parser
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def _add_demo(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        "demo",
+        "train and compare a baseline and SURE+ on pictures that ship with scikit-learn",
+        """rtk demo
+        rtk demo --seeds 5
+        rtk demo --json --out /tmp/demo""",
+    )
+    parser.add_argument("--seeds", type=_positive, default=1, metavar="N", help="repeat with seeds 0..N-1")
+    parser.add_argument("--out", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
+    _json(parser)
+
+
+def _add_train(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "train",
+        "train",
+        "train a recipe on Ray Train workers, sharded by DeepSpeed",
+        """rtk train digits_demo
+        rtk train digits_demo train.workers=1 sharpness.rho=0.1
+        rtk train my_recipe.yaml --print-config
+        rtk train my_recipe.yaml --dry-run
+        rtk train --resume digits_demo-20261121-101500-ab12 train.duration=20ep""",
+    )
+    parser.add_argument("recipe", nargs="?", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
+    parser.add_argument(
+        "--output", default="runs", metavar="DIR", help="where --resume looks for a run's name"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved config with origins and stop"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="one step of everything, in a temporary folder"
+    )
+    _json(parser)
+
+
+def _add_evaluate(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        "evaluate",
+        "measure a run: predictions, scores, metrics for every OOD set",
+        """rtk evaluate RUN
+        rtk evaluate RUN --ood cifar10=data/cifar10/test.parquet --ood far:xrays=data/xrays
+        rtk evaluate RUN --scores msp energy --json""",
+    )
+    parser.add_argument("run", help="run folder, or its name under --output")
+    parser.add_argument(
+        "--ood",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=PATH",
+        help="OOD test set; near:NAME=PATH or far:NAME=PATH where NAME is not one that OpenOOD groups",
+    )
+    parser.add_argument("--scores", nargs="+", metavar="SCORE", help="OOD scores (default: the recipe's)")
+    parser.add_argument("--test", metavar="PATH", help="in-distribution test set (default: the recipe's)")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
+    _json(parser)
+
+
+def _add_report(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "report",
+        "report",
+        "write an HTML page with tables and plots of evaluated runs",
+        """rtk report RUN
+        rtk report BASELINE_RUN RUN --out comparison.html""",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs, the baseline first")
+    parser.add_argument("--out", metavar="FILE", help="default: evaluation/report.html of the last run")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where run names are looked for")
+    _json(parser)
+
+
+def _add_data(commands: Parsers) -> None:
+    data = commands.add_parser("data", help="prepare and look at image sets")  # type: ignore[attr-defined]
+    actions = data.add_subparsers(dest="data_command", metavar="ACTION", required=True)
+    prepare = _add(
+        actions,
+        "prepare",
+        "data_prepare",
+        "turn image folders, CIFAR archives, MNIST idx files or Parquet into rtk's Parquet",
+        """rtk data prepare photos/ --out data/photos
+        rtk data prepare cifar-100-python.tar.gz --out data/cifar100
+        rtk data prepare photos/ --out data/photos --skip-bad""",
+    )
+    prepare.add_argument("source", help="folder, archive or Parquet")
+    prepare.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    prepare.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
+    prepare.add_argument("--image-size", type=_positive, metavar="PX", help="resize and crop to this side")
+    _json(prepare)
+    inspect = _add(
+        actions,
+        "inspect",
+        "data_inspect",
+        "show counts, sizes, class balance and a contact sheet of an image set",
+        """rtk data inspect data/photos/train.parquet
+        rtk data inspect data/photos --sheet sheet.png""",
+    )
+    inspect.add_argument("path", help="Parquet file or folder")
+    inspect.add_argument(
+        "--sheet", default="contact_sheet.png", metavar="FILE", help="default: contact_sheet.png"
+    )
+    inspect.add_argument("--sample", type=_positive, metavar="N", help="look at N images only")
+    _json(inspect)
+
+
+def _add_recipes(commands: Parsers) -> None:
+    recipes = commands.add_parser("recipes", help="list, show, copy and check recipes")  # type: ignore[attr-defined]
+    actions = recipes.add_subparsers(dest="recipes_command", metavar="ACTION", required=True)
+    _json(_add(actions, "ls", "recipes_ls", "list the shipped recipes", "rtk recipes ls"))
+    _add(actions, "cat", "recipes_cat", "print a recipe", "rtk recipes cat digits_demo").add_argument(
+        "recipe"
+    )
+    copy = _add(
+        actions, "cp", "recipes_cp", "copy a recipe to edit it", "rtk recipes cp digits_demo mine.yaml"
+    )
+    copy.add_argument("recipe")
+    copy.add_argument("target")
+    validate = _add(
+        actions,
+        "validate",
+        "recipes_validate",
+        "check a recipe against the schema, without starting anything",
+        """rtk recipes validate mine.yaml
+        rtk recipes validate digits_demo optimizer.lr=0.1""",
+    )
+    validate.add_argument("recipe")
+    validate.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def _add_doctor(commands: Parsers) -> None:
+    _json(_add(commands, "doctor", "doctor", "check versions, accelerators and collectives", "rtk doctor"))
+
+
+def _add_completion(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "completion",
+        "completion",
+        "print a shell completion script",
+        """rtk completion bash > ~/.local/share/bash-completion/completions/rtk
+        rtk completion zsh > ~/.zfunc/_rtk""",
+    )
+    parser.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"got {text}, wanted a number above 0")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""What each `rtk` command does: call the library, print the outcome."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rtk.config.load import ConfigError, find_recipe, flatten, load_with_origins, shipped_recipes
+
+Options = argparse.Namespace
+INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def demo(options: Options) -> int:
+    """`rtk demo`."""
+    from rtk import demo as story
+
+    result = story.run_demo(options.out, options.seeds)
+    if options.json:
+        _print_json(result)
+        return 0
+    _print_table("baseline and SURE+ on handwritten digits", story.comparison_rows(result))
+    print(f"report: {result['report']}")
+    print(f"MLflow: mlflow ui --backend-store-uri sqlite:///{Path(options.out).absolute() / 'mlflow.db'}")
+    return 0
+
+
+def train(options: Options) -> int:
+    """`rtk train`."""
+    if options.print_config:
+        return _print_config(options)
+    from rtk.train import launch
+
+    if options.resume:
+        from rtk.run_folder import RunFolder
+
+        # With --resume the first positional is an override, not a recipe.
+        overrides = [text for text in (options.recipe, *options.overrides) if text]
+        outcome = launch.resume_training(RunFolder.open(options.resume, options.output), overrides)
+    elif options.dry_run:
+        return _dry_run(options)
+    else:
+        outcome = launch.launch_training(load_with_origins(_recipe(options), options.overrides).config)
+    summary = {
+        "run": outcome.run.name,
+        "path": str(outcome.run.path),
+        "status": outcome.status,
+        **outcome.metrics,
+    }
+    if options.json:
+        _print_json(summary)
+    else:
+        print(f"{outcome.status}: {outcome.run.path}")
+        verb = f"rtk evaluate {outcome.run.path}" if outcome.status == "finished" else "rtk train --resume "
+        print(f"next: {verb}" + ("" if outcome.status == "finished" else str(outcome.run.path)))
+    return INTERRUPTED[outcome.signal] if outcome.status == "interrupted" and outcome.signal else 0
+
+
+def _recipe(options: Options) -> str:
+    if not options.recipe:
+        raise ConfigError("recipe: got none, wanted the name of a recipe or a YAML file (rtk recipes ls)")
+    recipe: str = options.recipe
+    return recipe
+
+
+def _print_config(options: Options) -> int:
+    loaded = load_with_origins(_recipe(options), options.overrides)
+    leaves = dict(flatten(loaded.config.model_dump(mode="json")))
+    if options.json:
+        _print_json({key: {"value": value, "origin": loaded.origins[key]} for key, value in leaves.items()})
+        return 0
+    width = max(len(f"{key}: {value}") for key, value in leaves.items())
+    for key, value in leaves.items():
+        print(f"{f'{key}: {value}':<{width}}  # {loaded.origins[key]}")
+    return 0
+
+
+def _dry_run(options: Options) -> int:
+    from rtk.dry_run import dry_run
+
+    done = dry_run(load_with_origins(_recipe(options), options.overrides).config)
+    if options.json:
+        _print_json(done)
+    else:
+        print("\n".join(f"{name}: {outcome}" for name, outcome in done.items()))
+    return 0
+
+
+def evaluate(options: Options) -> int:
+    """`rtk evaluate`."""
+    from rtk.evaluate.evaluate import evaluate_run, parse_ood
+    from rtk.evaluate.report import summary_rows, write_report
+    from rtk.run_folder import RunFolder
+    from rtk.tracking import send_evaluation
+
+    run = RunFolder.open(options.run, options.output)
+    ood = [parse_ood(text) for text in options.ood]
+    scores = tuple(options.scores) if options.scores else None
+    result = evaluate_run(run, ood, scores, options.test, options.checkpoint)
+    report = write_report([run])
+    send_evaluation(run)
+    if options.json:
+        _print_json({**result, "report": str(report)})
+        return 0
+    _print_table(f"{run.name} ({result['checkpoint']})", summary_rows(result))
+    print(f"tables: {run.evaluation / 'metrics.csv'}")
+    print(f"report: {report}")
+    return 0
+
+
+def report(options: Options) -> int:
+    """`rtk report`."""
+    from rtk.evaluate.report import write_report
+    from rtk.run_folder import open_runs
+
+    path = write_report(open_runs(options.runs, options.output), Path(options.out) if options.out else None)
+    if options.json:
+        _print_json({"report": str(path)})
+    else:
+        print(f"report: {path}")
+    return 0
+
+
+def data_prepare(options: Options) -> int:
+    """`rtk data prepare`."""
+    from rtk.data.prepare import BadImagesError, prepare
+
+    try:
+        with _bar("checking images") as progress:
+            done = prepare(
+                Path(options.source),
+                Path(options.out),
+                skip_bad=options.skip_bad,
+                image_size=options.image_size,
+                progress=progress,
+            )
+    except BadImagesError as error:
+        print(f"rtk: error: {error}\nnothing was written; --skip-bad leaves them out", file=sys.stderr)
+        return 1
+    if options.json:
+        _print_json(done.manifest())
+        return 0
+    print(f"{done.rows} images, {len(done.classes)} classes -> {done.out} (from {done.kind})")
+    for summary in done.files:
+        print(f"  {summary.file}: {summary.rows} images")
+    _print_some("skipped, could not be read", [f"{bad.origin}: {bad.reason}" for bad in done.skipped])
+    _print_some("ignored, no image of a class", list(done.ignored))
+    return 0
+
+
+def data_inspect(options: Options) -> int:
+    """`rtk data inspect`."""
+    from rtk.data.dataset import open_dataset
+    from rtk.data.inspect_data import contact_sheet, inspect_dataset
+
+    found = inspect_dataset(options.path, sample=options.sample)
+    contact_sheet(open_dataset(options.path, need_classes=False)).save(options.sheet)
+    if options.json:
+        _print_json({**asdict(found), "contact_sheet": options.sheet})
+        return 0
+    print(f"{found.path}: {found.rows} images, {len(found.classes)} classes, {found.files} files")
+    for name, value in asdict(found.balance).items():
+        print(f"  images a class, {name}: {value}")
+    for name in ("sizes", "modes", "encodings"):
+        print(f"  {name}: " + ", ".join(f"{kind} ({count})" for kind, count in getattr(found, name).items()))
+    print(f"  encoded bytes: {found.bytes}, of {found.looked_at} images looked at")
+    print(
+        f"  duplicates: {found.duplicates} ({found.conflicts} with another label), unreadable: {found.unreadable}"
+    )
+    print(f"contact sheet: {options.sheet}")
+    return 0
+
+
+def recipes_ls(options: Options) -> int:
+    """`rtk recipes ls`."""
+    summaries = {name: _first_comment(path) for name, path in shipped_recipes().items()}
+    if options.json:
+        _print_json(summaries)
+        return 0
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:<{width}}  {summary}")
+    return 0
+
+
+def recipes_cat(options: Options) -> int:
+    """`rtk recipes cat`."""
+    print(find_recipe(options.recipe).read_text(), end="")
+    return 0
+
+
+def recipes_cp(options: Options) -> int:
+    """`rtk recipes cp`."""
+    target = Path(options.target)
+    if target.exists():
+        raise ConfigError(f"target: {options.target} exists already")
+    shutil.copyfile(find_recipe(options.recipe), target)
+    print(f"edit {target}, then: rtk train {target}")
+    return 0
+
+
+def recipes_validate(options: Options) -> int:
+    """`rtk recipes validate`."""
+    loaded = load_with_origins(options.recipe, options.overrides)
+    own = sum(origin != "default" for origin in loaded.origins.values())
+    print(f"valid: {options.recipe} ({own} values set, {len(loaded.origins) - own} defaults)")
+    return 0
+
+
+def doctor(options: Options) -> int:
+    """`rtk doctor`."""
+    from rtk.doctor import examine
+
+    checks = examine()
+    if options.json:
+        _print_json({check.name: {"ok": check.ok, "found": check.found} for check in checks})
+    else:
+        for check in checks:
+            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def completion(options: Options) -> int:
+    """`rtk completion`."""
+    import shtab
+
+    from rtk.cli import build_parser
+
+    print(shtab.complete(build_parser(), options.shell))
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text().splitlines()[0].lstrip("# ")
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1))
+
+
+def _print_some(title: str, lines: list[str], most: int = 10) -> None:
+    if lines:
+        print(f"{title}: {len(lines)}")
+        print("\n".join(f"  {line}" for line in lines[:most]))
+
+
+def _print_table(title: str, rows: list[list[str]]) -> None:
+    """Print rows, the first of which holds the headings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console = Console()
+    # Piped into a file, a table must not be folded to 80 columns.
+    console.print(table, width=None if console.is_terminal else 160)
+
+
+class _bar:
+    """Progress on standard error: called with the number done and the total."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._task = self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> _bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._progress.update(self._task, completed=done, total=total)

@@ -1,0 +1,1 @@
+"""Predictions, scores, tables and reports of finished runs."""

@@ -1,0 +1,25 @@
+"""Scores of single images: larger = more trustworthy, more in-distribution.
+
+A score turns predictions (logits and features) into one number an image. Most are fitted first, on
+un-augmented training and validation images. Pure PyTorch; Gram, which needs feature maps, is in
+`rtk.scores.gram`.
+"""
+
+from rtk.scores.calibrated import fit_temperature
+from rtk.scores.compute import FittedScore, apply_score, compute_score, fit_score, get_score
+from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.table import DEFAULT_SCORES, SCORES, Score
+
+__all__ = [
+    "DEFAULT_SCORES",
+    "SCORES",
+    "FitData",
+    "FittedScore",
+    "Predictions",
+    "Score",
+    "apply_score",
+    "compute_score",
+    "fit_score",
+    "fit_temperature",
+    "get_score",
+]

@@ -1,0 +1,121 @@
+"""Fit a score once, apply it to many data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtk.scores.hyperparameters import check_hyperparameters, suggest
+from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.table import SCORES, Score
+
+# Images are scored so many at a time, so that a score may use memory of N x C x a few.
+CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class FittedScore:
+    """What `fit_score` found: plain tensors and plain values, ready to be saved.
+
+    Attributes:
+        tensors: by name; empty for scores of the logits alone. May share memory with the data fitted on.
+        hyperparameters: all of the score, defaults included.
+        width: classes C and feature dimensions D that it was fitted on; None where nothing was fitted.
+    """
+
+    tensors: Mapping[str, Tensor]
+    hyperparameters: Mapping[str, Any]
+    width: tuple[int, int] | None
+
+
+@torch.no_grad()
+def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any) -> FittedScore:
+    """Fit a score.
+
+    Args:
+        name: key of `SCORES`.
+        fit_data: what to fit on; scores of the logits alone do not need it.
+        **hyperparameters: of the score; the defaults are in `SCORES[name].defaults`.
+
+    Raises:
+        ValueError: unknown score or hyper-parameter, a value out of range, or no `fit_data` where it is
+            needed.
+    """
+    score = get_score(name)
+    check_hyperparameters(name, score.defaults, hyperparameters)
+    settings = score.defaults | hyperparameters
+    if score.fit is None:
+        return FittedScore({}, settings, None)
+    if fit_data is None:
+        raise ValueError(f"fit_data: got None, wanted FitData, as {name} is fitted before it scores")
+    tensors = score.fit(fit_data, **{key: settings[key] for key in score.fit_defaults})
+    # safetensors takes contiguous tensors only.
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    return FittedScore(contiguous, settings, fit_data.train.width)
+
+
+@torch.no_grad()
+def apply_score(name: str, state: FittedScore, predictions: Predictions, **hyperparameters: Any) -> Tensor:
+    """Score images, (N,), larger = more trustworthy.
+
+    Args:
+        name: key of `SCORES`.
+        state: of `fit_score` with the same name.
+        predictions: N images, on the device of the state; kNN's bank alone may lie elsewhere.
+        **hyperparameters: replace those of the state, as far as fitting does not use them.
+
+    Raises:
+        ValueError: unknown score or hyper-parameter, a value out of range, or predictions of another width
+            than those fitted on.
+    """
+    score = get_score(name)
+    adjustable = {key: value for key, value in state.hyperparameters.items() if key not in score.fit_defaults}
+    check_hyperparameters(name, adjustable, hyperparameters)
+    if state.width is not None and predictions.width != state.width:
+        got = f"(classes, features) = {predictions.width}"
+        raise ValueError(f"predictions: got {got}, wanted {state.width}, which {name} was fitted on")
+    settings = {**state.hyperparameters, **hyperparameters}
+    return torch.cat([_score(score, state, part, settings) for part in predictions.split(CHUNK)])
+
+
+def compute_score(
+    name: str, predictions: Predictions, fit_data: FitData | None = None, **hyperparameters: Any
+) -> Tensor:
+    """Fit a score where needed and score images, (N,), larger = more trustworthy.
+
+    Args:
+        name: key of `SCORES`.
+        predictions: N images.
+        fit_data: what to fit on; scores of the logits alone do not need it.
+        **hyperparameters: of the score; the defaults are in `SCORES[name].defaults`.
+
+    Raises:
+        ValueError: as `fit_score` and `apply_score`.
+    """
+    return apply_score(name, fit_score(name, fit_data, **hyperparameters), predictions)
+
+
+def get_score(name: str) -> Score:
+    """The row of `SCORES`.
+
+    Raises:
+        ValueError: there is none of this name; says which is the nearest.
+    """
+    if name == "gram":
+        raise ValueError(
+            "score: got 'gram', which needs feature maps: wanted rtk.scores.gram on batches of them"
+        )
+    if name not in SCORES:
+        raise ValueError(f"score: got {name!r}, wanted one of {', '.join(SCORES)}{suggest(name, SCORES)}")
+    return SCORES[name]
+
+
+def _score(score: Score, state: FittedScore, predictions: Predictions, settings: Mapping[str, Any]) -> Tensor:
+    if score.fit is None:
+        return score.score(predictions.logits, **settings)
+    used = {key: value for key, value in settings.items() if key in score.score_defaults}
+    return score.score(predictions, state.tensors, **used)

@@ -1,0 +1,101 @@
+"""The shapes that scores work on: what a model said, and what scores are fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said about N images.
+
+    Attributes:
+        logits: (N, C) float32 or float64, C >= 2.
+        features: (N, D) float32 or float64, what the linear head multiplies.
+        labels: (N,) int64; any value for images of no known class, scores never look at these.
+
+    Raises:
+        ValueError: a shape or dtype is another, or there is no image.
+    """
+
+    logits: Tensor
+    features: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        _require_matrix("logits", self.logits, min_columns=2)
+        _require_matrix("features", self.features, min_columns=1)
+        n = len(self.logits)
+        if len(self.features) != n:
+            raise ValueError(
+                f"features: got {len(self.features)} rows, wanted {n}, one for each row of logits"
+            )
+        if self.labels.shape != (n,) or self.labels.dtype != torch.int64:
+            got = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            raise ValueError(f"labels: got {got}, wanted torch.int64 of shape ({n},)")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def width(self) -> tuple[int, int]:
+        """Classes C and feature dimensions D."""
+        return self.logits.shape[1], self.features.shape[1]
+
+    def split(self, size: int) -> Iterator[Predictions]:
+        """Consecutive parts of at most `size` images, as views."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            yield Predictions(self.logits[rows], self.features[rows], self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class FitData:
+    """What scores are fitted on; the images are not augmented.
+
+    Attributes:
+        train: predictions of the training images.
+        validation: predictions of labelled in-distribution images that were not trained on.
+        weight: (C, D) of the linear head, logits = features weightᵀ + bias.
+        bias: (C,).
+
+    Raises:
+        ValueError: shapes do not fit together, or a label is not in 0..C-1.
+    """
+
+    train: Predictions
+    validation: Predictions
+    weight: Tensor
+    bias: Tensor
+
+    def __post_init__(self) -> None:
+        wanted = self.train.width
+        if self.validation.width != wanted:
+            got = self.validation.width
+            raise ValueError(f"validation: got (classes, features) = {got}, wanted {wanted} as in train")
+        if tuple(self.weight.shape) != wanted:
+            raise ValueError(f"weight: got shape {tuple(self.weight.shape)}, wanted (C, D) = {wanted}")
+        if tuple(self.bias.shape) != wanted[:1]:
+            raise ValueError(f"bias: got shape {tuple(self.bias.shape)}, wanted (C,) = ({wanted[0]},)")
+        _require_classes("train", self.train)
+        _require_classes("validation", self.validation)
+
+
+def _require_matrix(name: str, values: Tensor, min_columns: int) -> None:
+    if values.ndim != 2 or len(values) == 0 or values.shape[1] < min_columns:
+        wanted = f"two dimensions with at least one row and {min_columns} column(s)"
+        raise ValueError(f"{name}: got shape {tuple(values.shape)}, wanted {wanted}")
+    # Half precision ties the most confident images with each other, and CPUs lack half of the operations.
+    if values.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name}: got {values.dtype}, wanted torch.float32 or torch.float64")
+
+
+def _require_classes(name: str, predictions: Predictions) -> None:
+    low, high = int(predictions.labels.min()), int(predictions.labels.max())
+    classes = predictions.width[0]
+    if low < 0 or high >= classes:
+        raise ValueError(f"{name}.labels: got values {low}..{high}, wanted 0..{classes - 1}")

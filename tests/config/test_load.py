@@ -1,0 +1,82 @@
+import pytest
+
+from rtk.config import ConfigError, duration_steps, load_config, load_with_origins
+from rtk.config.load import dump_config, shipped_recipes
+
+
+def test_defaults_then_recipe_then_overrides():
+    loaded = load_with_origins("digits_demo", ["sharpness.rho=0.1"])
+    assert loaded.config.sharpness.rho == 0.1
+    assert loaded.origins["sharpness.rho"] == "override"
+    assert loaded.origins["sharpness.variant"] == "recipe digits_demo"
+    assert loaded.origins["model.width"] == "recipe digits_ce"
+    assert loaded.origins["optimizer.nesterov"] == "default"
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("RTK_DATA", "/data")
+    config = load_config(name)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimzer.lr=1", r"unknown key 'optimzer.lr', nearest valid key is 'optimizer.lr'"),
+        ("objective.regmixup.wieght=1", r"nearest valid key is 'objective.regmixup.weight'"),
+        ("optimizer.lr=fast", r"optimizer.lr: got 'fast', .* number"),
+        ("optimizer.lr=-1", r"optimizer.lr: got -1, .* greater than 0"),
+        ("train.duration=12", r"train.duration: got 12, "),
+        ("train.duration=12h", r"train.duration: got '12h', wanted a number with its unit"),
+        ("train.workers=3", r"train.batch_size: got 64, wanted a multiple of train.workers \(3\)"),
+        ("train.select=val/f1", r"train.select: got 'val/f1', .*'val/accuracy'"),
+        ("deepspeed.train_batch_size=3", r"deepspeed.train_batch_size: rtk sets this"),
+        ("deepspeed.zero_optimization.stage=3", r"got 3, set train.zero_stage instead"),
+        ("seed", r"wanted key=value"),
+        ("data.train=${NOWHERE}/x", r"data.train: .* needs the environment variable NOWHERE"),
+    ],
+)
+def test_bad_overrides_are_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("digits_demo", [override])
+
+
+def test_all_weights_zero_is_refused():
+    terms = [f"objective.{name}.weight=0" for name in ("cross_entropy", "regmixup", "regpixmix")]
+    with pytest.raises(ConfigError, match="wanted at least one positive weight"):
+        load_config("digits_demo", terms)
+
+
+def test_misspelt_key_in_a_file_names_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: digits_ce\nmodel: {widht: 4}\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml: unknown key 'model.widht', nearest .*'model.width'"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: b: c"])
+def test_a_file_that_is_no_mapping(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        load_config(path)
+
+
+def test_missing_recipe_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match=r"got 'nope', wanted .*digits_demo"):
+        load_config("nope")
+
+
+def test_ood_sets_take_any_name():
+    config = load_config("digits_ce", ["data.far_ood.noise=/data/noise"])
+    assert config.data.far_ood == {"photos": "builtin:digits/far_photos.parquet", "noise": "/data/noise"}
+
+
+def test_duration_in_steps_and_epochs():
+    assert duration_steps("3ep", 10) == 30
+    assert duration_steps("7steps", 10) == 7
+    with pytest.raises(ValueError, match="duration"):
+        duration_steps("7", 10)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+
+from rtk.config.load import build_config
+from rtk.data.epochs import epoch_order, rank_batch
+from rtk.data.fractals import render_fractals
+from rtk.data.views import ImageArrays, ViewMaker
+
+NAMES = ("clean", "mixed", "pixmix")
+CLASSES = 5
+
+
+@pytest.fixture(scope="module")
+def maker():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (48, 3, 32, 32), dtype=np.uint8)
+    train = ImageArrays(images, generator.integers(0, CLASSES, 48), np.arange(1000, 1048))
+    config = build_config({"data": {"train": "unused"}})
+    return ViewMaker(train, render_fractals(8, 36, 0), CLASSES, config.data, config.objective, seed=7)
+
+
+def by_row(maker, batches, epoch):
+    """Views of every row, from whichever batch it came in."""
+    found = {}
+    for rows in batches:
+        views = maker(rows, epoch, NAMES)
+        for place, row in enumerate(rows):
+            found[int(row)] = {
+                name: (views[name].images[place], views[name].targets[place]) for name in NAMES
+            }
+    return found
+
+
+@pytest.mark.parametrize(("ranks", "batch", "threads"), [(1, 16, 1), (2, 16, 1), (4, 8, 1), (1, 48, 2)])
+def test_views_depend_on_seed_epoch_and_sample_alone(maker, ranks, batch, threads):
+    order = epoch_order(7, 1, 48)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    cut = [
+        rank_batch(order, step, batch, rank, ranks) for step in range(48 // batch) for rank in range(ranks)
+    ]
+    ours, whole = by_row(maker, cut, 1), by_row(maker, [np.arange(48)], 1)
+    torch.set_num_threads(before)
+    for row in range(48):
+        for name in NAMES:
+            for one, other in zip(ours[row][name], whole[row][name], strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_another_epoch_gives_other_views(maker):
+    one, other = (maker(np.arange(48), epoch, NAMES) for epoch in (0, 1))
+    for name in NAMES:
+        same = (one[name].images == other[name].images).flatten(1).all(1)
+        assert same.float().mean() < 0.2
+
+
+def test_label_mass_is_one_and_images_are_in_range(maker):
+    views = maker(np.arange(48), 0, NAMES)
+    assert torch.allclose(views["mixed"].targets.sum(1), torch.ones(48))
+    for view in views.values():
+        assert view.images.dtype == torch.float32
+        assert view.images.min() >= 0
+        assert view.images.max() <= 1
+
+
+def test_only_the_asked_views_are_made(maker):
+    assert set(maker(np.arange(4), 0, {"clean"})) == {"clean"}
+
+
+def test_pixmix_without_pictures_is_refused(maker):
+    bare = ViewMaker(
+        maker.train, None, CLASSES, build_config({"data": {"train": "x"}}).data, maker.objective, 0
+    )
+    with pytest.raises(ValueError, match="pictures"):
+        bare(np.arange(4), 0, {"pixmix"})

@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from rtk.config.schema import ModelConfig
+from rtk.models import build_model
+from rtk.models.build import batchnorm_layers
+from rtk.models.heads import CosineHead
+
+
+def test_resnet18_has_the_published_size():
+    model = build_model(ModelConfig(), 100)
+    assert sum(p.numel() for p in model.parameters()) == 11_220_132
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_logits_are_products_of_the_features_that_scores_see(head):
+    model = build_model(ModelConfig(width=4, head=head), 5).eval()
+    logits, features = model.forward_features(torch.rand(3, 3, 32, 32))
+    weight, bias = model.head.used_weights()
+    torch.testing.assert_close(features @ weight.T + bias, logits)
+
+
+def test_cosine_head_equals_recorded_one(golden):
+    data = golden("losses")
+    weight, x = torch.from_numpy(data["cosine_weight_feat_x_class"]), torch.from_numpy(data["x"]).double()
+    head = CosineHead(*weight.shape, temperature=float(data["cosine_temp"])).double()
+    head.weight.data = weight.double().T
+    expected = torch.from_numpy(data["cosine_logits"])
+    torch.testing.assert_close(head(x).detach(), expected, rtol=0, atol=1e-10)
+
+
+def test_normalisation_is_the_first_layer():
+    model = build_model(ModelConfig(width=4, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0)), 5).eval()
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ((0.1, 0.2, 0.3), (0.5, 1.0, 2.0)))
+    expected = model.head(model.backbone((images - mean) / std))
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_changes_nothing():
+    model = build_model(ModelConfig(width=4), 5).eval()
+    images = torch.rand(2, 3, 32, 32)
+    before = model(images)
+    model.memory_format = torch.channels_last
+    torch.testing.assert_close(model(images), before, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_batchnorm_stays_in_evaluation_mode():
+    model = build_model(ModelConfig(width=4, freeze_batchnorm=True), 5).train()
+    assert model.training
+    assert not any(layer.training for layer in batchnorm_layers(model))
+
+
+def test_any_timm_backbone():
+    assert build_model(ModelConfig(name="timm/test_vit"), 5, 48)(torch.rand(2, 3, 48, 48)).shape == (2, 5)
+    assert build_model(ModelConfig(name="timm/test_resnet"), 5)(torch.rand(2, 3, 64, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["resnet19", "timm/resnet18x"])
+def test_unknown_backbones_are_named(name):
+    with pytest.raises(ValueError, match="model.name"):
+        build_model(ModelConfig(name=name), 5)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rtk.config.load import build_config
+from rtk.data.mixing import mixup, mixup_targets
+from rtk.data.views import View
+from rtk.objectives import active_terms, compute_losses
+from rtk.objectives.cross_entropy import soft_cross_entropy
+
+
+@pytest.fixture
+def recorded(golden):
+    data = golden("losses")
+    net = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 7)).double()
+    net.load_state_dict({k: torch.from_numpy(data[f"net__{k.replace('.', '_')}"]) for k in net.state_dict()})
+    return data, net, torch.from_numpy(data["x"]).double(), torch.from_numpy(data["y"])
+
+
+def gradient(net, loss):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))]).numpy()
+
+
+@pytest.mark.parametrize("smoothing", ["0.0", "0.1"])
+def test_regmixup_equals_recorded_one(recorded, smoothing):
+    data, net, x, y = recorded
+    partners = torch.from_numpy(data["mixup_perm"])
+    lam = torch.full((len(x),), float(data["mixup_lambda"]), dtype=torch.float64)
+    targets = mixup_targets(y, y[partners], lam, 7)
+    loss = soft_cross_entropy(net(mixup(x, x[partners], lam)), targets, float(smoothing)).mean()
+    np.testing.assert_allclose(loss.item(), data[f"regmixup_loss__ls{smoothing}"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(gradient(net, loss), data[f"regmixup_grad__ls{smoothing}"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("smoothing", ["0.0", "0.1"])
+def test_cross_entropy_equals_recorded_one(recorded, smoothing):
+    data, net, x, y = recorded
+    loss = soft_cross_entropy(net(x), y, float(smoothing)).mean()
+    np.testing.assert_allclose(loss.item(), data[f"ce_loss__ls{smoothing}"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(gradient(net, loss), data[f"ce_grad__ls{smoothing}"], rtol=0, atol=1e-10)
+
+
+def objective(**weights):
+    tree = {name: {"weight": weight} for name, weight in weights.items()}
+    return build_config({"data": {"train": "unused"}, "objective": tree}).objective
+
+
+def test_terms_of_weight_zero_cost_nothing():
+    assert [term.name for term in active_terms(objective())] == ["cross_entropy"]
+    assert [term.name for term in active_terms(objective(cross_entropy=0, regpixmix=0.5))] == ["regpixmix"]
+
+
+def test_only_the_first_clean_pass_moves_batchnorm_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5)).train()
+    views = {
+        name: View(torch.rand(6, 3, 8, 8) + i, torch.zeros(6, dtype=torch.long))
+        for i, name in enumerate(("clean", "mixed", "pixmix"))
+    }
+    terms = active_terms(objective(regmixup=1, regpixmix=1))
+    means = [model[1].running_mean.clone()]
+    for first_pass in (True, False):
+        for _ in compute_losses(model, views, terms, first_pass):
+            means.append(model[1].running_mean.clone())
+    moved = [not torch.equal(one, other) for one, other in zip(means, means[1:], strict=False)]
+    assert moved == [True, False, False, False, False, False]
+    assert model[1].num_batches_tracked == 1
+
+
+def test_losses_are_per_sample():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    views = {"clean": View(torch.rand(6, 3, 2, 2), torch.zeros(6, dtype=torch.long))}
+    ((term, losses),) = compute_losses(model, views, active_terms(objective()))
+    assert term.name == "cross_entropy"
+    assert losses.shape == (6,)

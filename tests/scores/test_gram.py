@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d, conv2d, linear, relu
+
+from rtk.scores.gram import fit_gram, gram, gram_statistics, layer_deviations
+
+BATCH = 30
+
+
+@pytest.fixture(scope="module")
+def recorded(golden):
+    return {key: torch.from_numpy(np.asarray(value)) for key, value in golden("scores_gram").items()}
+
+
+def network(recorded, images):
+    """Maps of the five layers and the logits of the recorded network."""
+
+    def conv(x, i):
+        return conv2d(x, recorded[f"net__conv{i}_weight"], recorded[f"net__conv{i}_bias"], padding=1)
+
+    first = conv(images.double(), 1)
+    second = conv(avg_pool2d(relu(first), 2), 2)
+    third = conv(avg_pool2d(relu(second), 2), 3)
+    pooled = relu(third).mean(dim=(2, 3))
+    logits = linear(pooled, recorded["net__fc_weight"], recorded["net__fc_bias"])
+    return [first, relu(first), second, relu(second), third], logits
+
+
+def batches(recorded, rows, classes="labels"):
+    """Batches of (maps, labels or predictions) of training images, in a stream that can be read once."""
+    for part in rows.split(BATCH):
+        maps, logits = network(recorded, recorded["x_train"][part])
+        yield maps, recorded["y_train"][part] if classes == "labels" else logits.argmax(dim=1)
+
+
+def held_out_rows(recorded):
+    """Row numbers of OpenOOD's held-out images, and of the others."""
+    held = [
+        (recorded["y_train"] == c).nonzero().squeeze(1)[places]
+        for c, places in enumerate(recorded["openood__val_idx_within_class"])
+    ]
+    held_rows = torch.cat(held)
+    rest = torch.arange(len(recorded["y_train"]))
+    return held_rows, rest[~torch.isin(rest, held_rows)]
+
+
+def test_recorded_network_is_rebuilt(recorded):
+    maps, logits = network(recorded, recorded["x_test"])
+    np.testing.assert_allclose(logits, recorded["logits_test"], atol=1e-5)
+    for layer, values in enumerate(maps):
+        expected = recorded[f"featmap{layer}_first4_test_images"]
+        np.testing.assert_allclose(values[:4], expected, atol=1e-5)
+
+
+def test_confidence_matches_openood(recorded):
+    held, rest = held_out_rows(recorded)
+    state = fit_gram(batches(recorded, rest), batches(recorded, held), num_classes=10)
+    np.testing.assert_allclose(
+        state["normalizer"], recorded["openood__normalize_factors_per_layer"][0], rtol=1e-6
+    )
+    for split in ("test", "ood"):
+        maps, logits = network(recorded, recorded[f"x_{split}"])
+        np.testing.assert_allclose(gram(state, maps, logits), recorded[f"openood__conf_{split}"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("split", ["test", "ood"])
+def test_deviations_match_the_definition(recorded, split):
+    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10)
+    maps, logits = network(recorded, recorded[f"x_{split}"])
+    deviations = layer_deviations(state, maps, logits.argmax(dim=1))
+    np.testing.assert_allclose(deviations, recorded[f"own__layer_deviations_{split}"], rtol=1e-8, atol=1e-12)
+    total = recorded[f"own__neg_total_deviation_{split}"]
+    confidence = torch.softmax(logits, dim=1).amax(dim=1)
+    np.testing.assert_allclose(gram(state, maps, logits) * confidence, total, rtol=1e-8)
+
+
+def test_statistics_are_row_sums_of_gram_matrices():
+    maps = torch.randn(3, 4, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (found,) = gram_statistics([maps], powers=(1, 3))
+    for place, power in enumerate((1, 3)):
+        flat = maps.flatten(2) ** power
+        sums = (flat @ flat.transpose(1, 2)).sum(dim=2)
+        np.testing.assert_allclose(found[:, place], sums.sign() * sums.abs() ** (1 / power))
+
+
+def test_vectors_count_as_one_pixel():
+    vectors = torch.tensor([[1.0, 2.0]])
+    np.testing.assert_allclose(gram_statistics([vectors], powers=(1,))[0], [[[3, 6]]])
+
+
+def test_training_images_have_no_deviation(recorded):
+    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10)
+    maps, _ = network(recorded, recorded["x_train"])
+    assert not layer_deviations(state, maps, recorded["y_train"]).any()
+
+
+def test_class_without_images_has_the_bounds_of_all(recorded):
+    rows = (recorded["y_train"] != 3).nonzero().squeeze(1)
+    state = fit_gram(batches(recorded, rows), None, num_classes=10)
+    for layer in range(5):
+        lower, upper = state[f"lower_{layer}"], state[f"upper_{layer}"]
+        assert torch.equal(lower[3], lower[torch.arange(10) != 3].amin(dim=0))
+        assert torch.equal(upper[3], upper[torch.arange(10) != 3].amax(dim=0))
+
+
+def test_bad_input_is_named(recorded):
+    with pytest.raises(ValueError, match="train: got no batch"):
+        fit_gram([], None, num_classes=10)
+    with pytest.raises(ValueError, match="held_out: got no batch"):
+        fit_gram(batches(recorded, torch.arange(200)), [], num_classes=10)
+    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10)
+    maps, logits = network(recorded, recorded["x_test"])
+    with pytest.raises(ValueError, match="maps: got 4 layers, wanted the 5"):
+        gram(state, maps[:4], logits)

@@ -1,0 +1,131 @@
+"""Whole runs through Ray Train: the same weights whatever the workers, interruptions and losses of workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import torch
+
+from rtk.config import ConfigError, load_config
+from rtk.models import build_model
+from rtk.train.checkpoint import load_weights
+from rtk.train.launch import TrainingError, launch_training, resume_training
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "model.width=4",
+    "data.train_rows=256",
+    "train.duration=3ep",
+    "train.threads=1",
+    "train.precision=fp32",
+]
+# No batch statistics, so that a batch may be cut; no kinks, which would turn rounding into steps.
+SMOOTH = ["model.name=timm/test_vit"]
+
+
+@pytest.fixture
+def config(tmp_path, ray_session):
+    """A small SURE+ run."""
+    return lambda *overrides: load_config("digits_demo", [f"output={tmp_path}", *SMALL, *overrides])
+
+
+def weights(run, averaged: bool) -> torch.Tensor:
+    model = build_model(run.config().model, 8, 32)
+    load_weights(run.checkpoints / "last", model, averaged)
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+
+
+def difference(one, other) -> float:
+    return max((weights(one, a) - weights(other, a)).abs().max().item() for a in (True, False))
+
+
+def when_step(run_folder, step: int, action) -> threading.Thread:
+    """Do something once a run in `run_folder` has passed a step."""
+
+    def watch():
+        while True:
+            for progress in run_folder.glob("*/progress.json"):
+                text = progress.read_text()
+                if f'"step": {step}' in text:
+                    return action(progress.parent)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def reference(ray_session, tmp_path_factory):
+    """An uninterrupted run on two workers."""
+    output = tmp_path_factory.mktemp("reference")
+    return launch_training(load_config("digits_demo", [f"output={output}", *SMALL, *SMOOTH])).run
+
+
+def test_one_worker_ends_with_the_weights_of_two(config, reference):
+    one = launch_training(config(*SMOOTH, "train.workers=1")).run
+    assert difference(one, reference) <= 1e-5
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_every_zero_stage_ends_with_the_same_weights(config, reference, stage):
+    other = launch_training(config(*SMOOTH, f"train.zero_stage={stage}")).run
+    assert difference(other, reference) <= 1e-5
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, stage):
+    straight = launch_training(config(f"train.zero_stage={stage}")).run
+    output = tmp_path / "interrupted"
+    when_step(output, 6, lambda folder: (folder / "stop").touch())
+    stopped = launch_training(config(f"train.zero_stage={stage}", f"output={output}"))
+    assert stopped.status == "interrupted"
+    resumed = resume_training(stopped.run, [])
+    assert resumed.status == "finished"
+    assert difference(resumed.run, straight) == 0.0
+    steps = [row["step"] for row in resumed.run.read_metrics() if row["key"] == "train/lr"]
+    assert steps == sorted(set(steps))
+
+
+def test_resumed_on_another_number_of_workers(config, tmp_path, reference):
+    when_step(tmp_path, 6, lambda folder: (folder / "stop").touch())
+    stopped = launch_training(config(*SMOOTH))
+    resumed = resume_training(stopped.run, ["train.workers=1"])
+    assert difference(resumed.run, reference) <= 1e-5
+
+
+def test_killed_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path):
+    straight = launch_training(config()).run
+    output = tmp_path / "killed"
+    when_step(output, 6, lambda folder: _kill_a_worker())
+    killed = launch_training(config(f"output={output}"))
+    assert killed.status == "finished"
+    assert difference(killed.run, straight) == 0.0
+
+
+def _kill_a_worker():
+    workers = [
+        p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
+    ]
+    os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+def test_non_finite_loss_stops_all_ranks_and_names_the_term(config):
+    with pytest.raises(TrainingError, match=r"step \d+: loss term '\w+' is not finite"):
+        launch_training(config("optimizer.lr=1e30"))
+
+
+def test_resume_refuses_other_changes(reference):
+    with pytest.raises(ConfigError, match=r"optimizer.lr: 0.05 -> 0.1"):
+        resume_training(reference, ["optimizer.lr=0.1"])
+
+
+def test_more_workers_than_the_cluster_has(config):
+    with pytest.raises(ValueError, match=r"train.workers: got 64, wanted at most"):
+        launch_training(config("train.workers=64"))
