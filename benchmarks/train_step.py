@@ -1,4 +1,4 @@
-"""Images/s of the full-width CIFAR-100 SURE+ step, beside an unoptimised fp32 NCHW step of the same mathematics.
+"""Images/s of the full-width CIFAR-100 SURE+ step, beside an unoptimised fp32 step of the same mathematics.
 
     python benchmarks/train_step.py [--batch 128] [--rounds 5] [--width 64]
 
@@ -148,9 +148,8 @@ def main() -> None:
             seconds[name].append(time_step(step, maker, options.batch, number))
     rates = {name: options.batch / statistics.median(values[1:]) for name, values in seconds.items()}
     views = statistics.median(time_views(maker, options.batch, number) for number in range(options.rounds))
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {options.batch}, width {options.width}"
-    )
+    shape = f"batch {options.batch}, width {options.width}"
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {shape}")
     for name, rate in rates.items():
         print(f"{name:<16} {rate:7.1f} images/s")
     print(f"ratio            {rates['rtk'] / rates['plain fp32 NCHW']:7.2f}")

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from rtk import __version__
 
@@ -21,12 +22,14 @@ examples:
   rtk report RUN OTHER_RUN                          a page that sets runs side by side
 """
 
-Parsers = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = _parser(prog="rtk", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog="rtk", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"rtk {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
@@ -41,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage or config), 130 or 143 (interrupted)."""
+    """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage), 130 or 143 (interrupted)."""
     options = build_parser().parse_args(arguments)
     try:
         commands = importlib.import_module("rtk.commands")
@@ -70,12 +73,8 @@ def _say(text: str, code: int) -> int:
     return code
 
 
-def _parser(**settings: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
-
-
 def _add(commands: Parsers, name: str, action: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(  # type: ignore[attr-defined]
+    parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
@@ -174,7 +173,7 @@ def _add_report(commands: Parsers) -> None:
 
 
 def _add_data(commands: Parsers) -> None:
-    data = commands.add_parser("data", help="prepare and look at image sets")  # type: ignore[attr-defined]
+    data = commands.add_parser("data", help="prepare and look at image sets")
     actions = data.add_subparsers(dest="data_command", metavar="ACTION", required=True)
     prepare = _add(
         actions,
@@ -207,7 +206,7 @@ def _add_data(commands: Parsers) -> None:
 
 
 def _add_recipes(commands: Parsers) -> None:
-    recipes = commands.add_parser("recipes", help="list, show, copy and check recipes")  # type: ignore[attr-defined]
+    recipes = commands.add_parser("recipes", help="list, show, copy and check recipes")
     actions = recipes.add_subparsers(dest="recipes_command", metavar="ACTION", required=True)
     _json(_add(actions, "ls", "recipes_ls", "list the shipped recipes", "rtk recipes ls"))
     _add(actions, "cat", "recipes_cat", "print a recipe", "rtk recipes cat digits_demo").add_argument(

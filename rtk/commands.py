@@ -14,18 +14,20 @@ from typing import Any
 from rtk.config.load import ConfigError, find_recipe, flatten, load_with_origins, shipped_recipes
 
 Options = argparse.Namespace
-INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+INTERRUPTED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def demo(options: Options) -> int:
     """`rtk demo`."""
-    from rtk import demo as story
+    from rtk.demo import run_demo
+    from rtk.evaluate.report import metric_rows
 
-    result = story.run_demo(options.out, options.seeds)
+    result = run_demo(options.out, options.seeds)
     if options.json:
         _print_json(result)
         return 0
-    _print_table("baseline and SURE+ on handwritten digits", story.comparison_rows(result))
+    columns = {"baseline": result["baseline"], "SURE+": result["sure_plus"]}
+    _print_table("baseline and SURE+ on handwritten digits", metric_rows(columns))
     print(f"report: {result['report']}")
     print(f"MLflow: mlflow ui --backend-store-uri sqlite:///{Path(options.out).absolute() / 'mlflow.db'}")
     return 0
@@ -57,8 +59,8 @@ def train(options: Options) -> int:
         _print_json(summary)
     else:
         print(f"{outcome.status}: {outcome.run.path}")
-        verb = f"rtk evaluate {outcome.run.path}" if outcome.status == "finished" else "rtk train --resume "
-        print(f"next: {verb}" + ("" if outcome.status == "finished" else str(outcome.run.path)))
+        command = "evaluate" if outcome.status == "finished" else "train --resume"
+        print(f"next: rtk {command} {outcome.run.path}")
     return INTERRUPTED[outcome.signal] if outcome.status == "interrupted" and outcome.signal else 0
 
 
@@ -95,7 +97,7 @@ def _dry_run(options: Options) -> int:
 def evaluate(options: Options) -> int:
     """`rtk evaluate`."""
     from rtk.evaluate.evaluate import evaluate_run, parse_ood
-    from rtk.evaluate.report import summary_rows, write_report
+    from rtk.evaluate.report import metric_rows, write_report
     from rtk.run_folder import RunFolder
     from rtk.tracking import send_evaluation
 
@@ -108,7 +110,8 @@ def evaluate(options: Options) -> int:
     if options.json:
         _print_json({**result, "report": str(report)})
         return 0
-    _print_table(f"{run.name} ({result['checkpoint']})", summary_rows(result))
+    columns = {score: {**result["summary"], **metrics} for score, metrics in result["scores"].items()}
+    _print_table(f"{run.name} ({result['checkpoint']})", metric_rows(columns))
     print(f"tables: {run.evaluation / 'metrics.csv'}")
     print(f"report: {report}")
     return 0
@@ -170,9 +173,8 @@ def data_inspect(options: Options) -> int:
     for name in ("sizes", "modes", "encodings"):
         print(f"  {name}: " + ", ".join(f"{kind} ({count})" for kind, count in getattr(found, name).items()))
     print(f"  encoded bytes: {found.bytes}, of {found.looked_at} images looked at")
-    print(
-        f"  duplicates: {found.duplicates} ({found.conflicts} with another label), unreadable: {found.unreadable}"
-    )
+    print(f"  duplicates: {found.duplicates} ({found.conflicts} with another label)")
+    print(f"  unreadable: {found.unreadable}")
     print(f"contact sheet: {options.sheet}")
     return 0
 
@@ -260,9 +262,7 @@ def _print_table(title: str, rows: list[list[str]]) -> None:
         table.add_column(heading, justify="left" if index == 0 else "right")
     for row in rows[1:]:
         table.add_row(*row)
-    console = Console()
-    # Piped into a file, a table must not be folded to 80 columns.
-    console.print(table, width=None if console.is_terminal else 160)
+    Console().print(table)
 
 
 class _bar:

@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rtk.config.load import load_config
 from rtk.evaluate.evaluate import evaluate_run
-from rtk.evaluate.report import HEADLINE, write_report
+from rtk.evaluate.report import write_report
 from rtk.run_folder import RunFolder
 from rtk.tracking import send_evaluation
 from rtk.train.launch import launch_training
@@ -57,22 +55,6 @@ def _collect(rows: list[dict[str, float]]) -> dict[str, Any]:
     if len(rows) == 1:
         return dict(rows[0])
     return {key: [row[key] for row in rows] for key in rows[0]}
-
-
-def comparison_rows(result: dict[str, Any]) -> list[list[str]]:
-    """The demo's result as table rows, headings first; mean +- standard deviation with several seeds."""
-    rows = [["", *(heading for _, heading, *_ in HEADLINE)]]
-    for name in RECIPES:
-        cells = [_cell(result[name][key], factor, digits) for key, _, factor, digits, _ in HEADLINE]
-        rows.append([name.replace("sure_plus", "SURE+"), *cells])
-    return rows
-
-
-def _cell(value: float | list[float], factor: float, digits: int) -> str:
-    if isinstance(value, float):
-        return f"{value * factor:.{digits}f}"
-    scaled = np.array(value) * factor
-    return f"{scaled.mean():.{digits}f} ± {scaled.std(ddof=1):.{digits}f}"
 
 
 def _say(text: str) -> None:

@@ -22,7 +22,8 @@ SMALL = ["model.width=4", "data.train_rows=256", "train.threads=1"]
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys, rtk.cli; rtk.cli.build_parser(); print(sorted({'torch', 'ray', 'numpy', 'yaml'} & set(sys.modules)))"
+    heavy = {"torch", "ray", "numpy", "yaml"}
+    code = f"import sys, rtk.cli; rtk.cli.build_parser(); print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

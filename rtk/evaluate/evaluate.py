@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,7 @@ def evaluate_run(
 def evaluation_sources(
     config: RunConfig, sets: Mapping[str, OODSet], test: str | None, rows: int | None = None
 ) -> dict[str, Source]:
-    """Data sets that an evaluation predicts: `train` (to fit scores), `validation`, `test` and the OOD sets."""
+    """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test` and the OOD sets."""
     size = config.data.image_size
     test_path = test or config.data.test
     if test_path is None:
@@ -145,7 +144,7 @@ def _tensors(columns: Mapping[str, np.ndarray], rows: np.ndarray | slice = slice
 def fit_data(
     config: RunConfig, predictions: Mapping[str, dict[str, np.ndarray]], model: Classifier
 ) -> FitData:
-    """What scores are fitted on: un-augmented training and validation images and the head, never test data."""
+    """What scores are fitted on: un-augmented training and validation images and the head."""
     train = predictions["train"]
     kept: np.ndarray | slice = slice(None)
     if "validation" in predictions:

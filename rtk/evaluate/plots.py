@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -57,7 +57,7 @@ def histograms(parts: Mapping[str, np.ndarray], title: str, x_label: str) -> str
         axes = figure.subplots()
         pooled = np.concatenate([values for values in parts.values() if len(values)])
         low, high = np.quantile(pooled, [0.002, 1.0])
-        bins = np.linspace(low, high if high > low else low + 1, HISTOGRAM_BINS + 1)
+        bins = np.linspace(low, high if high > low else low + 1, HISTOGRAM_BINS + 1).tolist()
         for name, values in parts.items():
             if len(values):
                 weights = np.full(len(values), 1 / len(values))

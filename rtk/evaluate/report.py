@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class EvaluatedRun:
         names = {"confidence": self.confidence, "ood_score": self.ood_score, "is_correct": "is_correct"}
         return {name: _array(chosen, column) for name, column in names.items()}
 
-    def five(self, group: str) -> tuple[np.ndarray, ...]:
+    def five(self, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The arguments of the DS metrics, ID test set against all sets of a group."""
         known, unseen = self.columns("id"), self.columns(group)
         return (
@@ -99,19 +99,32 @@ def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
         known = [value for value in values if value is not None]
         best = (max if larger_is_better else min)(known) if len(known) > 1 else None
         for row, value in zip(rows, values, strict=True):
-            text = "–" if value is None else f"{value * factor:.{decimals}f}"
+            text = "–" if value is None else _cell(value, factor, decimals)
             row["cells"].append({"text": text, "best": value is not None and value == best})
     return rows
 
 
-def summary_rows(result: dict[str, Any]) -> list[list[str]]:
-    """The result of `evaluate_run` as table rows, headings first: a row a score, as the papers show it."""
-    present = [(key, *rest) for key, *rest in HEADLINE if key in result["summary"]]
-    rows = [["OOD score", *(heading for _, heading, *_ in present)]]
-    for score, metrics in result["scores"].items():
-        values = {**result["summary"], **metrics}
-        rows.append([score, *(f"{values[key] * factor:.{digits}f}" for key, _, factor, digits, _ in present)])
+def metric_rows(columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Headline metrics as table rows, headings first: a row a metric, a column for each mapping of metrics.
+
+    Values are fractions, or lists of them (one a seed), which are shown as mean and standard deviation.
+    """
+    rows = [["", *columns]]
+    for key, heading, factor, decimals, _ in HEADLINE:
+        if any(key in metrics for metrics in columns.values()):
+            cells = [
+                _cell(metrics[key], factor, decimals) if key in metrics else "–"
+                for metrics in columns.values()
+            ]
+            rows.append([heading, *cells])
     return rows
+
+
+def _cell(value: float | list[float], factor: float, decimals: int) -> str:
+    if isinstance(value, list):
+        scaled = np.array(value) * factor
+        return f"{scaled.mean():.{decimals}f} ± {scaled.std(ddof=1):.{decimals}f}"
+    return f"{value * factor:.{decimals}f}"
 
 
 def _curves(evaluated: Sequence[EvaluatedRun]) -> list[str]:

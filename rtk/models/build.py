@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         return self.forward_features(images)[0]
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, H, W) in [0, 1] -> logits (N, C) and the features (N, D) that they are products of."""
+        """Images (N, 3, H, W) in [0, 1] -> logits (N, C) and the features (N, D) behind them."""
         enabled = self.autocast_dtype is not None
         with torch.autocast(images.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled):
             # One pass over the images: x / std - mean / std.

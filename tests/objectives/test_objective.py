@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -63,7 +65,7 @@ def test_only_the_first_clean_pass_moves_batchnorm_statistics():
     for first_pass in (True, False):
         for _ in compute_losses(model, views, terms, first_pass):
             means.append(model[1].running_mean.clone())
-    moved = [not torch.equal(one, other) for one, other in zip(means, means[1:], strict=False)]
+    moved = [not torch.equal(one, other) for one, other in pairwise(means)]
     assert moved == [True, False, False, False, False, False]
     assert model[1].num_batches_tracked == 1
 

@@ -1,4 +1,4 @@
-"""Whole runs through Ray Train: the same weights whatever the workers, interruptions and losses of workers."""
+"""Whole runs through Ray Train: the same weights whatever the workers and interruptions."""
 
 from __future__ import annotations
 
