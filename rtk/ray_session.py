@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Read when ray is first imported; a user's own setting wins.
@@ -31,15 +33,28 @@ def start_ray() -> Any:
 
     address = os.environ.get("RAY_ADDRESS", "local")
     if not ray.is_initialized():
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with _silent_native_stderr():
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     return ray
+
+
+@contextmanager
+def _silent_native_stderr() -> Iterator[None]:
+    """Keep Ray's native code from writing to standard error while it starts (Python errors still raise)."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def check_resources(workers: int, gpus: bool) -> None:

@@ -7,6 +7,7 @@ never waits for the tracking server, and what could not be sent is sent by the n
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from rtk.run_folder import RunFolder
 
 BATCH = 1000  # metrics in one request; MLflow's own limit
 PARAMS_BATCH = 100
+# MLflow's defaults wait for minutes; what is not sent now is sent by the next call.
+SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +58,8 @@ class Mirror:
 
     def _connect(self) -> Any:
         if self._client is None:
+            for name, value in SHORT_WAITS.items():
+                os.environ.setdefault(name, value)
             import mlflow
 
             logging.getLogger("mlflow").setLevel(logging.ERROR)

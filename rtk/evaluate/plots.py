@@ -97,20 +97,24 @@ def f1_surface(
         axis: name of the OOD score.
     """
     tau_ood, tau_id, f1 = surface
+    top = max(best[0], 0.05)
+    colours: dict[str, Any] = {"cmap": "viridis", "vmin": 0, "vmax": top}
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(9.4, 3.6))
         flat = figure.add_subplot(1, 2, 1)
         mesh = flat.pcolormesh(
             tau_id, tau_ood, f1, cmap="viridis", vmin=0, vmax=1, shading="nearest", rasterized=True
         )
-        flat.plot(best[2], best[1], marker="o", markersize=8, markerfacecolor="none", markeredgecolor="white")
-        flat.annotate(f" {best[0]:.3f}", (best[2], best[1]), color="white", va="bottom", ha="right")
-        flat.set(title=title, xlabel="confidence threshold", ylabel=f"{axis} threshold")
+        ring: dict[str, Any] = {"marker": "o", "markersize": 9, "markerfacecolor": "none"}
+        flat.plot(best[2], best[1], **ring, markeredgecolor="white", markeredgewidth=3.5)
+        flat.plot(best[2], best[1], **ring, markeredgecolor="black", markeredgewidth=1.5)
+        heading = f"{title}: best {best[0]:.3f}"
+        flat.set(title=heading, xlabel="confidence threshold", ylabel=f"{axis} threshold")
         figure.colorbar(mesh, ax=flat, label="F1")
         solid: Any = figure.add_subplot(1, 2, 2, projection="3d")
         x, y = np.meshgrid(tau_id, tau_ood)
-        solid.plot_surface(x, y, f1, cmap="viridis", vmin=0, vmax=1, rcount=50, ccount=50, rasterized=True)
-        solid.set(xlabel="confidence", ylabel=axis, zlabel="F1", zlim=(0, 1))
+        solid.plot_surface(x, y, f1, rcount=50, ccount=50, rasterized=True, **colours)
+        solid.set(xlabel="confidence", ylabel=axis, zlabel="F1", zlim=(0, top))
         solid.view_init(elev=28, azim=-125)
         return _svg(figure)
 

@@ -80,7 +80,6 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
         title=" and ".join(labels),
         date=time.strftime("%Y-%m-%d %H:%M"),
         headline=headline_rows(evaluated),
-        headings=[heading for _, heading, *_ in HEADLINE],
         curves=_curves(evaluated),
         per_run=[_run_section(entry) for entry in evaluated],
         differences=_differences(evaluated),
@@ -92,15 +91,17 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
 
 
 def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
-    """One row a run: label and cells with text and whether the value is the best of its column."""
-    rows: list[dict[str, Any]] = [{"label": entry.label, "cells": []} for entry in evaluated]
-    for key, _, factor, decimals, larger_is_better in HEADLINE:
+    """One row a metric: its heading and, for each run, the text and whether it is the best."""
+    rows = []
+    for key, heading, factor, decimals, larger_is_better in HEADLINE:
         values = [entry.result["summary"].get(key) for entry in evaluated]
         known = [value for value in values if value is not None]
         best = (max if larger_is_better else min)(known) if len(known) > 1 else None
-        for row, value in zip(rows, values, strict=True):
-            text = "–" if value is None else _cell(value, factor, decimals)
-            row["cells"].append({"text": text, "best": value is not None and value == best})
+        texts = ["–" if value is None else _cell(value, factor, decimals) for value in values]
+        cells = [
+            {"text": text, "best": v is not None and v == best} for text, v in zip(texts, values, strict=True)
+        ]
+        rows.append({"heading": heading, "cells": cells})
     return rows
 
 

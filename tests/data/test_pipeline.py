@@ -1,0 +1,48 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rtk.data.catalog import resolve_path
+from rtk.data.dataset import open_dataset
+from rtk.data.decode import BadImageError, encode_png
+from rtk.data.pipeline import Source, decode_datasets
+
+
+def write(folder, images, **columns):
+    folder.mkdir()
+    labels = np.arange(len(images)) % 3
+    pq.write_table(pa.table({"image": images, "label": labels, **columns}), folder / "all.parquet")
+    (folder / "classes.json").write_text('{"classes": ["a", "b", "c"]}')
+    return open_dataset(folder)
+
+
+def test_several_sets_keep_their_order_size_and_ids(tmp_path, ray_session):
+    pixels = np.random.default_rng(0).integers(0, 256, (1300, 8, 8, 3), dtype=np.uint8)
+    encoded = [encode_png(image) for image in pixels]
+    plain = write(tmp_path / "plain", encoded)
+    named = write(tmp_path / "named", encoded[:20], sample_id=np.arange(500, 520))
+    arrays = decode_datasets({"a": Source(plain, 8), "b": Source(named, 4, rows=7)})
+    assert (arrays["a"].images == pixels.transpose(0, 3, 1, 2)).all()
+    assert (arrays["a"].labels == np.arange(1300) % 3).all()
+    assert (arrays["a"].sample_ids == np.arange(1300)).all()
+    assert arrays["b"].images.shape == (7, 3, 4, 4)
+    assert (arrays["b"].sample_ids == np.arange(500, 507)).all()
+
+
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, ray_session):
+    good = encode_png(np.zeros((8, 8, 3), np.uint8))
+    broken = write(tmp_path / "broken", [good, good[:40], good])
+    with pytest.raises(BadImageError, match="data set 'train', row 1: "):
+        decode_datasets({"train": Source(broken, 8)})
+
+
+def test_builtin_digits(tmp_path, monkeypatch):
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path))
+    rows = {
+        name: open_dataset(resolve_path(f"builtin:digits/{name}.parquet")).rows
+        for name in ("train", "validation", "test", "near_digits89", "far_photos")
+    }
+    assert rows == {"train": 865, "validation": 145, "test": 433, "near_digits89": 354, "far_photos": 400}
+    with pytest.raises(ValueError, match="no such file, there are .*train.parquet"):
+        resolve_path("builtin:digits/trian.parquet")
