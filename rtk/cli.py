@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TypeAlias
 
 from rtk import __version__
 
-FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+FAILED, BAD_USAGE = 1, 2
+OVERRIDE = re.compile(r"^[\w.]+=")
 
 DESCRIPTION = """Train image classifiers that know when they are wrong, and prove it.
 
@@ -45,13 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage), 130 or 143 (interrupted)."""
-    options = build_parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         commands = importlib.import_module("rtk.commands")
         code: int = getattr(commands, options.action)(options)
         return code
-    except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:  # carries the signal where it was another than Ctrl-C's
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        return _say("interrupted", 128 + int(number))
     except BrokenPipeError:  # the reader has gone (`rtk recipes cat x | head`)
         sys.stderr.close()
         return FAILED
@@ -59,6 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, BAD_USAGE)
     except Exception as error:
         return _fail(error, FAILED)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; `key=value` may stand anywhere, which argparse refuses after an option."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    wrong = [text for text in rest if not OVERRIDE.match(text)]
+    if rest and (wrong or not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _fail(error: Exception, code: int) -> int:

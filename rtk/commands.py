@@ -35,6 +35,8 @@ def demo(options: Options) -> int:
 
 def train(options: Options) -> int:
     """`rtk train`."""
+    if options.resume and (options.dry_run or options.print_config):
+        raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
     if options.print_config:
         return _print_config(options)
     from rtk.train import launch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
@@ -22,9 +23,14 @@ def dry_run(config: RunConfig) -> dict[str, str]:
     Raises:
         ValueError, TrainingError: as the real run would.
     """
-    with tempfile.TemporaryDirectory(prefix="rtk-dry-run-") as folder:
+    # Beside the real runs, for that is where the workers of a cluster can write too.
+    parent = Path(config.output).absolute().parent
+    with tempfile.TemporaryDirectory(
+        prefix=".rtk-dry-run-", dir=parent if parent.is_dir() else None
+    ) as folder:
         tree = config.model_dump(mode="json")
         tree["output"] = folder
+        tree["tracking"]["uri"] = None
         tree["train"]["duration"] = "1steps"
         outcome = launch_training(build_config(tree))
         done = {"training step, validation, checkpoint": outcome.status}

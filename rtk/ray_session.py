@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 # Read when ray is first imported; a user's own setting wins.
@@ -40,8 +43,15 @@ def start_ray() -> Any:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+        if threading.current_thread() is threading.main_thread():
+            # Ray's own handler would end the process with exit code 15.
+            signal.signal(signal.SIGTERM, _terminate)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     return ray
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ class RunFolder:
         """The resolved config."""
         return build_config(self.config_tree())
 
+    def change_config(self, config: RunConfig, step: int) -> None:
+        """Take over a resumed run's config; the one until `step` is kept as `config.until-STEP.yaml`."""
+        changed = dump_config(config)
+        if changed != (before := (self.path / "config.yaml").read_text()):
+            self._replace(f"config.until-{step}.yaml", before)
+            self._replace("config.yaml", changed)
+
     # -- metrics.csv: one value a row, so that training, validation and evaluation can share it
 
     def append_metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
@@ -133,7 +141,7 @@ class RunFolder:
         return (self.path / "stop").exists()
 
     def _replace(self, name: str, text: str) -> None:
-        partial = self.path / f".{name}.{os.getpid()}"
+        partial = self.path / f".{name}.{os.getpid()}.{threading.get_ident()}"
         partial.write_text(text)
         partial.replace(self.path / name)
 

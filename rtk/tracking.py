@@ -34,6 +34,7 @@ class Mirror:
 
     def __init__(self, run: RunFolder) -> None:
         self.run, self.uri = run, tracking_uri(run)
+        self.final_status = "FINISHED"
         self._client: Any = None
 
     def send(self) -> None:
@@ -50,6 +51,10 @@ class Mirror:
     def send_file(self, path: Path, folder: str | None = None) -> None:
         """Keep a file as an artifact of the run."""
         self._connect().log_artifact(self._state()["run_id"], str(path), folder)
+
+    def start(self) -> None:
+        """Mark the run as running: it may be one that is resumed."""
+        self._connect().update_run(self._state()["run_id"], status="RUNNING")
 
     def finish(self, status: str) -> None:
         """Send what is left and close the run: `FINISHED`, `FAILED` or `KILLED`."""
@@ -71,23 +76,24 @@ class Mirror:
         """The run's MLflow id and number of rows sent; makes the MLflow run at first."""
         state = self.run.read_json("mlflow.json")
         if state is None:
-            state = {"uri": self.uri, "run_id": self._create_run(), "sent": 0}
-            self.run.write_json("mlflow.json", state)
+            experiment = self._experiment(self.run.config_tree()["tracking"]["experiment"])
+            created = self._connect().create_run(experiment, run_name=self.run.name)
+            state = {"uri": self.uri, "run_id": created.info.run_id, "sent": 0}
+            self.run.write_json("mlflow.json", state)  # at once: a second run must not be made
+            self._describe_run(state["run_id"])
         return state
 
-    def _create_run(self) -> str:
+    def _describe_run(self, run_id: str) -> None:
+        """Send the resolved config as params, and the files that describe the run."""
         from mlflow.entities import Param
 
         client, tree = self._connect(), self.run.config_tree()
-        created = client.create_run(self._experiment(tree["tracking"]["experiment"]), run_name=self.run.name)
-        run_id: str = created.info.run_id
         params = [Param(key, str(value)[:6000]) for key, value in flatten(tree)]
         for start in range(0, len(params), PARAMS_BATCH):
             client.log_batch(run_id, params=params[start : start + PARAMS_BATCH])
         for name in ("config.yaml", "environment.json"):
             if (self.run.path / name).exists():
                 client.log_artifact(run_id, str(self.run.path / name))
-        return run_id
 
     def _experiment(self, name: str) -> str:
         found = self._connect().get_experiment_by_name(name)
@@ -112,7 +118,7 @@ def mirrored(run: RunFolder, seconds: float = 2.0) -> Iterator[Mirror]:
     mirror, leave = Mirror(run), threading.Event()
 
     def keep_sending() -> None:
-        _quietly(mirror.send)
+        _quietly(mirror.start)
         while not leave.wait(seconds):
             _quietly(mirror.send)
 
@@ -121,7 +127,7 @@ def mirrored(run: RunFolder, seconds: float = 2.0) -> Iterator[Mirror]:
     status = "FAILED"
     try:
         yield mirror
-        status = "FINISHED"
+        status = mirror.final_status
     except KeyboardInterrupt:
         status = "KILLED"
         raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DURATION = re.compile(r"^(\d+)(ep|steps)$")
 
@@ -27,17 +27,17 @@ DEEPSPEED_OWNED = (
 )
 
 
-def _check_duration(text: str) -> str:
-    if not DURATION.match(text):
+def _check_duration(text: Any) -> str:
+    if not isinstance(text, str) or not DURATION.match(text):
         raise ValueError("wanted a number with its unit, such as 20ep or 1000steps")
     return text
 
 
-Duration = Annotated[str, AfterValidator(_check_duration)]
+Duration = Annotated[str, BeforeValidator(_check_duration)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def duration_steps(text: str, steps_per_epoch: int) -> int:
@@ -189,7 +189,7 @@ class TrainConfig(Section):
     select: Literal["val/accuracy", "val/aurc", "val/nll"] = Field(
         "val/accuracy", description="validation metric that picks the best checkpoint"
     )
-    checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints")
+    checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints, the best included")
     max_restarts: int = Field(2, ge=0, description="times a lost worker is replaced before the run fails")
 
 
@@ -218,8 +218,8 @@ class EvaluateConfig(Section):
 class RunConfig(Section):
     """Everything a run depends on: the resolved tree is kept as `config.yaml` in the run's folder."""
 
-    name: str = Field("run", description="recipe name, first part of the run's name")
-    seed: int = Field(0, ge=0, description="every random draw follows from it")
+    name: str = Field("run", pattern=r"^[\w.-]+$", description="recipe name, first part of the run's name")
+    seed: int = Field(0, ge=0, lt=2**63, description="every random draw follows from it")
     output: str = Field("runs", description="folder that holds the run folders")
     data: DataConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -243,7 +243,22 @@ class RunConfig(Section):
         owned = [key for key in DEEPSPEED_OWNED if key in self.deepspeed]
         if owned:
             raise ValueError(f"deepspeed.{owned[0]}: rtk sets this key itself, wanted it left out")
-        stage = self.deepspeed.get("zero_optimization", {}).get("stage", self.train.zero_stage)
-        if stage != self.train.zero_stage:
-            raise ValueError(f"deepspeed.zero_optimization.stage: got {stage}, set train.zero_stage instead")
+        _check_zero(self.deepspeed.get("zero_optimization", {}))
+        if self.data.validation is None and not self.data.validation_fraction:
+            raise ValueError("data.validation_fraction: got 0, wanted a share above 0 (or data.validation)")
         return self
+
+
+def _check_zero(zero: Any) -> None:
+    """Options of DeepSpeed's ZeRO that rtk sets itself, or cannot keep exact, are refused by name."""
+    if not isinstance(zero, dict):
+        raise ValueError(f"deepspeed.zero_optimization: got {zero!r}, wanted a mapping")
+    if "stage" in zero:
+        raise ValueError(
+            f"deepspeed.zero_optimization.stage: got {zero['stage']}, set train.zero_stage instead"
+        )
+    for key in ("offload_optimizer", "offload_param"):
+        if key in zero:
+            raise ValueError(
+                f"deepspeed.zero_optimization.{key}: offloading is not supported, wanted it left out"
+            )

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from rtk.metrics import aurc, ds_aurc, ds_f1, e_aurc, misclassification_detectio
 from rtk.models import Classifier
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder
-from rtk.scores import FitData, Predictions, apply_score, fit_score
+from rtk.scores import FitData, Predictions, apply_score, fit_score, get_score
 from rtk.train.checkpoint import read_state
 
 GROUPS = ("near", "far")
@@ -91,12 +92,14 @@ def evaluate_run(
     config = run.config()
     sets = {entry.name: entry for entry in [*configured_ood(config), *(ood or [])]}
     names = scores or config.evaluate.scores
+    wanted = tuple(dict.fromkeys([*names, config.evaluate.confidence, config.evaluate.ood_score]))
+    for name in wanted:
+        get_score(name)  # a misspelt one is refused before anything is predicted
     step = read_state(run.checkpoints / checkpoint)["step"]
     sources = evaluation_sources(config, sets, test, rows)
     start_ray()
     paths = predict_datasets(run, sources, checkpoint)
     predictions = {name: read_predictions(path) for name, path in paths.items()}
-    wanted = tuple(dict.fromkeys([*names, config.evaluate.confidence, config.evaluate.ood_score]))
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     table = score_table(config, predictions, wanted, fit, sets)
     result = measure(config, table, names, sets)
@@ -191,12 +194,13 @@ def measure(
     known = _rows(table, "test")
     confidence, correct = known[config.evaluate.confidence], known["is_correct"]
     classification = classification_metrics(confidence, correct)
+    headline = config.evaluate.ood_score
+    measured = tuple(dict.fromkeys([*scores, headline]))
     by_set = {
-        name: {score: ood_metrics(known, _rows(table, name), config, score) for score in scores}
+        name: {score: ood_metrics(known, _rows(table, name), config, score) for score in measured}
         for name in sets
     }
-    by_score = {score: _grouped(by_set, sets, score) for score in scores}
-    headline = config.evaluate.ood_score if config.evaluate.ood_score in scores else scores[0]
+    by_score = {score: _grouped(by_set, sets, score) for score in measured}
     summary = {**classification, **by_score[headline]}
     return {"summary": summary, "ood_score": headline, "scores": by_score, "sets": by_set}
 
@@ -243,16 +247,24 @@ def read_scores(run: RunFolder) -> pa.Table:
     Raises:
         ConfigError: where the run has not been evaluated.
     """
-    path = run.evaluation / "scores.parquet"
-    if not path.exists():
-        raise ConfigError(f"{run.name}: not evaluated yet, run `rtk evaluate {run.name}` first")
-    return pq.read_table(path)
+    return pq.read_table(_evaluated(run, "scores.parquet"))
 
 
 def read_result(run: RunFolder) -> dict[str, Any]:
-    """What `evaluate_run` returned."""
-    result: dict[str, Any] = json.loads((run.evaluation / "metrics.json").read_text())
+    """What `evaluate_run` returned.
+
+    Raises:
+        ConfigError: where the run has not been evaluated.
+    """
+    result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text())
     return result
+
+
+def _evaluated(run: RunFolder, name: str) -> Path:
+    path = run.evaluation / name
+    if not path.exists():
+        raise ConfigError(f"{run.name}: not evaluated yet, run `rtk evaluate {run.path}` first")
+    return path
 
 
 def _rows(table: pa.Table, name: str) -> dict[str, np.ndarray]:

@@ -13,6 +13,8 @@ from rtk.config.schema import ModelConfig
 from rtk.models.heads import CosineHead, Head, LinearHead
 from rtk.models.resnet import ResNet18
 
+TIMM = "timm/"
+
 
 class Classifier(nn.Module):
     """Images in [0, 1] to logits; normalisation is the first layer, so perturbations act on raw pixels.
@@ -90,20 +92,34 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
 
 
 def _build_backbone(config: ModelConfig, image_size: int) -> tuple[nn.Module, int]:
+    check_backbone(config.name)
     if config.name == "resnet18":
         resnet = ResNet18(config.width)
         return resnet, resnet.num_features
-    family, _, name = config.name.partition("/")
-    if family != "timm":
-        raise ValueError(f"model.name: got {config.name!r}, wanted resnet18 or timm/NAME")
-    import timm  # 4 s: only where it is asked for
+    import timm
 
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(f"model.name: timm has no model {name!r}; some that it has: {', '.join(near)}")
+    name = config.name.removeprefix(TIMM)
     fixed = timm.get_pretrained_cfg(name).fixed_input_size
     backbone = timm.create_model(name, num_classes=0, **({"img_size": image_size} if fixed else {}))
     return backbone, backbone.num_features
+
+
+def check_backbone(name: str) -> None:
+    """Check that there is such a backbone.
+
+    Raises:
+        ValueError: naming `model.name`, with names that are near.
+    """
+    if name == "resnet18":
+        return
+    if not name.startswith(TIMM):
+        raise ValueError(f"model.name: got {name!r}, wanted resnet18 or timm/NAME")
+    import timm  # 4 s: only where it is asked for
+
+    wanted = name.removeprefix(TIMM)
+    if not timm.is_model(wanted):
+        near = timm.list_models(f"*{wanted.split('_')[0]}*")[:5]
+        raise ValueError(f"model.name: timm has no model {wanted!r}; some that it has: {', '.join(near)}")
 
 
 def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:

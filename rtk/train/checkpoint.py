@@ -164,6 +164,11 @@ def resolve_checkpoint(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: no checkpoint there (state.json is missing)")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `resolve_checkpoint` would find one."""
+    return any((path / "state.json").is_file() for path in (folder, folder.with_name(folder.name + ".old")))
+
+
 def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
     """Restore live objects from a checkpoint, on every rank; returns what `read_state` does.
 

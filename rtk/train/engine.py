@@ -21,13 +21,14 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
     Mixed precision is the model's own business (autocast inside `Classifier`), so weights, gradients
     and everything that the methods keep stay in fp32.
     """
+    # Read when DeepSpeed is first imported; without it DeepSpeed guesses, and says so at length.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
     # Its CPU communication helper would be compiled on first use: 31 s, and only with a compiler at hand.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
     return engine
 

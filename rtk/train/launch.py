@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from rtk.config.load import ConfigError, build_config, flatten, load_config
-from rtk.config.schema import RunConfig
+from rtk.config.load import ConfigError, flatten, load_config
+from rtk.config.schema import RunConfig, duration_steps
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
-from rtk.data.epochs import holdout_split
+from rtk.data.epochs import holdout_split, steps_per_epoch
 from rtk.data.fractals import render_fractals
 from rtk.data.pipeline import Source, decode_datasets
 from rtk.environment import describe_environment
+from rtk.models.build import check_backbone
 from rtk.ray_session import check_resources, start_ray
 from rtk.run_folder import RunFolder
 from rtk.tracking import mirrored
@@ -52,6 +53,9 @@ def launch_training(config: RunConfig) -> Outcome:
         TrainingError: where the run failed.
     """
     datasets = open_datasets(config)
+    check_backbone(config.model.name)
+    if total_steps(config, datasets) <= 0:
+        raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
     _check_cluster(config)
     run = RunFolder.create(config)
     hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
@@ -67,9 +71,12 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         TrainingError: where the run failed.
     """
     config = resumed_config(run, overrides)
+    step = read_state(run.checkpoints / "last")["step"]
     datasets = open_datasets(config)
+    if total_steps(config, datasets) <= step:
+        raise ConfigError(f"train.duration: got {config.train.duration!r}, the run is at step {step} already")
     _check_cluster(config)
-    read_state(run.checkpoints / "last")
+    run.change_config(config, step)
     return _train(run, config, datasets, resume=True)
 
 
@@ -83,7 +90,7 @@ def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
     if refused:
         diff = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in refused)
         raise ConfigError(f"resume: {diff}; only {', '.join(MAY_CHANGE_ON_RESUME)} may change")
-    return build_config(config.model_dump(mode="json"))
+    return config
 
 
 def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
@@ -100,7 +107,26 @@ def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
         check_labels(opened["validation"], len(train.classes))
     if config.data.mixing is not None and config.objective.regpixmix.weight:
         opened["mixing"] = _open(config.data.mixing, "data.mixing", need_classes=False)
+    _check_evaluation_sets(config)
     return opened
+
+
+def _check_evaluation_sets(config: RunConfig) -> None:
+    """What `rtk evaluate` will read must be there now, not only after 200 epochs."""
+    if config.data.test is not None:
+        _open(config.data.test, "data.test", need_classes=False)
+    for group in ("near_ood", "far_ood"):
+        for name, path in getattr(config.data, group).items():
+            _open(path, f"data.{group}.{name}", need_classes=False)
+
+
+def total_steps(config: RunConfig, datasets: dict[str, ImageDataset]) -> int:
+    """Optimiser steps of a run, from the number of rows alone."""
+    rows = min(datasets["train"].rows, config.data.train_rows or datasets["train"].rows)
+    if config.data.validation is None:
+        rows = len(holdout_split(config.seed, rows, config.data.validation_fraction)[0])
+    steps = steps_per_epoch(rows, config.train.batch_size, config.data.remainder)
+    return duration_steps(config.train.duration, steps)
 
 
 def _open(path: str, key: str, need_classes: bool = True) -> ImageDataset:
@@ -153,17 +179,12 @@ def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset],
         data = load_training_data(config, datasets)
         num_classes = len(datasets["train"].classes)
         job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, len(data.train), resume)
-        _check_length(job)
         result = _watch(job, ray.put(data), interrupts)
         if result["status"] == "failed":
             raise TrainingError(result["message"])
-        mirror.send()
+        if result["status"] == "interrupted":
+            mirror.final_status = "KILLED"
     return Outcome(run, result["status"], result["metrics"], interrupts.signal)
-
-
-def _check_length(job: TrainingJob) -> None:
-    if job.total_steps <= 0:
-        raise ConfigError(f"train.duration: got {job.config.train.duration!r}, wanted at least one step")
 
 
 def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any]:
@@ -176,7 +197,8 @@ def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any
         except Exception as error:  # shown in one line by the caller; the traceback is in Ray's logs
             result.update(status="failed", message=_reason(error))
 
-    thread = threading.Thread(target=fit, name="trainer")
+    # A daemon, so that a second Ctrl-C ends the process even where the workers hang.
+    thread = threading.Thread(target=fit, name="trainer", daemon=True)
     thread.start()
     with ProgressDisplay(job.run) as display:
         while thread.is_alive():

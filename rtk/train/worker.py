@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import time
@@ -21,13 +22,20 @@ from rtk.optim import WeightAverage, build_optimizer
 from rtk.optim.averaging import float_buffers
 from rtk.optim.schedules import learning_rate
 from rtk.seeding import seed_torch
-from rtk.train.checkpoint import TrainState, copy_checkpoint, load_checkpoint, save_checkpoint
+from rtk.train.checkpoint import (
+    TrainState,
+    copy_checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from rtk.train.engine import backward, build_engine, build_sharpness, set_learning_rate
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
 from rtk.train.validate import validate
 from rtk.train.zero_shards import engine_shards
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
 
 
@@ -35,7 +43,9 @@ class NonFiniteLossError(RuntimeError):
     """A loss term became NaN or infinite on some rank; the weights are those before the step."""
 
 
-def train_step(state: TrainState, views: dict[str, View], terms: list[Term], step: int) -> dict[str, float]:
+def train_step(
+    state: TrainState, views: dict[str, View], terms: list[Term], step: int, seed: int = 0
+) -> dict[str, float]:
     """One update of the weights: the whole method, top to bottom.
 
     Returns:
@@ -44,23 +54,29 @@ def train_step(state: TrainState, views: dict[str, View], terms: list[Term], ste
     Raises:
         NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite.
     """
-    losses = back_propagate(state, views, terms, first_pass=True)
+    noise = (seed, 1, step, rank())
+    losses = back_propagate(state, views, terms, noise, first_pass=True)
     if state.sharpness is not None:
         state.sharpness.ascend()
-        back_propagate(state, views, terms, first_pass=False)
+        again = back_propagate(state, views, terms, noise, first_pass=False)
+        losses |= {f"{name} at w + e": loss for name, loss in again.items()}
         state.sharpness.restore()
     means = finite_means(losses, step)
     state.engine.step()
     mean_over_ranks_(state.buffers)
     if state.average is not None:
         state.average.update()
-    return means
+    return {term.name: means[term.name] for term in terms}
 
 
 def back_propagate(
-    state: TrainState, views: dict[str, View], terms: list[Term], first_pass: bool
+    state: TrainState, views: dict[str, View], terms: list[Term], noise: tuple[int, ...], first_pass: bool
 ) -> dict[str, Tensor]:
-    """Gradients of the weighed sum of all terms; mean loss (a scalar tensor) of every term."""
+    """Gradients of the weighed sum of all terms; mean loss (a scalar tensor) of every term.
+
+    `noise` seeds dropout and drop path, so that both passes of SAM drop the same units.
+    """
+    seed_torch(*noise)
     losses = {}
     for term, per_sample in compute_losses(state.engine, views, terms, first_pass):
         loss = per_sample.mean()
@@ -77,10 +93,11 @@ def finite_means(losses: dict[str, Tensor], step: int) -> dict[str, float]:
     """
     means = torch.stack([loss.float() for loss in losses.values()])
     mean_over_ranks_([means])
-    for name, value in zip(losses, means.tolist(), strict=True):
+    named = dict(zip(losses, means.tolist(), strict=True))
+    for name, value in named.items():
         if not math.isfinite(value):
             raise NonFiniteLossError(f"step {step + 1}: loss term {name!r} is not finite")
-    return dict(zip(losses, means.tolist(), strict=True))
+    return named
 
 
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -97,11 +114,10 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     job: TrainingJob = arguments["job"]
     data: TrainingData = ray.get(arguments["data"])
     device = _set_up_device(job.config)
-    state = build_state(job, device)
-    start = _resume(job, state)
     try:
-        return _train(job, data, state, device, start)
-    except NonFiniteLossError as error:
+        state = build_state(job, device)
+        return _train(job, data, state, device, start=_resume(job, state))
+    except (NonFiniteLossError, ValueError) as error:
         return {"status": "failed", "message": str(error)}  # a restart would only fail again
 
 
@@ -129,21 +145,32 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def _set_up_device(config: RunConfig) -> torch.device:
-    if torch.cuda.is_available():
-        import ray.train.torch
+    import ray.train.torch
 
+    if torch.cuda.is_available():
         return ray.train.torch.get_device()
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(config.train.threads or max(1, cores // config.train.workers))
+    keep_freed_memory()
+    share = len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(config.train.threads or max(1, share))
     return torch.device("cpu")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc not to give freed memory back: activations come again at every step.
+
+    By default each large tensor is mapped anew and zeroed page by page; on the CPU, an fp32 step of
+    ResNet-18 is a quarter faster without. Other C libraries are left as they are.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _resume(job: TrainingJob, state: TrainState) -> int:
     """Step to start from: 0, or where the last checkpoint ends (also after a lost worker)."""
     last = job.run.checkpoints / "last"
-    if not (job.resume or last.exists()):
-        return 0
-    start: int = load_checkpoint(last, state)["step"]
+    start: int = load_checkpoint(last, state)["step"] if job.resume or has_checkpoint(last) else 0
     if rank() == 0:
         job.run.drop_metrics_after(start)
     barrier()
@@ -169,8 +196,7 @@ def _train(
 
         rate = rate_at(config, step, job)
         set_learning_rate(state.engine, rate)
-        seed_torch(config.seed, 1, step, rank())
-        losses = train_step(state, views, terms, step)
+        losses = train_step(state, views, terms, step, config.seed)
         if rank() == 0:
             reporter.step(step, losses, rate, waited)
 
@@ -217,6 +243,8 @@ def _is_best(job: TrainingJob, metrics: dict[str, float]) -> bool:
     best = job.run.read_json("best.json")
     if best is None or not (job.run.checkpoints / "best").exists():
         return True
+    if math.isnan(best[key]) or math.isnan(metrics[key]):
+        return math.isnan(best[key])
     gain = metrics[key] - best[key]
     return -gain >= 0 if key.endswith(LOWER_IS_BETTER) else gain >= 0
 

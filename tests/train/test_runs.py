@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -45,20 +46,20 @@ def difference(one, other) -> float:
     return max((weights(one, a) - weights(other, a)).abs().max().item() for a in (True, False))
 
 
-def when_step(run_folder, step: int, action) -> threading.Thread:
-    """Do something once a run in `run_folder` has passed a step."""
+def when_step(run_folder, step: int, action) -> list:
+    """Do something once a run in `run_folder` has passed a step; the list then holds what it returned."""
+    done = []
 
     def watch():
         while True:
             for progress in run_folder.glob("*/progress.json"):
-                text = progress.read_text()
-                if f'"step": {step}' in text:
-                    return action(progress.parent)
+                if json.loads(progress.read_text())["step"] >= step:
+                    done.append(action(progress.parent))
+                    return
             time.sleep(0.01)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=watch, daemon=True).start()
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, stage):
 def test_resumed_on_another_number_of_workers(config, tmp_path, reference):
     when_step(tmp_path, 6, lambda folder: (folder / "stop").touch())
     stopped = launch_training(config(*SMOOTH))
+    assert stopped.status == "interrupted"
     resumed = resume_training(stopped.run, ["train.workers=1"])
     assert difference(resumed.run, reference) <= 1e-5
 
@@ -103,17 +105,18 @@ def test_resumed_on_another_number_of_workers(config, tmp_path, reference):
 def test_killed_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path):
     straight = launch_training(config()).run
     output = tmp_path / "killed"
-    when_step(output, 6, lambda folder: _kill_a_worker())
+    dead = when_step(output, 6, lambda folder: _kill_a_worker())
     killed = launch_training(config(f"output={output}"))
+    assert len(dead) == 1
     assert killed.status == "finished"
     assert difference(killed.run, straight) == 0.0
 
 
-def _kill_a_worker():
-    workers = [
-        p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
-    ]
-    os.kill(workers[-1].pid, signal.SIGKILL)
+def _kill_a_worker() -> int:
+    children = psutil.Process().children(recursive=True)
+    pid = next(child.pid for child in children if "RayTrainWorker" in " ".join(child.cmdline()))
+    os.kill(pid, signal.SIGKILL)
+    return pid
 
 
 def test_non_finite_loss_stops_all_ranks_and_names_the_term(config):
