@@ -68,9 +68,11 @@ def _bf16() -> str:
 
 def _deepspeed() -> str:
     """Load DeepSpeed and say which of its fused kernels could be built here; rtk needs none of them."""
-    import deepspeed
+    from rtk.train.engine import import_deepspeed
+
+    deepspeed = import_deepspeed()
     from deepspeed.accelerator import get_accelerator
-    from deepspeed.ops.op_builder import ALL_OPS
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     device = get_accelerator().device_name()
     compiler = shutil.which("nvcc" if device == "cuda" else "g++")

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from rtk.cli import build_parser, main
+from rtk.run_folder import RunFolder
 
 RTK = [str(Path(sys.executable).parent / "rtk")]
 SMALL = ["model.width=4", "data.train_rows=256", "train.threads=1"]
@@ -45,6 +46,20 @@ def test_every_command_has_help_with_examples(command, capsys):
         (["train", "digits_demo", "data.train=builtin:cats/x"], "there is builtin:digits"),
         (["train", "nope"], "wanted a YAML file or one of"),
         (["train"], "recipe: got none"),
+        (
+            ["train", "digits_demo", "model.name=resnet50"],
+            "model.name: got 'resnet50', wanted resnet18 or timm/",
+        ),
+        (
+            ["train", "digits_demo", "train.duration=0ep"],
+            "train.duration: got '0ep', wanted at least one step",
+        ),
+        (
+            ["train", "digits_demo", "train.batch_size=4096"],
+            "train.batch_size: got 4096, wanted at most the 865",
+        ),
+        (["train", "digits_demo", "data.near_ood.x=/nowhere"], "data.near_ood.x: .*/nowhere"),
+        (["train", "digits_demo", "--resume", "x", "--dry-run"], "--resume: cannot be combined"),
         (["train", "--resume", "nowhere"], "run: got 'nowhere', wanted a run folder"),
         (["evaluate", "nowhere"], "run: got 'nowhere', wanted a run folder"),
         (["data", "inspect", "/nowhere"], "/nowhere"),
@@ -103,6 +118,14 @@ def test_print_config_says_where_values_come_from(capsys):
     assert json.loads(capsys.readouterr().out)["seed"] == {"value": 0, "origin": "default"}
 
 
+def test_overrides_may_follow_options(capsys):
+    assert main(["train", "digits_demo", "--print-config", "--json", "model.width=4"]) == 0
+    assert json.loads(capsys.readouterr().out)["model.width"]["value"] == 4
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "digits_demo", "--no-such-option"])
+    assert stop.value.code == 2
+
+
 def test_recipes(tmp_path, capsys):
     assert main(["recipes", "ls", "--json"]) == 0
     assert "digits_demo" in json.loads(capsys.readouterr().out)
@@ -158,6 +181,8 @@ def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, numb
     state = json.loads(Path(summary["path"], "checkpoints", "last", "state.json").read_text())
     duration = f"train.duration={state['step'] + 2}steps"
     assert main(["train", "--resume", summary["path"], duration]) == 0
+    assert RunFolder.open(summary["path"]).config().train.duration == duration.partition("=")[2]
+    assert main(["train", "--resume", summary["path"]]) == 2  # nothing is left to do
 
 
 def _wait_for_step(folder: Path, process) -> None:

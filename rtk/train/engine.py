@@ -21,6 +21,13 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
     Mixed precision is the model's own business (autocast inside `Classifier`), so weights, gradients
     and everything that the methods keep stay in fp32.
     """
+    deepspeed = import_deepspeed()
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
+    return engine
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, quiet, and set up so that it compiles nothing."""
     # Read when DeepSpeed is first imported; without it DeepSpeed guesses, and says so at length.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
@@ -29,8 +36,7 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
     logger.setLevel(logging.ERROR)
     # Its CPU communication helper would be compiled on first use: 31 s, and only with a compiler at hand.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
-    return engine
+    return deepspeed
 
 
 def deepspeed_config(config: RunConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +80,15 @@ def _wait_until_ready(environment, process) -> None:
 def submit(environment, *command: str) -> subprocess.CompletedProcess:
     arguments = ["ray", "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--", "python", *command]
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def test_no_file_of_the_package_is_left_out():
+    from ray._private.runtime_env.packaging import _get_excludes
+
+    excludes = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["excludes"]
+    is_excluded = _get_excludes(ROOT, excludes)
+    assert not [path for path in (ROOT / "rtk").rglob("*.*") if is_excluded(path)]
+    assert is_excluded(ROOT / "tests" / "conftest.py")
 
 
 def test_train_and_evaluate(cluster, tmp_path):
