@@ -200,4 +200,6 @@ def _one_line(error: ValidationError) -> str:
         return message
     if first["type"] == "missing":
         return f"{key}: missing, wanted a value (set it in the recipe or as {key}=...)"
+    if isinstance(first["input"], Mapping):  # about several keys of a section: the message names them
+        return message if message.startswith(key) else f"{key}: {message}"
     return f"{key}: got {first['input']!r}, {message[0].lower()}{message[1:]}"

@@ -118,15 +118,32 @@ class RegPixMixConfig(Section):
     all_ops: bool = Field(False, description="add the four ops that overlap with common-corruption tests")
 
 
+class RatConfig(Section):
+    """Cross-entropy of radius-aware perturbed inputs, beside the clean term (RAT, arXiv 2503.14783)."""
+
+    weight: Weight = Field(0.0, description="factor of the term; 0 switches it off")
+    eps: PositiveFloat = Field(0.001, description="largest change of a pixel value, images in [0, 1]")
+    mode: Literal["rat", "at", "reverse_at"] = Field(
+        "rat",
+        description="rat: harder where right, easier where wrong; at: always harder; reverse_at: easier",
+    )
+    solver: Literal["fgsm", "pgd"] = Field("fgsm", description="one signed step, or several projected ones")
+    steps: PositiveInt = Field(7, description="steps of pgd")
+    step_size: PositiveFloat = Field(0.0003, description="size of a pgd step")
+
+
 class ObjectiveConfig(Section):
     """Terms of the loss, by name; a term of weight 0 costs nothing."""
 
     cross_entropy: CrossEntropyConfig = Field(default_factory=CrossEntropyConfig)
     regmixup: RegMixupConfig = Field(default_factory=RegMixupConfig)
     regpixmix: RegPixMixConfig = Field(default_factory=RegPixMixConfig)
+    rat: RatConfig = Field(default_factory=RatConfig)
 
     @model_validator(mode="after")
     def _some_term(self) -> ObjectiveConfig:
+        if self.rat.weight and not self.cross_entropy.weight:
+            raise ValueError("objective.rat.weight: needs objective.cross_entropy.weight above 0, got 0")
         if not (self.cross_entropy.weight or self.regmixup.weight or self.regpixmix.weight):
             raise ValueError("every term has weight 0, wanted at least one positive weight")
         return self

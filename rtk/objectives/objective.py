@@ -14,26 +14,32 @@ from torch import Tensor, nn
 
 from rtk.models.build import fixed_running_statistics
 from rtk.objectives.cross_entropy import soft_cross_entropy
+from rtk.objectives.rat import CleanPass, attacked_images
 
 if TYPE_CHECKING:
-    from rtk.config.schema import ObjectiveConfig
+    from rtk.config.schema import ObjectiveConfig, RatConfig
     from rtk.data.views import View
 
 
 @dataclass(frozen=True)
 class Term:
-    """One weighed term: its name in the logs, its factor, and the view of the batch that it looks at."""
+    """One weighed term: its name in the logs, its factor, and the view of the batch that it looks at.
+
+    A term with an `attack` looks at its view's images after the attack.
+    """
 
     name: str
     weight: float
     view: str
     label_smoothing: float = 0.0
+    attack: RatConfig | None = None
 
 
 def active_terms(config: ObjectiveConfig) -> list[Term]:
     """Terms of positive weight, in the order in which they are back-propagated."""
     terms = [
         Term("cross_entropy", config.cross_entropy.weight, "clean", config.cross_entropy.label_smoothing),
+        Term("rat", config.rat.weight, "clean", attack=config.rat),
         Term("regmixup", config.regmixup.weight, "mixed"),
         Term("regpixmix", config.regpixmix.weight, "pixmix"),
     ]
@@ -50,8 +56,18 @@ def compute_losses(
     running statistics: mixed and PixMix pictures, and weights moved by SAM, are not what the
     model is evaluated on.
     """
+    attacked = any(term.attack is not None for term in terms)
+    clean: CleanPass | None = None
     for term in terms:
-        updates_statistics = first_pass and term.view == "clean"
-        with nullcontext() if updates_statistics else fixed_running_statistics(model):
-            view = views[term.view]
-            yield term, soft_cross_entropy(model(view.images), view.targets, term.label_smoothing)
+        view, images = views[term.view], views[term.view].images
+        if term.attack is not None:
+            assert clean is not None, "the clean term comes first"
+            images = attacked_images(model, clean, term.attack)
+        is_clean = term.view == "clean" and term.attack is None
+        with nullcontext() if first_pass and is_clean else fixed_running_statistics(model):
+            if is_clean and attacked:
+                images = images.detach().requires_grad_(True)
+            logits = model(images)
+            yield term, soft_cross_entropy(logits, view.targets, term.label_smoothing)
+        if is_clean and attacked:
+            clean = CleanPass(images, view.targets, logits.detach())

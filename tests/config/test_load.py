@@ -38,6 +38,7 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
         ("deepspeed.zero_optimization=3", r"got 3, wanted a mapping"),
         ("deepspeed.zero_optimization.offload_optimizer.device=cpu", r"offload_optimizer: offloading is not"),
         ("optimizer.lr=.inf", r"optimizer.lr: got inf"),
+        ("deepspeed=3", r"deepspeed: got 3"),
         ("name=a/b", r"name: got 'a/b'"),
         ("seed", r"wanted key=value"),
         ("data.train=${NOWHERE}/x", r"data.train: .* needs the environment variable NOWHERE"),
@@ -46,6 +47,12 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config("digits_demo", [override])
+
+
+def test_rat_needs_the_clean_term():
+    overrides = ["objective.rat.weight=1", "objective.cross_entropy.weight=0"]
+    with pytest.raises(ConfigError, match=r"^objective.rat.weight: needs objective.cross_entropy.weight"):
+        load_config("digits_demo", overrides)
 
 
 def test_all_weights_zero_is_refused():
