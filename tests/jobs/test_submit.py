@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,13 @@ def cluster(tmp_path_factory):
 
 
 def _wait_until_ready(environment, process) -> None:
+    """A head lists jobs before its agent takes any, so a first job is tried until it runs."""
+    trial = ["ray", "job", "submit", "--", "true"]
     for _ in range(60):
         assert process.poll() is None, "the head ended"
-        listed = subprocess.run(["ray", "job", "list"], env=environment, capture_output=True, timeout=60)
-        if listed.returncode == 0:
+        if subprocess.run(trial, env=environment, capture_output=True, timeout=100).returncode == 0:
             return
+        time.sleep(1)
     raise TimeoutError("no head within 60 tries")
 
 
