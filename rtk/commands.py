@@ -259,7 +259,8 @@ def _print_table(title: str, rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    print(title)
+    table = Table()
     for index, heading in enumerate(rows[0]):
         table.add_column(heading, justify="left" if index == 0 else "right")
     for row in rows[1:]:

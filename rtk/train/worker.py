@@ -158,8 +158,8 @@ def _set_up_device(config: RunConfig) -> torch.device:
 def keep_freed_memory() -> None:
     """Tell glibc not to give freed memory back: activations come again at every step.
 
-    By default each large tensor is mapped anew and zeroed page by page; on the CPU, an fp32 step of
-    ResNet-18 is a quarter faster without. Other C libraries are left as they are.
+    By default each large tensor is mapped anew and zeroed page by page, which costs an fp32 step of
+    ResNet-18 up to a quarter of its time. Other C libraries are left as they are.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):
