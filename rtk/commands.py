@@ -98,6 +98,7 @@ def _dry_run(options: Options) -> int:
 
 def evaluate(options: Options) -> int:
     """`rtk evaluate`."""
+    from rtk.console import progress_bar
     from rtk.evaluate.evaluate import evaluate_run, parse_ood
     from rtk.evaluate.report import metric_rows, write_report
     from rtk.run_folder import RunFolder
@@ -106,7 +107,8 @@ def evaluate(options: Options) -> int:
     run = RunFolder.open(options.run, options.output)
     ood = [parse_ood(text) for text in options.ood]
     scores = tuple(options.scores) if options.scores else None
-    result = evaluate_run(run, ood, scores, options.test, options.checkpoint)
+    with progress_bar("predicting") as progress:
+        result = evaluate_run(run, ood, scores, options.test, options.checkpoint, progress=progress)
     report = write_report([run])
     send_evaluation(run)
     if options.json:
@@ -134,10 +136,11 @@ def report(options: Options) -> int:
 
 def data_prepare(options: Options) -> int:
     """`rtk data prepare`."""
+    from rtk.console import progress_bar
     from rtk.data.prepare import BadImagesError, prepare
 
     try:
-        with _bar("checking images") as progress:
+        with progress_bar("checking images") as progress:
             done = prepare(
                 Path(options.source),
                 Path(options.out),
@@ -266,24 +269,3 @@ def _print_table(title: str, rows: list[list[str]]) -> None:
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)
-
-
-class _bar:
-    """Progress on standard error: called with the number done and the total."""
-
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._progress = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self._task = self._progress.add_task(title, total=None)
-
-    def __enter__(self) -> _bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._progress.update(self._task, completed=done, total=total)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtk.config.load import load_config
+from rtk.console import progress_bar
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.report import write_report
 from rtk.run_folder import RunFolder
@@ -44,7 +45,8 @@ def _train_and_evaluate(recipe: str, output: str, seed: int) -> tuple[RunFolder,
     if outcome.status != "finished":
         raise KeyboardInterrupt(outcome.signal or signal.SIGINT)
     _say(f"{outcome.run.name}: evaluating")
-    summary: dict[str, float] = evaluate_run(outcome.run)["summary"]
+    with progress_bar("predicting") as progress:
+        summary: dict[str, float] = evaluate_run(outcome.run, progress=progress)["summary"]
     return outcome.run, summary
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rtk.console import Progress
 from rtk.data.dataset import ImageDataset, labels, read_integers
 from rtk.data.decode import BadImageError, decode_rgb
 from rtk.data.views import ImageArrays
@@ -32,11 +33,14 @@ class Source:
         return min(self.rows or self.dataset.rows, self.dataset.rows)
 
 
-def decode_datasets(sources: Mapping[str, Source]) -> dict[str, ImageArrays]:
+def decode_datasets(
+    sources: Mapping[str, Source], progress: Progress | None = None
+) -> dict[str, ImageArrays]:
     """Decode several data sets in one Ray Data pass (starting a pass costs seconds).
 
     Args:
         sources: what to decode, by name.
+        progress: called with the number of images done and their total.
 
     Returns:
         Arrays by the same names, rows in the order of the files.
@@ -51,8 +55,12 @@ def decode_datasets(sources: Mapping[str, Source]) -> dict[str, ImageArrays]:
         decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
     )
     images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in sources.items()}
+    done, total = 0, sum(len(source) for source in sources.values())
     for block in decoded.iter_batches(batch_size=None, batch_format="pyarrow"):
         _place(block, images)
+        done += len(block)
+        if progress is not None:
+            progress(done, total)
     return {name: _with_labels(images[name], source) for name, source in sources.items()}
 
 

@@ -16,6 +16,7 @@ import torch
 
 from rtk.config.load import ConfigError
 from rtk.config.schema import RunConfig
+from rtk.console import Progress
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import check_labels, open_dataset
 from rtk.data.epochs import holdout_split
@@ -75,6 +76,7 @@ def evaluate_run(
     test: str | None = None,
     checkpoint: str = "best",
     rows: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Predict, score and measure a run; write `evaluation/` and return what `metrics.json` holds.
 
@@ -85,6 +87,7 @@ def evaluate_run(
         test: Parquet of the in-distribution test set; None: the recipe's.
         checkpoint: `best` or `last`.
         rows: use the first so many images of every set; None: all.
+        progress: called with the number of images predicted and their total.
 
     Raises:
         ConfigError: where a set, a score or the checkpoint is missing.
@@ -98,7 +101,7 @@ def evaluate_run(
     step = read_state(run.checkpoints / checkpoint)["step"]
     sources = evaluation_sources(config, sets, test, rows)
     start_ray()
-    paths = predict_datasets(run, sources, checkpoint)
+    paths = predict_datasets(run, sources, checkpoint, progress=progress)
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     table = score_table(config, predictions, wanted, fit, sets)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from rtk.console import Progress
 from rtk.data.augment import to_float
 from rtk.data.dataset import content_hash, labels
 from rtk.data.decode import BadImageError
@@ -41,7 +42,11 @@ def load_model(run: RunFolder, checkpoint: str = "best") -> Classifier:
 
 
 def predict_datasets(
-    run: RunFolder, sources: Mapping[str, Source], checkpoint: str = "best", actors: int | None = None
+    run: RunFolder,
+    sources: Mapping[str, Source],
+    checkpoint: str = "best",
+    actors: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Path]:
     """Predict every data set that has not been predicted yet, in one pass over a pool of actors.
 
@@ -50,6 +55,7 @@ def predict_datasets(
         sources: data sets by name.
         checkpoint: `best` or `last`.
         actors: size of the pool; None: one for each GPU, or one on a machine without.
+        progress: called with the number of images done and their total.
 
     Returns:
         For each name the file `evaluation/predictions/NAME.parquet`, with columns `sample_id`, `label`,
@@ -62,7 +68,7 @@ def predict_datasets(
     stamps = {name: _stamp(source, checkpoint, step) for name, source in sources.items()}
     missing = {name: source for name, source in sources.items() if _read_stamp(paths[name]) != stamps[name]}
     if missing:
-        outputs = _run_model(run, missing, checkpoint, actors)
+        outputs = _run_model(run, missing, checkpoint, actors, progress)
         for name, source in missing.items():
             _write(paths[name], source, outputs[name], stamps[name])
     return paths
@@ -101,7 +107,11 @@ class Predictor:
 
 
 def _run_model(
-    run: RunFolder, sources: Mapping[str, Source], checkpoint: str, actors: int | None
+    run: RunFolder,
+    sources: Mapping[str, Source],
+    checkpoint: str,
+    actors: int | None,
+    progress: Progress | None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Logits and features of every data set, each row where its row number says."""
     import ray
@@ -125,8 +135,12 @@ def _run_model(
             num_gpus=1 if gpus else 0,
         )
     )
+    done, total = 0, sum(len(source) for source in sources.values())
     for block in predicted.iter_batches(batch_size=None, batch_format="pyarrow"):
         _place(block, sources, outputs)
+        done += len(block)
+        if progress is not None:
+            progress(done, total)
     return outputs
 
 

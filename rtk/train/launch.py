@@ -10,6 +10,7 @@ import numpy as np
 
 from rtk.config.load import ConfigError, flatten, load_config
 from rtk.config.schema import RunConfig, duration_steps
+from rtk.console import progress_bar
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
 from rtk.data.epochs import holdout_split, steps_per_epoch
@@ -156,7 +157,8 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> 
         sources["validation"] = Source(datasets["validation"], side)
     if "mixing" in datasets:
         sources["mixing"] = Source(datasets["mixing"], picture_side)
-    arrays = decode_datasets(sources)
+    with progress_bar("decoding images") as progress:
+        arrays = decode_datasets(sources, progress)
     train, validation = arrays["train"], arrays.get("validation")
     if validation is None:
         kept, held = holdout_split(config.seed, len(train), config.data.validation_fraction)

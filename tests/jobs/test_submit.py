@@ -53,6 +53,8 @@ def cluster(tmp_path_factory):
         f"--dashboard-port={dashboard}",
     ]
     head += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    # Ports of its own, for the tests' Ray session has an agent on the default one.
+    head.append(f"--dashboard-agent-listen-port={free_port()}")
     # A folder of its own, so that no other Ray takes this head for the machine's current cluster; a short
     # path, for it holds sockets.
     sockets = tempfile.mkdtemp(prefix="ray-")
