@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
+    _add_sweep(commands)
     _add_data(commands)
     _add_recipes(commands)
     _add_doctor(commands)
@@ -185,6 +186,30 @@ def _add_report(commands: Parsers) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs, the baseline first")
     parser.add_argument("--out", metavar="FILE", help="default: evaluation/report.html of the last run")
     parser.add_argument("--output", default="runs", metavar="DIR", help="where run names are looked for")
+    _json(parser)
+
+
+def _add_sweep(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "sweep",
+        "sweep",
+        "search for hyper-parameters: Optuna proposes, Ray Tune runs many trials at a time",
+        """rtk sweep search_spaces/small.yaml digits_demo
+        rtk sweep search_spaces/sure_plus.yaml digits_demo --trials 100 train.workers=1
+        rtk sweep --resume NAME
+        rtk sweep --resume NAME --trials 200""",
+    )
+    parser.add_argument("space", nargs="?", metavar="SPACE", help="search space, a YAML file")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="shipped recipe or YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all trials, over the recipe")
+    parser.add_argument("--resume", metavar="NAME", help="go on with a sweep that was stopped or killed")
+    parser.add_argument("--name", help="name of the sweep (default: made of the recipe's)")
+    parser.add_argument("--trials", type=_positive, metavar="N", help="instead of the search space's number")
+    parser.add_argument("--concurrent", type=_positive, metavar="N", help="trials at a time")
+    parser.add_argument("--sampler", choices=["tpe", "gp", "nsga2", "random"])
+    parser.add_argument("--scheduler", choices=["asha", "hyperband", "none"])
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where --resume looks for a name")
     _json(parser)
 
 

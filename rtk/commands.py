@@ -134,6 +134,31 @@ def report(options: Options) -> int:
     return 0
 
 
+def sweep(options: Options) -> int:
+    """`rtk sweep`."""
+    from rtk.tune import space as spaces
+    from rtk.tune import sweep as sweeps
+
+    changes = {key: getattr(options, key) for key in ("trials", "concurrent") if getattr(options, key)}
+    if options.resume:
+        if options.space or options.overrides or options.sampler or options.scheduler or options.name:
+            raise ConfigError("--resume: only --trials and --concurrent may change")
+        done = sweeps.resume_sweep(sweeps.Sweep.open(options.resume, options.output), changes)
+    else:
+        if not options.space or not options.recipe:
+            raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")
+        changes |= {f"{k}.name": v for k in ("sampler", "scheduler") if (v := getattr(options, k))}
+        space = spaces.load_space(options.space, changes)
+        config = spaces.base_config(space, options.recipe, options.overrides)
+        done = sweeps.launch_sweep(space, config, options.name)
+    summary = {"sweep": done.name, "path": str(done.path)}
+    if options.json:
+        _print_json(summary)
+    else:
+        print(f"finished: {done.path}")
+    return 0
+
+
 def data_prepare(options: Options) -> int:
     """`rtk data prepare`."""
     from rtk.console import progress_bar

@@ -71,6 +71,12 @@ class DataConfig(Section):
     test: str | None = Field(None, description="Parquet of the in-distribution test set")
     near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
     far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
+    validation_near_ood: dict[str, str] = Field(
+        default_factory=dict, description="near-OOD sets for val/ metrics, name: path; never test sets"
+    )
+    validation_far_ood: dict[str, str] = Field(
+        default_factory=dict, description="far-OOD sets for val/ metrics, name: path; never test sets"
+    )
     mixing: str | None = Field(None, description="Parquet of PixMix pictures; null: fractals rendered by rtk")
     image_size: PositiveInt = Field(32, description="side in pixels that images are decoded to")
     train_rows: PositiveInt | None = Field(None, description="use the first N training rows; null: all")
@@ -225,6 +231,9 @@ class EvaluateConfig(Section):
     scores: tuple[str, ...] = Field(("msp", "max_logit", "energy", "knn"), description="OOD scores compared")
     confidence: str = Field("msp", description="score that says whether a prediction is right")
     ood_score: str = Field("knn", description="score that the headline OOD and DS metrics use")
+    validation_score: Literal["msp", "max_logit", "energy", "entropy", "gen", "margin"] = Field(
+        "energy", description="OOD score of the val/ metrics of each epoch: one of the logits alone"
+    )
     ds_method: Literal["exact", "grid"] = Field(
         "exact", description="DS metrics over every threshold pair, or on the published 1001 x 1001 grid"
     )
