@@ -20,8 +20,8 @@ from rtk.distributed import gather_objects, mean_over_ranks_, rank, world_size
 from rtk.metrics import aurc, ds_aurc, ds_f1, ood_detection
 from rtk.optim.averaging import float_buffers, reestimate_batchnorm
 from rtk.scores import SCORES
-from rtk.train.checkpoint import TrainState
 from rtk.train.job import TrainingData
+from rtk.train.state import TrainState
 
 
 def validate(
