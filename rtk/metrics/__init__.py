@@ -5,6 +5,7 @@ booleans. Results are fractions, not percent.
 """
 
 from rtk.metrics.calibration import ReliabilityCurve, adaptive_ece, brier, ece, nll, reliability_curve
+from rtk.metrics.grid import GridCounts, GridMetrics, ScoreRange
 from rtk.metrics.joint import (
     DSThresholds,
     ds_aurc,
@@ -28,8 +29,11 @@ from rtk.metrics.selective import (
 
 __all__ = [
     "DSThresholds",
+    "GridCounts",
+    "GridMetrics",
     "ReliabilityCurve",
     "RiskCoverage",
+    "ScoreRange",
     "adaptive_ece",
     "augrc",
     "aupr",
