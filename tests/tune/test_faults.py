@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from rtk.run_folder import RunFolder
+from rtk.train.checkpoint import has_checkpoint, read_state
 from rtk.tune.study import DONE, open_study
 from rtk.tune.sweep import Sweep
 
@@ -35,7 +36,7 @@ SPACE = {
     },
     "space": {"optimizer.lr": {"loguniform": [0.01, 0.1]}},
 }
-TRIAL, WORKER = "ray::run_trial", "ray::RayTrainWorker"
+TRIAL, WORKER = "ray::ImplicitFunc", "ray::RayTrainWorker"
 
 
 @pytest.fixture
@@ -119,18 +120,21 @@ def test_killed_trial_and_killed_driver(start, tmp_path):
     psutil.wait_procs(family, timeout=20)
     before = {t.number: t.datetime_complete for t in some_ended()}
     assert 0 < len(before) < 4
-    done = {number: epochs(RunFolder(sweep.path / f"trial-{number:04d}")) for number in range(3)}
+    folders = {n: sweep.path / f"trial-{n:04d}" for n in range(4) if n not in before}
+    lasts = {n: path / "checkpoints" / "last" for n, path in folders.items()}
+    saved = {n: read_state(last)["step"] for n, last in lasts.items() if has_checkpoint(last)}
 
     again = start("--resume", str(sweep.path), "--json")
     assert again.wait(300) == 0, log.read_text()
     check_whole(sweep, 4)
     after = open_study(sweep.path, sweep.space()).trials
     assert all(after[number].datetime_complete == when for number, when in before.items())
-    # What was running went on from its last checkpoint: epochs that it had finished were not done again.
-    for number in {0, 1, 2} - set(before):
-        rows = RunFolder(sweep.path / f"trial-{number:04d}").read_metrics()
-        kept = [row["time"] for row in rows if row["step"] == done[number][-1]] if done[number] else []
-        assert all(when < killed for when in kept)
+    # What was running went on from its last checkpoint.
+    assert saved
+    for number, step in saved.items():
+        kept = [row for row in RunFolder(folders[number]).read_metrics() if row["step"] <= step]
+        assert kept
+        assert all(row["time"] < killed for row in kept)
 
 
 def test_killed_worker_of_a_trial_with_two(start, tmp_path):
