@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_sweep(commands)
+    _add_compare(commands)
     _add_data(commands)
     _add_recipes(commands)
     _add_doctor(commands)
@@ -258,6 +259,33 @@ def _add_sweep(commands: Parsers) -> None:
     parser.add_argument("--sampler", choices=["tpe", "gp", "nsga2", "random"])
     parser.add_argument("--scheduler", choices=["asha", "hyperband", "none"])
     parser.add_argument("--output", default="runs", metavar="DIR", help="where --resume looks for a name")
+    _json(parser)
+
+
+def _add_compare(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "compare",
+        "compare",
+        "set runs, a sweep's trials or an experiment side by side, seeds taken together",
+        """rtk compare BASELINE_RUN RUN RUN
+        rtk compare --sweep NAME --html sweep.html
+        rtk compare --experiment rtk --where "params.model.width = 8 and metrics.accuracy > 0.9"
+        rtk compare runs/digits_* --csv runs.csv""",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs, those of the baseline first")
+    parser.add_argument("--sweep", metavar="NAME", help="the trials of a sweep")
+    parser.add_argument("--experiment", metavar="NAME", help="all runs of a tracking.experiment")
+    parser.add_argument(
+        "--where", metavar="CONDITIONS", help="params.KEY = VALUE, metrics.NAME < VALUE, and ..."
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="columns (default: a handful)"
+    )
+    parser.add_argument("--sort", metavar="NAME", help="metric to sort by (default: objective, or DS-AURC)")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page with figures")
+    parser.add_argument("--csv", metavar="FILE", help="write all metrics and differing params, a row a run")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where names are looked for")
     _json(parser)
 
 

@@ -204,6 +204,36 @@ def sweep(options: Options) -> int:
     return 0
 
 
+def compare(options: Options) -> int:
+    """`rtk compare`."""
+    from rtk.compare.compare import compare as compare_runs
+    from rtk.compare.table import as_csv, as_records, as_text, difference_records, heading
+
+    keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output")
+    found = compare_runs(**{key: getattr(options, key) for key in keys})
+    written = []
+    if options.html:
+        from rtk.compare.page import write_page
+
+        given = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
+        written.append(write_page(Path(options.html), *given))
+    if options.csv:
+        written.append(Path(options.csv))
+        written[-1].write_text(as_csv(found.groups))
+    if options.json:
+        records = {"runs": as_records(found.groups), "differences": difference_records(found.differences)}
+        _print_json(records | {"written": [str(path) for path in written]})
+        return 0
+    print(found.title, as_text(found.groups, found.metrics), sep="\n\n")
+    for one in found.differences:
+        sure = "significant" if one.is_significant else "not significant"
+        interval = f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.seeds} seeds)")
+    for path in written:
+        print(f"written: {path}")
+    return 0
+
+
 def data_prepare(options: Options) -> int:
     """`rtk data prepare`."""
     from rtk.console import progress_bar

@@ -95,7 +95,9 @@ def select(entries: Iterable[Entry], where: str | None) -> list[Entry]:
 def _condition(text: str) -> Callable[[Entry], bool]:
     match = CONDITION.match(text)
     if match is None:
-        raise ConfigError(f"--where: got {text!r}, wanted such as params.optimizer.lr = 0.1 or metrics.val/aurc < 0.2")
+        raise ConfigError(
+            f"--where: got {text!r}, wanted such as params.optimizer.lr = 0.1 or metrics.val/aurc < 0.2"
+        )
     table, key, sign, value = match.groups()
     wanted = yaml.safe_load(value)
 
@@ -135,6 +137,8 @@ def group_by_seed(entries: Sequence[Entry]) -> list[Group]:
     by_kind: dict[str, list[Entry]] = {}
     for entry in entries:
         by_kind.setdefault(repr(sorted(entry.tried().items())), []).append(entry)
+    for members in by_kind.values():
+        members.sort(key=lambda entry: entry.seed)
     names = {kind: _label(members) for kind, members in by_kind.items()}
     repeated = {name for name in names.values() if list(names.values()).count(name) > 1}
     return [

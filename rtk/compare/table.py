@@ -53,7 +53,9 @@ def shown_metrics(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
     known = list(iterate_metrics(entries))
     for name in wanted:
         if name not in known:
-            raise ConfigError(f"metric: got {name!r}, wanted one of {', '.join(known) or 'none, nothing is measured'}")
+            raise ConfigError(
+                f"metric: got {name!r}, wanted one of {', '.join(known) or 'none, nothing is measured'}"
+            )
     return list(wanted) or [k for k in TEST_METRICS if k in known] or [k for k in VAL_METRICS if k in known]
 
 
@@ -104,25 +106,56 @@ def _is_known(name: str) -> bool:
 
 
 def rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[list[str]]:
-    """The table, headings first: name, seeds, state, metrics, and the params that differ."""
+    """The table, headings first: name, seeds, state, metrics, and a column for each param that differs."""
     entries = [entry for group in groups for entry in group.entries]
     keys = changed_keys(entries)
     with_seeds = any(len(group.entries) > 1 for group in groups)
     with_state = any("state" in entry.attributes for entry in entries)
     headings = ["run", *["seeds"] * with_seeds, *["state"] * with_state]
-    table = [[*headings, *map(heading, metrics), *map(short_key, keys)]]
+    with_front = sum(bool(entry.attributes.get("pareto")) for entry in entries) > 1
+    table = [[*headings, *map(heading, metrics), *short_keys(keys)]]
     for group in groups:
         first = group.entries[0]
         cells = [group.label, *[str(len(group.entries))] * with_seeds]
-        cells += [str(first.attributes.get("state", ""))] * with_state
+        cells += [_state(first, with_front)] * with_state
         cells += [cell(metric, group.values(metric)) for metric in metrics]
         table.append([*cells, *(short_value(first.params.get(key)) for key in keys)])
     return table
 
 
-def short_key(key: str) -> str:
-    """The last two parts of a key: enough to know it by."""
-    return ".".join(key.split(".")[-2:])
+def _state(entry: Entry, with_front: bool) -> str:
+    state = str(entry.attributes.get("state", ""))
+    return f"{state}, on the front" if with_front and entry.attributes.get("pareto") else state
+
+
+def as_text(groups: Sequence[Group], metrics: Sequence[str]) -> str:
+    """The table for a terminal, a line a group: the params that differ stand last, as KEY=VALUE."""
+    table = rows(groups, metrics)
+    first = len(table[0]) - len(changed_keys([entry for group in groups for entry in group.entries]))
+    names = table[0][first:]
+    lines = [[*table[0][:first], "settings that differ"]]
+    for row in table[1:]:
+        pairs = zip(names, row[first:], strict=True)
+        lines.append([*row[:first], " ".join(f"{name}={value}" for name, value in pairs if value)])
+    widths = [max(len(line[column]) for line in lines) for column in range(first)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *map(str.rjust, line[1:first], widths[1:]), line[first]]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Each key's last parts, as many as tell it from the others: `lr`, but `regmixup.weight`."""
+    shortened = []
+    for key in keys:
+        parts = key.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        shortened.append(
+            next(e for e in ends if e == key or sum(f".{k}".endswith(f".{e}") for k in keys) == 1)
+        )
+    return shortened
 
 
 def short_value(value: Any) -> str:
@@ -142,7 +175,10 @@ def differences(groups: Sequence[Group], metrics: Sequence[str]) -> list[Differe
     found = []
     for group in others:
         for metric in metrics:
-            one, two = ({e.seed: e.metrics[metric] for e in g.entries if metric in e.metrics} for g in (baseline, group))
+            one, two = (
+                {e.seed: e.metrics[metric] for e in g.entries if metric in e.metrics}
+                for g in (baseline, group)
+            )
             seeds = sorted(one.keys() & two.keys())
             if len(seeds) >= 2:
                 values = [[side[seed] for seed in seeds] for side in (one, two)]
@@ -175,7 +211,10 @@ def as_csv(groups: Sequence[Group]) -> str:
     flat = []
     for record in as_records(groups):
         tables = {name: record.pop(name) for name in ("metrics", "params")}
-        flat.append(record | {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()})
+        flat.append(
+            record
+            | {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+        )
     columns = dict.fromkeys(key for row in flat for key in row)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")

@@ -58,6 +58,11 @@ class StudySearcher(Searcher):
             self.study.tell(trial, values)
         else:
             trial.set_user_attr("values", values)
+            known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+            if (
+                len(values) == 1 and result["epoch"] not in known
+            ):  # Ray Tune tells of the last epoch here only
+                trial.report(values[0], result["epoch"])
             self.study.tell(trial, state=TrialState.PRUNED)
         self.on_end(self.study.trials[trial.number])
 
