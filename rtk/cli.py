@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_sweep(commands)
     _add_compare(commands)
+    _add_sync(commands)
     _add_data(commands)
     _add_recipes(commands)
     _add_doctor(commands)
@@ -286,6 +287,21 @@ def _add_compare(commands: Parsers) -> None:
     parser.add_argument("--html", metavar="FILE", help="write a self-contained page with figures")
     parser.add_argument("--csv", metavar="FILE", help="write all metrics and differing params, a row a run")
     parser.add_argument("--output", default="runs", metavar="DIR", help="where names are looked for")
+    _json(parser)
+
+
+def _add_sync(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "sync",
+        "sync",
+        "send to MLflow what could not be sent while a run or a sweep was going on",
+        """rtk sync
+        rtk sync runs/NAME
+        rtk sync --output /shared/runs""",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs or sweeps (default: all under --output)")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="folder of the runs (default: runs)")
     _json(parser)
 
 

@@ -234,6 +234,31 @@ def compare(options: Options) -> int:
     return 0
 
 
+def sync(options: Options) -> int:
+    """`rtk sync`."""
+    from rtk.run_folder import RunFolder
+    from rtk.tracking import folders_to_sync, is_mirrored
+    from rtk.tracking import sync as send_all
+
+    found = folders_to_sync(Path(options.output))
+    wanted = [Path(name) for name in options.runs]
+    wanted = [path if path.is_dir() else Path(options.output) / path for path in wanted]
+    unknown = [str(path) for path in wanted if not is_mirrored(RunFolder(path))]
+    if unknown:
+        raise ConfigError(
+            f"run: got {unknown[0]!r}, wanted a run or a sweep, or a name under {options.output}/"
+        )
+    roots = [path.absolute() for path in wanted]
+    chosen = [run for run in found if run.path.parent in roots] if roots else found
+    outcome = send_all([*(RunFolder(path) for path in roots), *chosen])
+    if options.json:
+        _print_json(outcome)
+    else:
+        for name, sent in outcome.items():
+            print(f"{name}: {sent} rows sent" if isinstance(sent, int) else f"{name}: not sent, {sent}")
+    return 0 if all(isinstance(sent, int) for sent in outcome.values()) else 1
+
+
 def data_prepare(options: Options) -> int:
     """`rtk data prepare`."""
     from rtk.console import progress_bar

@@ -241,6 +241,9 @@ class TrackingConfig(Section):
         None, description="tracking server; null: mlflow.db (SQLite) in the output folder"
     )
     experiment: str = "rtk"
+    checkpoints: bool = Field(
+        True, description="upload the checkpoints of a finished run and register them as models"
+    )
 
 
 class EvaluateConfig(Section):

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 import yaml
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from rtk.config.load import ConfigError, build_config, override_config
 from rtk.config.schema import RunConfig
@@ -23,13 +23,15 @@ from rtk.data.epochs import steps_per_epoch
 from rtk.environment import describe_environment
 from rtk.models.build import check_backbone
 from rtk.ray_session import start_ray
-from rtk.run_folder import unique_name
+from rtk.run_folder import RunFolder, unique_name
+from rtk.tracking import SWEEP_FILE, note_status
 from rtk.train.launch import load_training_data, open_datasets, total_steps, validation_ood
+from rtk.tune.mirror import mirrored_sweep, note_trial
 from rtk.tune.space import SearchSpace, check_space, parse_space, points
 from rtk.tune.study import open_study, remaining_trials
 from rtk.tune.trial import TrialPlan, run_trial
 
-SWEEP_FILE = "sweep.yaml"
+REPORT = "report.html"
 # Read by Ray Tune: the study is the record, so that it need not keep its own up to date.
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -228,10 +230,26 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
         train_rows=len(data.train),
         resources=_resources(space),
     )
-    with progress_bar("trials") as progress:
-        searcher = StudySearcher(study, space, lambda trial: _say(trial, study, space, progress))
+    with mirrored_sweep(sweep.path), progress_bar("trials") as progress:
+        searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
         scheduler = build_scheduler(space, _epochs(config, datasets), study)
         _fit(sweep, space, plan, ray.put(data), searcher, scheduler)
+        _finish(sweep)
+
+
+def _finish(sweep: Sweep) -> None:
+    """Leave a page about the sweep beside it, and have the best trial's checkpoints kept in MLflow."""
+    from rtk.compare.compare import compare
+    from rtk.compare.page import write_page
+    from rtk.tune.results import best_trial
+
+    found = compare(sweep=str(sweep.path))
+    about = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
+    write_page(sweep.path / "evaluation" / REPORT, *about)
+    best = best_trial(sweep)
+    if best is not None:
+        keep = sweep.config().tracking.checkpoints
+        note_status(best.run, "FINISHED", keep_checkpoints=keep, state="complete", best="true")
 
 
 def _fit(sweep: Sweep, space: SearchSpace, plan: TrialPlan, data: Any, searcher: Any, scheduler: Any) -> None:
@@ -261,8 +279,13 @@ def _fit(sweep: Sweep, space: SearchSpace, plan: TrialPlan, data: Any, searcher:
     tuner.fit()
 
 
-def _say(trial: FrozenTrial, study: optuna.Study, space: SearchSpace, progress: Any) -> None:
-    """Tell how far the sweep is, in a line on standard error."""
+def _ended(trial: FrozenTrial, sweep: Sweep, study: optuna.Study, space: SearchSpace, progress: Any) -> None:
+    """Note the end of a trial for MLflow, and tell how far the sweep is in a line on standard error."""
+    note_trial(sweep.path, trial)
+    if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        best = study.best_trials[0].values
+        named = {f"best/{metric}": value for metric, value in zip(space.metrics, best, strict=True)}
+        RunFolder(sweep.path).append_metrics(trial.number, 0.0, named)
     ended = sum(other.state.is_finished() for other in study.get_trials(deepcopy=False))
     progress(ended, space.trials)
     values = trial.values or trial.user_attrs.get("values") or []
