@@ -100,8 +100,8 @@ class Mirror:
                 os.environ.setdefault(name, value)
             import mlflow
 
-            logging.getLogger("mlflow").setLevel(logging.ERROR)
-            logging.getLogger("alembic").setLevel(logging.ERROR)
+            for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             self._client = mlflow.MlflowClient(self.uri)
         return self._client
 

@@ -189,7 +189,7 @@ def test_a_server_that_is_away_for_half_a_minute_misses_nothing(output, monkeypa
                     stopped = time.monotonic()
                 if step == 20:  # a trial that begins and one that ends while the server is away
                     trials.append(new_run(sweep.path, uri, "trial-0001"))
-                    append(trials[1], range(20))
+                    append(trials[1], range(step + 1))
                     note_status(trials[0], "RUNNING")
                 if step == 40:
                     time.sleep(max(0, OUTAGE_SECONDS - (time.monotonic() - stopped)))
@@ -236,7 +236,7 @@ def test_four_processes_share_one_sqlite_store(output):
 @pytest.fixture
 def postgres(tmp_path_factory):
     """URI of a PostgreSQL server of its own."""
-    pytest.importorskip("psycopg2", reason="psycopg2 is not installed (rtk's extra `postgres`)")
+    pytest.importorskip("psycopg", reason="psycopg is not installed (rtk's extra `postgres`)")
     if not POSTGRES:
         pytest.skip("no PostgreSQL under /usr/lib/postgresql (Debian package postgresql)")
     import tempfile
