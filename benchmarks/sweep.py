@@ -1,7 +1,7 @@
 """Is a sweep worth it? Optuna against random search, and the best trial against the recipe, on the test.
 
-Runs `search_spaces/small.yaml` on digits_demo twice at the same budget, then trains the recipe's own values and the
-best of each search anew with several seeds and evaluates them on the test sets.
+Runs `search_spaces/small.yaml` on digits_demo twice at the same budget, then trains the recipe's own values
+and the best of each search anew with several seeds and evaluates them on the test sets.
 
     python benchmarks/sweep.py --trials 24 --seeds 5 --output /tmp/sweep-benchmark
 """
@@ -38,15 +38,15 @@ def search(sampler: str, trials: int, output: str) -> tuple[Sweep, dict[str, obj
     assert best is not None, "every trial failed"
     metric = space.metrics[0]
     print(
-        f"{sampler}: {trials} trials in {seconds:.0f} s, {60 * trials / seconds:.1f} a minute, best {metric} ",
-        end="",
+        f"{sampler}: {trials} trials in {seconds:.0f} s, {60 * trials / seconds:.1f} a minute, "
+        f"best {metric} {best.metrics[metric]:.4f} ({best.name}); "
+        f"seconds a trial beside training: {overhead(sweep):.2f}"
     )
-    print(f"{best.metrics[metric]:.4f} ({best.name}); seconds a trial beside training: {overhead(sweep):.2f}")
     return sweep, {key: best.params[key] for key in space.space}
 
 
 def overhead(sweep: Sweep) -> float:
-    """Median over trials of the time from proposal to the first step, the first one of each process left out."""
+    """Median over trials of the seconds from folder to first step, the first of each process left out."""
     waits = []
     for trial in sorted(read_trials(sweep), key=lambda entry: entry.attributes["number"])[2:]:
         rows = trial.run.read_metrics()
