@@ -16,9 +16,9 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialS
 
 
 def note_trial(sweep: Path, trial: FrozenTrial) -> None:
-    """Write down how a trial ended; MLflow has no status for one that was stopped early, so it is a tag."""
+    """Write down how a trial ended, once; MLflow has no status for one stopped early, so it is a tag."""
     run = RunFolder(sweep / trial_name(trial.number))
-    if run.path.is_dir():
+    if run.path.is_dir() and not (run.path / "status.json").exists():
         reasons = {key: trial.user_attrs[key] for key in ("reason",) if key in trial.user_attrs}
         note_status(run, STATUS[trial.state], state=trial.state.name.lower(), **reasons)
 

@@ -28,7 +28,7 @@ from rtk.tracking import SWEEP_FILE, note_status
 from rtk.train.launch import load_training_data, open_datasets, total_steps, validation_ood
 from rtk.tune.mirror import mirrored_sweep, note_trial
 from rtk.tune.space import SearchSpace, check_space, parse_space, points
-from rtk.tune.study import open_study, remaining_trials
+from rtk.tune.study import DONE, open_study, remaining_trials
 from rtk.tune.trial import TrialPlan, run_trial
 
 REPORT = "report.html"
@@ -230,6 +230,8 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
         train_rows=len(data.train),
         resources=_resources(space),
     )
+    for ended in study.get_trials(deepcopy=False, states=DONE):
+        note_trial(sweep.path, ended)  # the driver may have been killed before it could
     with mirrored_sweep(sweep.path), progress_bar("trials") as progress:
         searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
         scheduler = build_scheduler(space, _epochs(config, datasets), study)
