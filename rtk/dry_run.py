@@ -30,7 +30,7 @@ def dry_run(config: RunConfig) -> dict[str, str]:
     ) as folder:
         tree = config.model_dump(mode="json")
         tree["output"] = folder
-        tree["tracking"]["uri"] = None
+        tree["tracking"] |= {"uri": None, "checkpoints": False}
         tree["train"]["duration"] = "1steps"
         outcome = launch_training(build_config(tree))
         done = {"training step, validation, checkpoint": outcome.status}
