@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_data(commands)
+    _add_plan(commands)
     _add_recipes(commands)
     _add_doctor(commands)
     _add_completion(commands)
@@ -219,6 +220,23 @@ def _add_data(commands: Parsers) -> None:
     )
     inspect.add_argument("--sample", type=_positive, metavar="N", help="look at N images only")
     _json(inspect)
+
+
+def _add_plan(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "plan",
+        "plan",
+        "memory per rank and communication of a recipe under every ZeRO stage",
+        """rtk plan resnet18_cifar100_sure_plus --gpus 1 --gpu-memory 24
+        rtk plan my_recipe.yaml model.name=timm/vit_large_patch16_dinov3 --gpus 8 --gpu-memory 80""",
+    )
+    parser.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument("--gpus", type=_positive, metavar="N", help="ranks (default: the recipe's workers)")
+    parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of each (default: 80)")
+    parser.add_argument("--classes", type=_positive, metavar="C", help="default: those of data.train")
+    _json(parser)
 
 
 def _add_recipes(commands: Parsers) -> None:

@@ -257,6 +257,39 @@ def _print_some(title: str, lines: list[str], most: int = 10) -> None:
         print("\n".join(f"  {line}" for line in lines[:most]))
 
 
+def plan(options: Options) -> int:
+    """`rtk plan`."""
+    from rtk.plan import GIB, USABLE, count_classes, plan_recipe
+
+    workers = [f"train.workers={options.gpus}"] if options.gpus else []
+    config = load_with_origins(options.recipe, [*options.overrides, *workers]).config
+    plans = plan_recipe(config, options.classes or count_classes(config))
+    memory = options.gpu_memory * GIB
+    fitting = [stage.stage for stage in plans if stage.fits(memory)]
+    if options.json:
+        stages = [{**asdict(stage), "total": stage.total, "fits": stage.fits(memory)} for stage in plans]
+        _print_json(
+            {"gpu_memory": round(memory), "stages": stages, "first_that_fits": next(iter(fitting), None)}
+        )
+        return 0
+    rows = [["GiB a rank", *(f"ZeRO-{stage.stage}" for stage in plans)]]
+    rows += [[name, *(f"{stage.parts[name] / GIB:.3g}" for stage in plans)] for name in plans[0].parts]
+    rows.append(["total", *(f"{stage.total / GIB:.3g}" for stage in plans)])
+    rows.append(
+        [f"fits {options.gpu_memory:g} GiB", *("yes" if stage.fits(memory) else "no" for stage in plans)]
+    )
+    rows.append(["most alive in", *(stage.moment for stage in plans)])
+    rows.append(["sent a step", *(f"{stage.communication / GIB:.3g}" for stage in plans)])
+    share = config.train.batch_size // (config.train.workers * config.train.accumulation)
+    _print_table(f"{config.name}: {config.train.workers} ranks, {share} images a pass", rows)
+    print(f"A stage fits where it fills at most {USABLE:.0%} of a device. Activations are an estimate.")
+    if fitting:
+        print(f"first that fits, and the fastest: train.zero_stage={fitting[0]}")
+    else:
+        print("No stage fits: take more GPUs, or cut a batch into micro-batches (train.accumulation).")
+    return 0
+
+
 def _print_table(title: str, rows: list[list[str]]) -> None:
     """Print rows, the first of which holds the headings."""
     from rich.console import Console

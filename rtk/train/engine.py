@@ -15,6 +15,8 @@ from rtk.models.build import batchnorm_layers
 from rtk.optim import SharpnessAware
 from rtk.train.zero_shards import EngineShards, UnreducedShards
 
+REDUCE_BUCKET = 50_000_000  # gradients reduced at a time: 200 MB, where DeepSpeed's default takes 2 GB
+
 
 def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> Any:
     """Wrap a model and its base optimiser in a DeepSpeed engine of the configured ZeRO stage.
@@ -33,7 +35,9 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
         )
     deepspeed = import_deepspeed()
     buffers = dict(model.named_buffers())
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    settings = deepspeed_config(config, trained)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     _keep_buffers(model, buffers)
     return engine
 
@@ -58,10 +62,16 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def deepspeed_config(config: RunConfig) -> dict[str, Any]:
-    """DeepSpeed's own config: what rtk decides, over what the recipe's `deepspeed:` block says."""
+def deepspeed_config(config: RunConfig, trained: int) -> dict[str, Any]:
+    """DeepSpeed's own config: what rtk decides, over what the recipe's `deepspeed:` block says.
+
+    Args:
+        config: the run.
+        trained: parameters that take gradients. The buffer that gradients are reduced through is no larger.
+    """
     raw = dict(config.deepspeed)
-    zero = {"stage": config.train.zero_stage, **raw.pop("zero_optimization", {})}
+    bucket = {"reduce_bucket_size": max(1, min(trained, REDUCE_BUCKET))}
+    zero = {"stage": config.train.zero_stage, **bucket, **raw.pop("zero_optimization", {})}
     return {
         **raw,
         "train_batch_size": config.train.batch_size,
