@@ -56,6 +56,10 @@ class EvaluatedRun:
         """`confidence`, `ood_score` or `is_correct`, or a score by name, of a group (`id`, `near`, `far`)."""
         return rows_of(self.table, "group", group)[self.result.get(kind, kind)]
 
+    def corruption_rows(self) -> list[dict[str, Any]]:
+        """What `corruptions.csv` says about the evaluated checkpoint."""
+        return corruptions.read_rows(self.run.evaluation, self.result["step"])
+
     def five(self, group: str) -> Five:
         """The arguments of the DS metrics, ID test set against all sets of a group."""
         pair = ("confidence", "ood_score")
@@ -134,7 +138,7 @@ def surface_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
 
 def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
     """Accuracy and error AUROC against severity, means over the types, a line a run."""
-    rows = {entry.label: corruptions.read_rows(entry.run.evaluation) for entry in evaluated}
+    rows = {entry.label: entry.corruption_rows() for entry in evaluated}
     for key, title, good in (
         ("accuracy", "Accuracy under corruptions", "high, and falling slowly"),
         ("auroc_errors", "AUROC of errors under corruptions", "level: errors stay as easy to tell"),

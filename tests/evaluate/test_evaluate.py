@@ -117,12 +117,12 @@ def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
 def test_corruptions_lower_the_accuracy_and_are_the_same_again(run):
     pytest.importorskip("imagecorruptions")
     first = evaluate_run(run, corrupted=48)
-    rows = read_rows(run.evaluation)
+    rows = read_rows(run.evaluation, first["step"])
     assert len(rows) == 1 + 15 * 5
     assert {row["images"] for row in rows} == {48}
     assert first["corruptions"]["accuracy"] < rows[0]["accuracy"]
     evaluate_run(run, corrupted=48)
-    assert read_rows(run.evaluation) == rows
+    assert read_rows(run.evaluation, first["step"]) == rows
     assert "Accuracy under corruptions" in write_report([run]).read_text()
 
 
