@@ -100,10 +100,9 @@ class GridCounts:
             ValueError: empty input, NaN, different lengths, a confidence outside [0, 1], or an OOD score
                 outside `score_range`.
         """
-        confidences, scores = as_scores("confidence", confidence), as_scores("ood_score", ood_score)
+        confidences, scores = check_confidence(confidence), as_scores("ood_score", ood_score)
         correct, unseen = as_flags("is_correct", is_correct), as_flags("is_ood", is_ood)
         require_same_length(confidence=confidences, ood_score=scores, is_correct=correct, is_ood=unseen)
-        _require_probability(confidences.min(), confidences.max())
         if scores.min() < score_range.low or scores.max() > score_range.high:
             got = f"[{scores.min()}, {scores.max()}]"
             raise ValueError(
@@ -154,7 +153,6 @@ def count_images(images: Images) -> Accepted:
     Raises:
         ValueError: infinite OOD scores, or a confidence outside [0, 1].
     """
-    _require_probability(*images.confidence_range())
     n_id, n_ood = images.n_id, images.ood_confidence.size
     counts = GridCounts.from_arrays(
         np.concatenate([images.id_confidence, images.ood_confidence]),
@@ -195,7 +193,15 @@ def filled_from_right(risk: FloatArray) -> FloatArray:
     return risk[np.minimum.accumulate(source[::-1])[::-1]]
 
 
-def _require_probability(low: float, high: float) -> None:
+def check_confidence(confidence: ArrayLike) -> FloatArray:
+    """Convert to (N,) values that the thresholds 0 ... 1 suit.
+
+    Raises:
+        ValueError: empty input, NaN, or values outside [0, 1].
+    """
+    values = as_scores("confidence", confidence)
+    low, high = values.min(), values.max()
     # A softmax in float32 can exceed 1 by a few units in the last place.
     if low < 0 or high > 1 + 1e-6:
         raise ValueError(f"confidence: got values in [{low}, {high}], wanted [0, 1] for method 'grid'")
+    return values

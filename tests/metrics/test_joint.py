@@ -103,7 +103,7 @@ def test_ood_only_exact_matches_brute_force():
 
 
 def test_exact_f1_is_never_below_grid():
-    cases = [small_case(seed) for seed in range(80)] + [golden_case("big__"), golden_case("small_ties__")]
+    cases = [small_case(seed) for seed in range(50)] + [golden_case("big__"), golden_case("small_ties__")]
     for images in [*cases, synthetic_case(500, 300)]:
         id_confidence, id_ood_score, correct, ood_confidence, ood_ood_score = images
         scores = np.concatenate([id_ood_score, ood_ood_score])
