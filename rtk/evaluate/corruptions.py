@@ -156,7 +156,7 @@ def read_rows(folder: Path, step: int) -> list[dict[str, Any]]:
         rows = [
             {key: _number(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)
         ]
-    return [row for row in rows if row["step"] == step]
+    return [row for row in rows if row.get("step") == step]
 
 
 def _number(key: str, text: str) -> Any:

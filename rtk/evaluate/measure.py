@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,16 @@ from rtk.evaluate.parallel import in_parallel
 from rtk.evaluate.score_table import rows_of
 from rtk.evaluate.suites import GROUPS, OODSet
 from rtk.metrics import (
-    augrc,
-    aurc,
     brier,
     ds_aurc,
     ds_f1,
-    e_aurc,
     ece,
     misclassification_detection,
     nll,
     ood_detection,
     reliability_curve,
+    resample_rows,
+    selective_classification,
 )
 
 RELIABILITY_BINS = 15
@@ -111,7 +110,7 @@ def measure_score(
         score_metrics(
             {name: own.take(rows) for (name, own), rows in zip(columns.items(), draw, strict=True)}, ds_method
         )
-        for draw in draw_rows(sizes, resamples, seed=0)
+        for draw in resample_rows(sizes, resamples, seed=0)
     ]
     return metrics, reduce_leaves(drawn, _interval_ends)
 
@@ -128,21 +127,9 @@ def score_metrics(columns: Mapping[str, ScoreColumns], ds_method: str) -> dict[s
     return {"test": error_metrics(known.score, known.is_correct), "sets": by_set, "means": means}
 
 
-def draw_rows(sizes: Sequence[int], resamples: int, seed: int) -> Iterator[list[np.ndarray]]:
-    """Rows of every set, drawn with replacement and apart, resample by resample."""
-    generators = [np.random.default_rng([seed, number]) for number in range(len(sizes))]
-    for _ in range(resamples):
-        yield [generator.integers(0, size, size) for generator, size in zip(generators, sizes, strict=True)]
-
-
 def error_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
     """Accuracy, and how well a score tells right from wrong: AURC family, AUROC and FPR95 of the errors."""
-    metrics = {
-        "accuracy": float(correct.mean()),
-        "aurc": aurc(confidence, correct),
-        "e_aurc": e_aurc(confidence, correct),
-        "augrc": augrc(confidence, correct),
-    }
+    metrics = selective_classification(confidence, correct)
     if 0 < correct.sum() < len(correct):  # AUROC needs both kinds
         found = misclassification_detection(confidence, correct)
         metrics |= {"auroc_errors": found["auroc"], "fpr95_errors": found["fpr95"]}
