@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rtk.config.schema import ModelConfig
+from rtk.models.backbones import build_backbone
 from rtk.models.heads import CosineHead, Head, LinearHead
-from rtk.models.resnet import ResNet18
-
-TIMM = "timm/"
+from rtk.models.layers import freeze_layers
 
 
 class Classifier(nn.Module):
@@ -82,44 +81,14 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
         image_size: side of the images in pixels, for backbones that are built for one size.
 
     Raises:
-        ValueError: naming `model.name` where no such backbone exists.
+        ValueError: naming the key where there is no such backbone, or it has no such option.
     """
-    backbone, features = _build_backbone(config, image_size)
+    backbone, features = build_backbone(config, image_size)
+    freeze_layers(backbone, config.freeze_layers)
     head: Head = LinearHead(features, num_classes)
     if config.head == "cosine":
         head = CosineHead(features, num_classes, config.temperature)
     return Classifier(backbone, head, config.mean, config.std, config.freeze_batchnorm)
-
-
-def _build_backbone(config: ModelConfig, image_size: int) -> tuple[nn.Module, int]:
-    check_backbone(config.name)
-    if config.name == "resnet18":
-        resnet = ResNet18(config.width)
-        return resnet, resnet.num_features
-    import timm
-
-    name = config.name.removeprefix(TIMM)
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
-    backbone = timm.create_model(name, num_classes=0, **({"img_size": image_size} if fixed else {}))
-    return backbone, backbone.num_features
-
-
-def check_backbone(name: str) -> None:
-    """Check that there is such a backbone.
-
-    Raises:
-        ValueError: naming `model.name`, with names that are near.
-    """
-    if name == "resnet18":
-        return
-    if not name.startswith(TIMM):
-        raise ValueError(f"model.name: got {name!r}, wanted resnet18 or timm/NAME")
-    import timm  # 4 s: only where it is asked for
-
-    wanted = name.removeprefix(TIMM)
-    if not timm.is_model(wanted):
-        near = timm.list_models(f"*{wanted.split('_')[0]}*")[:5]
-        raise ValueError(f"model.name: timm has no model {wanted!r}; some that it has: {', '.join(near)}")
 
 
 def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:

@@ -78,6 +78,6 @@ def backward(engine: Any, loss: Tensor, last: bool) -> None:
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times the group's `scale` where it has one."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("scale", 1.0)

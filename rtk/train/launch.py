@@ -17,7 +17,7 @@ from rtk.data.epochs import holdout_split, steps_per_epoch
 from rtk.data.fractals import render_fractals
 from rtk.data.pipeline import Source, decode_datasets
 from rtk.environment import describe_environment
-from rtk.models.build import check_backbone
+from rtk.models.backbones import check_backbone
 from rtk.ray_session import check_resources, start_ray
 from rtk.run_folder import RunFolder
 from rtk.tracking import mirrored
