@@ -113,7 +113,7 @@ def _sharded_step(rank: int, port: int, folder: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     engine = build_engine(model, optimizer, build_config({"data": {"train": "none"}, "train": train}))
     images = torch.full((1, 4), rank + 1.0, device=engine.device)
-    backward(engine, engine(images).mean(), last=True)
+    backward(engine, engine(images).mean(), reduce=True)
     engine.step()
     Path(folder, str(rank)).write_text(str(model.weight.tolist()))
     dist.destroy_process_group()

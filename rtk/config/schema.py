@@ -206,6 +206,14 @@ class SharpnessConfig(Section):
     rho: PositiveFloat = Field(0.05, description="radius of the ascent step")
     sigma: Weight = Field(1.0, description="F-SAM: share of the gradient average that is taken off")
     lmbda: Fraction = Field(0.9, description="F-SAM: decay of the gradient average")
+    sync: Literal["global", "local"] = Field(
+        "global",
+        description="local: each worker ascends along its own gradient (m-SAM) and saves one reduction",
+    )
+    every: PositiveInt = Field(1, description="ascend at every so many steps; the others are plain steps")
+    redraw_views: bool = Field(
+        False, description="draw the mixed and PixMix views anew for the second pass, as the published code"
+    )
 
 
 class ScheduleConfig(Section):
@@ -219,9 +227,11 @@ class ScheduleConfig(Section):
 class AveragingConfig(Section):
     """Averaged weights, used for validation, the best checkpoint and evaluation."""
 
-    kind: Literal["none", "ema"] = "none"
+    kind: Literal["none", "ema", "swa"] = "none"
     decay: Fraction = Field(0.9998, description="EMA decay after the ramp")
     ramp: PositiveFloat = Field(2000.0, description="updates: decay_t = decay * (1 - exp(-t / ramp))")
+    start: Duration = Field("0ep", description="SWA: training before the first averaged model")
+    every: Duration = Field("1ep", description="SWA: from one averaged model to the next")
     reestimate_batchnorm: bool = Field(True, description="recompute BatchNorm statistics for the average")
 
 
@@ -230,12 +240,17 @@ class TrainConfig(Section):
 
     duration: Duration = Field("200ep", description="length, in epochs (20ep) or steps (1000steps)")
     batch_size: PositiveInt = Field(128, description="images a step, over all workers")
+    accumulation: PositiveInt = Field(
+        1, description="micro-batches that each worker's share of a batch is cut into"
+    )
     workers: PositiveInt = Field(
         1, description="Ray Train workers (one accelerator each, where there are any)"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 autocast where the machine has the instructions; weights stay fp32"
+    precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = Field(
+        "auto",
+        description="bf16: autocast, the weights stay fp32 (auto: where the machine has the instructions); "
+        "bf16_weights: the model in bf16 too, with fp32 masters on the shards (not with BatchNorm)",
     )
     channels_last: bool = Field(True, description="NHWC memory layout for convolutions")
     concatenate_views: Literal["auto"] | bool = Field(
@@ -295,11 +310,13 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        if self.train.batch_size % self.train.workers:
+        micro_batches = self.train.workers * self.train.accumulation
+        if self.train.batch_size % micro_batches:
             raise ValueError(
                 f"train.batch_size: got {self.train.batch_size}, "
-                f"wanted a multiple of train.workers ({self.train.workers})"
+                f"wanted a multiple of train.workers times train.accumulation ({micro_batches})"
             )
+        self._check_local_ascent()
         owned = [key for key in DEEPSPEED_OWNED if key in self.deepspeed]
         if owned:
             raise ValueError(f"deepspeed.{owned[0]}: rtk sets this key itself, wanted it left out")
@@ -307,6 +324,25 @@ class RunConfig(Section):
         if self.data.validation is None and not self.data.validation_fraction:
             raise ValueError("data.validation_fraction: got 0, wanted a share above 0 (or data.validation)")
         return self
+
+    def _check_local_ascent(self) -> None:
+        if self.sharpness.sync == "global":
+            return
+        if self.sharpness.variant == "fsam":
+            raise ValueError(
+                "sharpness.sync: got local with variant fsam, whose gradient average is over all workers; "
+                "wanted sharpness.variant sam or asam"
+            )
+        if self.train.zero_stage > 1:
+            raise ValueError(
+                f"sharpness.sync: got local, but ZeRO-{self.train.zero_stage} reduces gradients within the "
+                "backward pass, so that no worker has its own; wanted train.zero_stage 0 or 1"
+            )
+        if self.train.precision == "bf16_weights":
+            raise ValueError(
+                "sharpness.sync: got local, which moves the model's own weights; in bf16 (train.precision) "
+                "a small ascent is rounded away"
+            )
 
 
 def _check_zero(zero: Any) -> None:

@@ -75,17 +75,22 @@ class ViewMaker:
         self.augment: AugmentConfig = data.augment
         self.objective, self.seed = objective, seed
 
-    def __call__(self, rows: NDArray[np.int64], epoch: int, names: Collection[str]) -> dict[str, View]:
-        """The views called `names` (`clean`, `mixed`, `pixmix`) of the given rows in an epoch."""
+    def __call__(
+        self, rows: NDArray[np.int64], epoch: int, names: Collection[str], redraw: int = 0
+    ) -> dict[str, View]:
+        """The views called `names` (`clean`, `mixed`, `pixmix`) of the given rows in an epoch.
+
+        Another `redraw` gives other mixed and PixMix views of the same clean images.
+        """
         clean = self._augmented(rows, epoch)
         labels = torch.from_numpy(self.train.labels[rows])
         views = {}
         if "clean" in names:
             views["clean"] = View(to_float(clean), labels)
         if "mixed" in names:
-            views["mixed"] = self._mixed(rows, epoch, clean, labels)
+            views["mixed"] = self._mixed(rows, epoch, clean, labels, redraw)
         if "pixmix" in names:
-            views["pixmix"] = View(self._pixmix(rows, epoch, clean), labels)
+            views["pixmix"] = View(self._pixmix(rows, epoch, clean, redraw), labels)
         return views
 
     def _augmented(self, rows: NDArray[np.int64], epoch: int) -> Tensor:
@@ -94,9 +99,9 @@ class ViewMaker:
         images = torch.from_numpy(self.train.images[rows])
         return crop_flip(images, draws, self.augment.crop_padding, self.augment.flip)
 
-    def _mixed(self, rows: NDArray[np.int64], epoch: int, clean: Tensor, labels: Tensor) -> View:
+    def _mixed(self, rows: NDArray[np.int64], epoch: int, clean: Tensor, labels: Tensor, redraw: int) -> View:
         """RegMixup's view; the partner is any training image, drawn by sample, not from the batch."""
-        draws = uniforms(self.seed, epoch, self.train.sample_ids[rows], "mixup", 2)
+        draws = uniforms(self.seed, epoch, self.train.sample_ids[rows], _key("mixup", redraw), 2)
         partners = randint(draws[:, 0], len(self.train))
         shape = self.objective.regmixup.beta
         lam = torch.from_numpy(beta(draws[:, 1], shape, shape)).float()
@@ -104,16 +109,21 @@ class ViewMaker:
         partner_labels = torch.from_numpy(self.train.labels[partners])
         return View(images, mixup_targets(labels, partner_labels, lam, self.num_classes))
 
-    def _pixmix(self, rows: NDArray[np.int64], epoch: int, clean: Tensor) -> Tensor:
+    def _pixmix(self, rows: NDArray[np.int64], epoch: int, clean: Tensor, redraw: int) -> Tensor:
         if self.pictures is None:
             raise ValueError("pictures: got None, wanted mixing pictures for the pixmix view")
         config, ids = self.objective.regpixmix, self.train.sample_ids[rows]
-        picture = uniforms(self.seed, epoch, ids, "picture", 3)
+        picture = uniforms(self.seed, epoch, ids, _key("picture", redraw), 3)
         chosen = self.pictures[randint(picture[:, 0], len(self.pictures))]
         cropped = _crop(chosen, picture[:, 1:], clean.shape[-1])
-        draws = uniforms(self.seed, epoch, ids, "pixmix", pixmix_draw_count(config.k))
+        draws = uniforms(self.seed, epoch, ids, _key("pixmix", redraw), pixmix_draw_count(config.k))
         settings = draw_pixmix(draws, config.severity, config.beta, config.k, config.all_ops)
         return pixmix(clean, torch.from_numpy(cropped), settings)
+
+
+def _key(view: str, redraw: int) -> str:
+    """Name that a view's draws are keyed by."""
+    return f"{view}/{redraw}" if redraw else view
 
 
 def _crop(pictures: NDArray[np.uint8], u: NDArray[np.float64], size: int) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Optimisers, schedules, sharpness-aware steps and weight averages."""
 
-from rtk.optim.averaging import WeightAverage, ema_decay
+from rtk.optim.averaging import WeightAverage, ema_decay, ema_rate, swa_rate
 from rtk.optim.build import build_optimizer
 from rtk.optim.sharpness import SharpnessAware
 
-__all__ = ["SharpnessAware", "WeightAverage", "build_optimizer", "ema_decay"]
+__all__ = ["SharpnessAware", "WeightAverage", "build_optimizer", "ema_decay", "ema_rate", "swa_rate"]

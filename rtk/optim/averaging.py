@@ -1,9 +1,9 @@
-"""Averages of the weights along the run, and BatchNorm statistics to go with them."""
+"""Averages of the weights along the run (EMA, SWA), and BatchNorm statistics to go with them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -21,30 +21,54 @@ def ema_decay(update: int, decay: float = 0.9998, ramp: float = 2000.0) -> float
     return decay * (1 - math.exp(-update / ramp))
 
 
+def ema_rate(update: int, decay: float = 0.9998, ramp: float = 2000.0) -> float:
+    """Share of the present weights that the EMA takes in: 1 - `ema_decay`."""
+    return 1 - ema_decay(update, decay, ramp)
+
+
+def swa_rate(update: int, start: int = 0, every: int = 1) -> float:
+    """Share of the present weights that SWA takes in at the `update`-th update (1-based).
+
+    The n-th model that counts has the share 1/n, so that all weigh the same (stochastic weight averaging,
+    Izmailov et al. 2018, algorithm 1). Until the first one the average follows the weights.
+
+    Args:
+        update: number of the update.
+        start: updates before averaging begins.
+        every: updates from one averaged model to the next (an epoch, in the paper).
+    """
+    after = update - start
+    if after <= every:
+        return 1.0
+    return 0.0 if after % every else 1 / (after // every)
+
+
 class WeightAverage:
-    """Exponential moving average of the weights that this rank owns, and of the model's float buffers.
+    """Average of the weights that this rank owns, and of the model's float buffers.
 
     Memory: 4 bytes a weight, on the shard; buffers are small and kept on every rank.
 
     Args:
         shards: where the weights live.
         model: module whose floating-point buffers (BatchNorm statistics) are averaged too.
-        decay: decay after the ramp.
-        ramp: length of the ramp in updates.
+        rate: share of the present weights in the average after an update, a function of the update's
+            number (1-based), such as `ema_rate` or `swa_rate` with their settings. Being a function of the
+            number alone, it needs no state in a checkpoint.
     """
 
-    def __init__(self, shards: Shards, model: nn.Module, decay: float = 0.9998, ramp: float = 2000.0) -> None:
-        self.shards, self.model = shards, model
-        self.decay, self.ramp = decay, ramp
+    def __init__(self, shards: Shards, model: nn.Module, rate: Callable[[int], float] = ema_rate) -> None:
+        self.shards, self.model, self.rate = shards, model, rate
         self.updates = 0
         self.weights = [weight.detach().clone() for weight in shards.weights()]
         self.buffers = {name: buffer.detach().clone() for name, buffer in float_buffers(model).items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the present weights: average = d * average + (1 - d) * weight."""
+        """Take in the present weights: average = (1 - rate) * average + rate * weight."""
         self.updates += 1
-        rate = 1 - ema_decay(self.updates, self.decay, self.ramp)
+        rate = self.rate(self.updates)
+        if rate == 0:
+            return
         torch._foreach_lerp_(self.weights, self.shards.weights(), rate)
         for name, buffer in float_buffers(self.model).items():
             self.buffers[name].lerp_(buffer, rate)

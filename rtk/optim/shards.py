@@ -20,7 +20,10 @@ class Shards(Protocol):
         """Owned weights: tensors of any shape, changed in place by the caller."""
 
     def gradients(self) -> list[Tensor]:
-        """Gradients averaged over ranks, one for each of `weights()`, of the same shape."""
+        """Gradients averaged over ranks, one for each of `weights()`, of the same shape.
+
+        The caller may change them in place; `clear_gradients` lets go of what they were made from.
+        """
 
     def publish(self) -> None:
         """Make the model compute with the present `weights()`."""

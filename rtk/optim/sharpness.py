@@ -13,6 +13,7 @@ from rtk.optim.shards import LocalShards, Shards
 
 VARIANTS = ("sam", "fsam")
 EPSILON = 1e-12  # keeps the division by the norm finite, as published
+PART = 2**22  # elements worked on at a time where a temporary copy is needed
 
 
 class SharpnessAware(Optimizer):
@@ -27,6 +28,9 @@ class SharpnessAware(Optimizer):
       Li et al. 2024, algorithm 1, in the order of its published code).
     - `adaptive=True`: ASAM (Kwon et al. 2021, equation 5), with either direction.
 
+    With `every=k` only each k-th step ascends, the first one included; the others are plain steps of the
+    base optimiser at half the cost, and leave m alone.
+
     Memory beside the base optimiser: 4 bytes a weight for the backup during a step, and 4 for m.
 
     Args:
@@ -36,10 +40,11 @@ class SharpnessAware(Optimizer):
         sigma: share of the gradient average that F-SAM takes off.
         lmbda: decay of F-SAM's gradient average.
         adaptive: scale the radius by the weights (ASAM).
+        every: ascend at every so many steps.
         shards: where the weights live; by default the base optimiser's own parameters.
 
     Raises:
-        ValueError: for an unknown variant or a negative rho.
+        ValueError: for an unknown variant, a negative rho, or `every` below 1.
     """
 
     def __init__(
@@ -50,36 +55,50 @@ class SharpnessAware(Optimizer):
         sigma: float = 1.0,
         lmbda: float = 0.9,
         adaptive: bool = False,
+        every: int = 1,
         shards: Shards | None = None,
     ) -> None:
         if variant not in VARIANTS:
             raise ValueError(f"variant: got {variant!r}, wanted one of {', '.join(VARIANTS)}")
         if rho < 0:
             raise ValueError(f"rho: got {rho}, wanted a number >= 0")
+        if every < 1:
+            raise ValueError(f"every: got {every}, wanted an integer >= 1")
         # The groups are set below; a learning-rate schedule must see the base optimiser's own.
         super().__init__([torch.empty(0)], {})
         self.base = base_optimizer
         self.param_groups = base_optimizer.param_groups
         self.state = base_optimizer.state
         self.variant, self.rho, self.sigma, self.lmbda = variant, rho, sigma, lmbda
-        self.adaptive = adaptive
+        self.adaptive, self.every = adaptive, every
+        self.steps = 0
         self.shards = LocalShards(base_optimizer) if shards is None else shards
         self.gradient_average: list[Tensor] | None = None
         self._backup: list[Tensor] | None = None
 
+    def ascends_at(self, step: int) -> bool:
+        """Whether the update with this number (from 0) has an ascent."""
+        return step % self.every == 0
+
     @torch.no_grad()
     def ascend(self) -> None:
         """Move the weights to w + e, from the gradients at w, and clear the gradients."""
-        weights, gradients = self.shards.weights(), self.shards.gradients()
-        directions = self._directions(gradients)
-        steps, norm = self._steps(weights, directions)
+        weights, directions = self.shards.weights(), self.shards.gradients()
+        self.shards.clear_gradients()  # the list above is now all that holds them: it is worked on in place
+        if self.variant == "fsam":
+            self._take_off_average(directions)
+        if self.adaptive:
+            torch._foreach_mul_(directions, weights)  # s * d; the sign of s does not change its norm
+        norms = torch._foreach_norm(directions) if directions else [torch.zeros(())]
+        norm = self.shards.sum_over_shards(torch.stack(norms).square().sum()).sqrt()
+        if self.adaptive:
+            torch._foreach_mul_(directions, weights)  # s^2 * d
         self._backup = [weight.clone() for weight in weights]
         # Scalar and shard may differ in dtype under mixed precision; `add_` computes in the weight's.
         scale = (self.rho / (norm + EPSILON)).item()
-        for weight, step in zip(weights, steps, strict=True):
-            weight.add_(step.to(weight.dtype), alpha=scale)
+        for weight, direction in zip(weights, directions, strict=True):
+            weight.add_(direction.to(weight.dtype), alpha=scale)
         self.shards.publish()
-        self.shards.clear_gradients()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -95,7 +114,7 @@ class SharpnessAware(Optimizer):
 
         Args:
             closure: clears nothing itself; computes the loss, back-propagates it and returns it.
-                It is called twice, each time with gradients cleared.
+                It is called twice in a step that ascends, each time with gradients cleared.
 
         Returns:
             The loss at w, as the closure returned it first.
@@ -105,11 +124,13 @@ class SharpnessAware(Optimizer):
         self.shards.clear_gradients()
         with torch.enable_grad():
             loss = closure()
-        self.ascend()
-        with torch.enable_grad():
-            closure()
-        self.restore()
+        if self.ascends_at(self.steps):
+            self.ascend()
+            with torch.enable_grad():
+                closure()
+            self.restore()
         self.base.step()
+        self.steps += 1
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -117,33 +138,34 @@ class SharpnessAware(Optimizer):
         self.base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the base optimiser and the gradient average."""
-        return {"base": self.base.state_dict(), "gradient_average": self.gradient_average}
+        """State of the base optimiser, the gradient average and the number of steps."""
+        return {
+            "base": self.base.state_dict(),
+            "gradient_average": self.gradient_average,
+            "steps": self.steps,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.base.load_state_dict(state_dict["base"])
         self.param_groups, self.state = self.base.param_groups, self.base.state
         self.gradient_average = state_dict["gradient_average"]
+        self.steps = state_dict["steps"]
 
-    def _directions(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Ascent directions; moves F-SAM's average on."""
-        if self.variant == "sam":
-            return gradients
+    def _take_off_average(self, gradients: list[Tensor]) -> None:
+        """Turn gradients into F-SAM's directions, in place; move its average on."""
         if self.gradient_average is None:
             self.gradient_average = [gradient.clone() for gradient in gradients]
-            return gradients
-        directions = torch._foreach_sub(gradients, self.gradient_average, alpha=self.sigma)
-        torch._foreach_lerp_(self.gradient_average, gradients, 1 - self.lmbda)
-        return list(directions)
+            return
+        for gradient, average in zip(gradients, self.gradient_average, strict=True):
+            # By parts, for a shard may be as large as all weights.
+            for g, m in zip(_parts(gradient), _parts(average), strict=True):
+                direction = torch.sub(g, m, alpha=self.sigma)
+                m.lerp_(g, 1 - self.lmbda)
+                g.copy_(direction)
 
-    def _steps(self, weights: list[Tensor], directions: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Unscaled steps s^2 * d, and the norm ||s * d|| over all shards."""
-        scaled = directions
-        if self.adaptive:
-            scaled = [weight.abs() * d for weight, d in zip(weights, directions, strict=True)]
-        squares = [torch.sum(s * s) for s in scaled] or [torch.zeros(())]
-        norm = self.shards.sum_over_shards(torch.stack(squares).sum()).sqrt()
-        if self.adaptive:
-            scaled = [weight.abs() * s for weight, s in zip(weights, scaled, strict=True)]
-        return scaled, norm
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Views that make up a tensor, of about `PART` elements each; rows, so that any strides will do."""
+    rows = torch.atleast_1d(tensor)
+    return rows.split(max(1, PART * len(rows) // max(1, tensor.numel())))

@@ -1,10 +1,10 @@
 """Checkpoints: shards on disk as safetensors fragments, read back at any ZeRO stage and worker count.
 
 A checkpoint folder holds, for each rank, `shard-RRRRR.safetensors` with its fragments of every
-per-weight tensor (`weight`, optimiser moments, `gradient_average`, `average`), named
-`kind|parameter|offset`; and `common.safetensors` plus `state.json` with what is the same on all
-ranks. Nothing is pickled. A tensor of a parameter is put together from whichever fragments overlap
-it, so it does not matter how many ranks wrote it or how ZeRO had cut it.
+per-weight tensor (`weight`, optimiser moments, `gradient_average`, `average`) and of the `frozen`
+parameters, named `kind|parameter|offset`; and `common.safetensors` plus `state.json` with what is the
+same on all ranks. Nothing is pickled. A tensor of a parameter is put together from whichever fragments
+overlap it, so it does not matter how many ranks wrote it or how ZeRO had cut it.
 """
 
 from __future__ import annotations
@@ -13,35 +13,29 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from rtk.optim import SharpnessAware, WeightAverage
 from rtk.optim.averaging import float_buffers
-from rtk.train.zero_shards import EngineShards, Fragment, unsharded_tensors
+from rtk.train.state import (
+    TrainState,
+    optimizer_counters,
+    optimizer_name,
+    per_weight_tensors,
+    saved_buffers,
+)
+from rtk.train.zero_shards import Fragment, frozen_parts
 
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, incomplete or does not fit the model; the message says which part."""
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """The live objects whose state a checkpoint carries, on one rank."""
-
-    engine: Any
-    shards: EngineShards
-    sharpness: SharpnessAware | None
-    average: WeightAverage | None
-    buffers: list[Tensor]
 
 
 # ---------------------------------------------------------------- writing
@@ -67,7 +61,13 @@ def save_checkpoint(
     save_file(dict(_fragments_to_save(state, rank)), partial / f"shard-{rank:05d}.safetensors")
     if rank == 0:
         save_file(_common_tensors(state), partial / "common.safetensors")
-        content = {"format": FORMAT, "kinds": sorted(_kinds(state)), "scalars": _scalars(state), **progress}
+        content = {
+            "format": FORMAT,
+            "optimizer": optimizer_name(state),
+            "kinds": sorted(per_weight_tensors(state)),
+            "scalars": optimizer_counters(state),
+            **progress,
+        }
         (partial / "state.json").write_text(json.dumps(content, indent=1))
     barrier()
     if rank == 0:
@@ -92,37 +92,15 @@ def _replace(folder: Path, partial: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _kinds(state: TrainState) -> dict[str, list[Tensor]]:
-    """Per-weight tensors by kind, each a list that runs along the shards."""
-    kinds = {"weight": state.shards.weights()}
-    moments = state.shards.base_optimizer().state
-    keys = state.shards.optimizer_keys()
-    for name in (
-        [k for k, v in moments.get(keys[0], {}).items() if _is_per_weight(v, keys[0])] if keys else []
-    ):
-        kinds[name] = [moments[key][name] for key in keys]
-    if state.sharpness is not None and state.sharpness.gradient_average is not None:
-        kinds["gradient_average"] = state.sharpness.gradient_average
-    if state.average is not None:
-        kinds["average"] = state.average.weights
-    return kinds
-
-
-def _is_per_weight(value: Any, key: Tensor) -> bool:
-    return torch.is_tensor(value) and value.numel() == key.numel() and value.dim() > 0
-
-
-def _scalars(state: TrainState) -> dict[str, float]:
-    """Optimiser counters that are the same for every weight (Adam's `step`)."""
-    keys = state.shards.optimizer_keys()
-    first = state.shards.base_optimizer().state.get(keys[0], {}) if keys else {}
-    return {k: float(v) for k, v in first.items() if v is not None and not _is_per_weight(v, keys[0])}
-
-
 def _fragments_to_save(state: TrainState, rank: int) -> Iterator[tuple[str, Tensor]]:
-    if rank != 0 and state.engine.zero_optimization_stage() == 0:
-        return  # replicated: rank 0 writes for all
-    for kind, tensors in _kinds(state).items():
+    # What is replicated, rank 0 writes for all.
+    stage = state.engine.zero_optimization_stage()
+    if rank == 0 or stage == 3:
+        for name, offset, part in frozen_parts(state.engine.module):
+            yield f"frozen|{name}|{offset}", part.to("cpu", torch.float32, copy=True)
+    if rank != 0 and stage == 0:
+        return
+    for kind, tensors in per_weight_tensors(state).items():
         for fragment in state.shards.fragments():
             part = _slice(tensors, fragment).detach().to("cpu", torch.float32, copy=True)
             yield f"{kind}|{fragment.name}|{fragment.offset}", part
@@ -133,8 +111,8 @@ def _slice(tensors: list[Tensor], fragment: Fragment) -> Tensor:
 
 
 def _common_tensors(state: TrainState) -> dict[str, Tensor]:
-    module = state.engine.module
-    tensors = {f"model|{name}": value.cpu() for name, value in unsharded_tensors(module).items()}
+    buffers = saved_buffers(state.engine.module)
+    tensors = {f"model|{name}": value.detach().cpu() for name, value in buffers.items()}
     if state.average is not None:
         tensors |= {f"average|{name}": buffer.cpu() for name, buffer in state.average.buffers.items()}
     return {name: value.contiguous() for name, value in tensors.items()}
@@ -182,7 +160,9 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
     if state.sharpness is not None and "gradient_average" in content["kinds"]:
         state.sharpness.gradient_average = [torch.zeros_like(w) for w in state.shards.weights()]
         _restore_kind(state.sharpness.gradient_average, "gradient_average", state, reader)
-    _restore_common(reader.folder, state)
+    for name, offset, part in frozen_parts(state.engine.module):
+        part.copy_(reader.read("frozen", name, offset, part.numel()))
+    _restore_buffers(reader.folder, state)
     if state.average is not None:
         _restore_kind(state.average.weights, "average", state, reader)
         state.average.updates = content["step"]
@@ -192,14 +172,26 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
 
 def _check_fits(folder: Path, state: TrainState, content: dict[str, Any], reader: ShardReader) -> None:
     """Refuse by name what cannot be carried: nothing is dropped in silence."""
-    sizes = {name: p.ds_numel if hasattr(p, "ds_numel") else p.numel() for name, p in _trained(state)}
-    saved = reader.sizes("weight")
+    sizes = {name: _numel(p) for name, p in state.engine.module.named_parameters()}
+    saved = reader.sizes("weight") | reader.sizes("frozen")
     wrong = [name for name in {*sizes, *saved} if sizes.get(name) != saved.get(name)]
     if wrong:
         name = sorted(wrong)[0]
         raise CheckpointError(
             f"{folder}: parameter {name!r} has {saved.get(name, 'no')} elements in the checkpoint and "
             f"{sizes.get(name, 'none')} in the model ({len(wrong)} parameters differ)"
+        )
+    frozen = {name for name, p in state.engine.module.named_parameters() if not p.requires_grad}
+    changed = sorted(frozen ^ set(reader.sizes("frozen")))
+    if changed:
+        now = "frozen" if changed[0] in frozen else "trained"
+        raise CheckpointError(
+            f"{folder}: parameter {changed[0]!r} is {now} now, and was not in the saved run"
+        )
+    if content["optimizer"] != optimizer_name(state):
+        raise CheckpointError(
+            f"{folder}: holds the state of {content['optimizer']}, but the run's optimiser is "
+            f"{optimizer_name(state)}"
         )
     if ("average" in content["kinds"]) != (state.average is not None):
         raise CheckpointError(
@@ -209,8 +201,8 @@ def _check_fits(folder: Path, state: TrainState, content: dict[str, Any], reader
         raise CheckpointError(f"{folder}: holds an F-SAM gradient average, but sharpness.variant is none")
 
 
-def _trained(state: TrainState) -> Iterator[tuple[str, Any]]:
-    return ((n, p) for n, p in state.engine.module.named_parameters() if p.requires_grad)
+def _numel(parameter: Any) -> int:
+    return int(parameter.ds_numel) if hasattr(parameter, "ds_numel") else parameter.numel()
 
 
 def _restore_kind(tensors: list[Tensor], kind: str, state: TrainState, reader: ShardReader) -> None:
@@ -233,9 +225,9 @@ def _restore_moments(state: TrainState, content: dict[str, Any], reader: ShardRe
             moments[key][name] = torch.tensor(value)
 
 
-def _restore_common(folder: Path, state: TrainState) -> None:
+def _restore_buffers(folder: Path, state: TrainState) -> None:
     tensors = load_file(folder / "common.safetensors")
-    for name, value in unsharded_tensors(state.engine.module).items():
+    for name, value in saved_buffers(state.engine.module).items():
         value.copy_(tensors[f"model|{name}"])
     if state.average is not None:
         for name, buffer in state.average.buffers.items():
@@ -279,8 +271,11 @@ class ShardReader:
         return out
 
 
-def load_weights(folder: Path, model: torch.nn.Module, averaged: bool = True) -> None:
+def load_weights(folder: Path, model: nn.Module, averaged: bool = True) -> None:
     """Load a checkpoint's weights into an unsharded model, for evaluation and export.
+
+    The model is the one full copy: each parameter is read into its place from the shards of whatever
+    ZeRO stage wrote them, with nothing gathered over ranks.
 
     Args:
         folder: checkpoint folder.
@@ -290,14 +285,13 @@ def load_weights(folder: Path, model: torch.nn.Module, averaged: bool = True) ->
     reader = ShardReader(resolve_checkpoint(folder))
     common = load_file(reader.folder / "common.safetensors")
     use_average = averaged and any(kind == "average" for kind, _ in reader.index)
-    state = unsharded_tensors(model)
     with torch.no_grad():
-        for name, value in state.items():
+        for name, value in saved_buffers(model).items():
             value.copy_(common[f"model|{name}"])
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                kind = "average" if use_average else "weight"
-                parameter.copy_(reader.read(kind, name, 0, parameter.numel()).view_as(parameter))
+            trained = "average" if use_average else "weight"
+            kind = "frozen" if ("frozen", name) in reader.index else trained
+            parameter.copy_(reader.read(kind, name, 0, parameter.numel()).view_as(parameter))
         if use_average:
             for name, buffer in float_buffers(model).items():
                 buffer.copy_(common[f"average|{name}"])

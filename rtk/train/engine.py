@@ -11,19 +11,38 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rtk.config.schema import RunConfig, SharpnessConfig
+from rtk.models.build import batchnorm_layers
 from rtk.optim import SharpnessAware
-from rtk.train.zero_shards import EngineShards
+from rtk.train.zero_shards import EngineShards, UnreducedShards
 
 
 def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> Any:
     """Wrap a model and its base optimiser in a DeepSpeed engine of the configured ZeRO stage.
 
     Mixed precision is the model's own business (autocast inside `Classifier`), so weights, gradients
-    and everything that the methods keep stay in fp32.
+    and everything that the methods keep stay in fp32. With `bf16_weights` DeepSpeed turns the model to
+    bf16 besides; the masters on the shards, and what the methods keep, are fp32 then too.
+
+    Raises:
+        ValueError: for `bf16_weights` with a model that has BatchNorm layers.
     """
+    if config.train.precision == "bf16_weights" and batchnorm_layers(model):
+        raise ValueError(
+            "train.precision: got bf16_weights for a model with BatchNorm, whose running statistics "
+            "would be rounded to bf16; wanted bf16 (autocast)"
+        )
     deepspeed = import_deepspeed()
+    buffers = dict(model.named_buffers())
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
+    _keep_buffers(model, buffers)
     return engine
+
+
+def _keep_buffers(model: nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Give buffers back their precision: the normalisation's mean, frequencies of position encodings."""
+    for name, buffer in buffers.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, buffer)
 
 
 def import_deepspeed() -> Any:
@@ -50,12 +69,13 @@ def deepspeed_config(config: RunConfig) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.optimizer.clip_norm or 0.0,
         "zero_optimization": zero,
+        "bf16": {"enabled": config.train.precision == "bf16_weights"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
 
 
-def build_sharpness(config: SharpnessConfig, shards: EngineShards) -> SharpnessAware | None:
+def build_sharpness(config: SharpnessConfig, engine: Any, shards: EngineShards) -> SharpnessAware | None:
     """The sharpness-aware step of a config on an engine's shards; None where it is off."""
     if config.variant == "none":
         return None
@@ -67,13 +87,17 @@ def build_sharpness(config: SharpnessConfig, shards: EngineShards) -> SharpnessA
         sigma=config.sigma,
         lmbda=config.lmbda,
         adaptive=config.variant == "asam",
-        shards=shards,
+        every=config.every,
+        shards=UnreducedShards(engine, shards) if config.sync == "local" else shards,
     )
 
 
-def backward(engine: Any, loss: Tensor, last: bool) -> None:
-    """Back-propagate one term; gradients are reduced over ranks with the last term of a pass."""
-    engine.set_gradient_accumulation_boundary(last)
+def backward(engine: Any, loss: Tensor, reduce: bool) -> None:
+    """Back-propagate one term; gradients are reduced over ranks with the last term of a pass.
+
+    ZeRO-2 and 3 reduce at every call: they have no room for a rank's own gradients.
+    """
+    engine.set_gradient_accumulation_boundary(reduce)
     engine.backward(loss)
 
 

@@ -16,7 +16,7 @@ from rtk.data.views import ImageArrays
 from rtk.distributed import gather_objects, mean_over_ranks_, rank, world_size
 from rtk.metrics import aurc
 from rtk.optim.averaging import float_buffers, reestimate_batchnorm
-from rtk.train.checkpoint import TrainState
+from rtk.train.state import TrainState
 
 
 def validate(

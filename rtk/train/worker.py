@@ -6,12 +6,14 @@ import ctypes
 import math
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rtk.config.schema import RunConfig, duration_steps
+from rtk.config.schema import AveragingConfig, RunConfig, duration_steps
 from rtk.data.epochs import epoch_order, rank_batch
 from rtk.data.views import View, ViewMaker
 from rtk.distributed import barrier, max_over_ranks, mean_over_ranks_, rank, world_size
@@ -19,11 +21,10 @@ from rtk.environment import supports_bf16
 from rtk.models import build_model
 from rtk.objectives import Term, active_terms, compute_losses
 from rtk.optim import WeightAverage, build_optimizer
-from rtk.optim.averaging import float_buffers
+from rtk.optim.averaging import ema_rate, float_buffers, swa_rate
 from rtk.optim.schedules import learning_rate
 from rtk.seeding import seed_torch
 from rtk.train.checkpoint import (
-    TrainState,
     copy_checkpoint,
     has_checkpoint,
     load_checkpoint,
@@ -32,6 +33,7 @@ from rtk.train.checkpoint import (
 from rtk.train.engine import backward, build_engine, build_sharpness, set_learning_rate
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
+from rtk.train.state import TrainState
 from rtk.train.validate import validate
 from rtk.train.zero_shards import engine_shards
 
@@ -44,9 +46,24 @@ class NonFiniteLossError(RuntimeError):
 
 
 def train_step(
-    state: TrainState, views: dict[str, View], terms: list[Term], step: int, seed: int = 0
+    state: TrainState,
+    views: dict[str, View],
+    terms: list[Term],
+    step: int,
+    seed: int = 0,
+    accumulation: int = 1,
+    redrawn: dict[str, View] | None = None,
 ) -> dict[str, float]:
     """One update of the weights: the whole method, top to bottom.
+
+    Args:
+        state: live objects.
+        views: this rank's share of the batch.
+        terms: terms of the loss.
+        step: number of the update, from 0.
+        seed: seed of dropout and drop path.
+        accumulation: micro-batches that the share is cut into, to save memory.
+        redrawn: views of the same images for the second pass of SAM; None: the same views.
 
     Returns:
         Mean loss of every term over all ranks' images, at the weights before the step.
@@ -55,12 +72,18 @@ def train_step(
         NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite.
     """
     noise = (seed, 1, step, rank())
-    losses = back_propagate(state, views, terms, noise, first_pass=True)
-    if state.sharpness is not None:
-        state.sharpness.ascend()
-        again = back_propagate(state, views, terms, noise, first_pass=False)
+    batches = micro_batches(views, accumulation)
+    sharpness = state.sharpness
+    if sharpness is None or not sharpness.ascends_at(step):
+        losses = back_propagate(state, batches, terms, noise)
+    else:
+        losses = back_propagate(state, batches, terms, noise, reduce=not state.local_ascent)
+        sharpness.ascend()
+        if redrawn is not None:
+            batches = micro_batches(redrawn, accumulation)
+        again = back_propagate(state, batches, terms, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
-        state.sharpness.restore()
+        sharpness.restore()
     means = finite_means(losses, step)
     state.engine.step()
     mean_over_ranks_(state.buffers)
@@ -69,19 +92,36 @@ def train_step(
     return {term.name: means[term.name] for term in terms}
 
 
+def micro_batches(views: dict[str, View], count: int) -> list[dict[str, View]]:
+    """Views cut into `count` parts of the same number of images."""
+    parts = {
+        name: zip(view.images.chunk(count), view.targets.chunk(count), strict=True)
+        for name, view in views.items()
+    }
+    return [{name: View(*next(part)) for name, part in parts.items()} for _ in range(count)]
+
+
 def back_propagate(
-    state: TrainState, views: dict[str, View], terms: list[Term], noise: tuple[int, ...], first_pass: bool
+    state: TrainState,
+    batches: list[dict[str, View]],
+    terms: list[Term],
+    noise: tuple[int, ...],
+    first_pass: bool = True,
+    reduce: bool = True,
 ) -> dict[str, Tensor]:
     """Gradients of the weighed sum of all terms; mean loss (a scalar tensor) of every term.
 
-    `noise` seeds dropout and drop path, so that both passes of SAM drop the same units.
+    `noise` seeds dropout and drop path, so that both passes of SAM drop the same units. Without `reduce`
+    the gradients stay this rank's own.
     """
     seed_torch(*noise)
-    losses = {}
-    for term, per_sample in compute_losses(state.engine, views, terms, first_pass):
-        loss = per_sample.mean()
-        backward(state.engine, term.weight * loss, last=term is terms[-1])
-        losses[term.name] = loss.detach()
+    losses: dict[str, Tensor] = {}
+    for number, views in enumerate(batches, 1):
+        for term, per_sample in compute_losses(state.engine, views, terms, first_pass):
+            loss = per_sample.mean() / len(batches)
+            last = number == len(batches) and term is terms[-1]
+            backward(state.engine, term.weight * loss, reduce=reduce and last)
+            losses[term.name] = losses.get(term.name, 0) + loss.detach()
     return losses
 
 
@@ -132,15 +172,24 @@ def build_state(job: TrainingJob, device: torch.device) -> TrainState:
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     shards = engine_shards(engine)
     average = None
-    if config.averaging.kind == "ema":
-        average = WeightAverage(shards, model, config.averaging.decay, config.averaging.ramp)
+    if config.averaging.kind != "none":
+        average = WeightAverage(shards, model, averaging_rate(config.averaging, job.steps_per_epoch))
     buffers = list(float_buffers(model).values())
-    return TrainState(engine, shards, build_sharpness(config.sharpness, shards), average, buffers)
+    sharpness = build_sharpness(config.sharpness, engine, shards)
+    return TrainState(engine, shards, sharpness, average, buffers, config.sharpness.sync == "local")
+
+
+def averaging_rate(config: AveragingConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Share of the present weights in the average, by the number of the update."""
+    if config.kind == "ema":
+        return partial(ema_rate, decay=config.decay, ramp=config.ramp)
+    start = duration_steps(config.start, steps_per_epoch)
+    return partial(swa_rate, start=start, every=duration_steps(config.every, steps_per_epoch))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """bfloat16 where it is asked for, or on `auto` where the machine has the instructions."""
-    wanted = precision == "bf16" or (precision == "auto" and supports_bf16(device.type))
+    wanted = precision.startswith("bf16") or (precision == "auto" and supports_bf16(device.type))
     return torch.bfloat16 if wanted else None
 
 
@@ -191,12 +240,16 @@ def _train(
         epoch, position = divmod(step, job.steps_per_epoch)
         order = epoch_order(config.seed, epoch, len(data.train))
         rows = rank_batch(order, position, config.train.batch_size, rank(), world_size())
-        views = _to_device(maker(rows, epoch, {term.view for term in terms}), device)
+        names = {term.view for term in terms}
+        views = _to_device(maker(rows, epoch, names), device)
+        redrawn = None
+        if config.sharpness.redraw_views and state.sharpness and state.sharpness.ascends_at(step):
+            redrawn = _to_device(maker(rows, epoch, names, redraw=1), device)
         waited = time.monotonic() - waiting
 
         rate = rate_at(config, step, job)
         set_learning_rate(state.engine, rate)
-        losses = train_step(state, views, terms, step, config.seed)
+        losses = train_step(state, views, terms, step, config.seed, config.train.accumulation, redrawn)
         if rank() == 0:
             reporter.step(step, losses, rate, waited)
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.optim import Optimizer
 
 from rtk.optim.shards import LocalShards
@@ -58,6 +57,55 @@ class ReplicatedShards(LocalShards):
         return [Fragment(self.names[id(p)], 0, p.numel(), index, 0) for index, p in parameters]
 
 
+class ReplicatedMasterShards(ReplicatedShards):
+    """ZeRO-0 with the model in bf16: every rank holds fp32 masters of all weights."""
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__(engine)
+        self.inner: Optimizer = engine.optimizer.optimizer
+        self.half = [parameter for group in engine.optimizer.fp16_groups for parameter in group]
+        self.masters = [master for group in engine.optimizer.fp32_groups for master in group]
+        names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+        pairs = zip(self.masters, self.half, strict=True)
+        self.names = {id(master): names[id(parameter)] for master, parameter in pairs}
+
+    def _parameters(self) -> list[Tensor]:
+        return self.masters
+
+    def base_optimizer(self) -> Optimizer:
+        """The torch optimiser inside DeepSpeed's."""
+        return self.inner
+
+    def gradients(self) -> list[Tensor]:
+        """The model's gradients in fp32; zeros for a parameter that the loss does not reach."""
+        return [
+            torch.zeros_like(p, dtype=torch.float32) if p.grad is None else p.grad.float() for p in self.half
+        ]
+
+    def publish(self) -> None:
+        """Round the masters into the model's weights."""
+        for parameter, master in zip(self.half, self.masters, strict=True):
+            parameter.data.copy_(master.data)
+
+
+class UnreducedShards(LocalShards):
+    """All weights and this rank's own gradients, before their reduction: ZeRO-0 and 1 with `sync: local`.
+
+    Moves the model's copy of the weights. Under ZeRO-1 the masters stay where they are; the base step
+    starts from them.
+    """
+
+    def __init__(self, engine: Any, reduced: EngineShards) -> None:
+        self.module, self.reduced = engine.module, reduced
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def clear_gradients(self) -> None:
+        """As the stage does it."""
+        self.reduced.clear_gradients()
+
+
 class _ZeroShards:
     """What ZeRO-1/2 and ZeRO-3 have in common."""
 
@@ -80,8 +128,13 @@ class _ZeroShards:
         """The averaged gradients, laid out as the shards are (their padding is zero)."""
         flat = []
         for index, shard in enumerate(self.optimizer_keys()):
-            gradient = torch.cat([part.reshape(-1) for part in self.zero.averaged_gradients[index]])
-            flat.append(pad(gradient, (0, shard.numel() - gradient.numel())).to(shard.dtype))
+            gradient = torch.zeros_like(shard)
+            parts = self.zero.averaged_gradients[index]
+            filled = 0
+            for part in parts:
+                gradient[filled : filled + part.numel()] = part.reshape(-1)
+                filled += part.numel()
+            flat.append(gradient)
         return flat
 
     def clear_gradients(self) -> None:
@@ -156,11 +209,27 @@ def engine_shards(engine: Any) -> EngineShards:
     """The shards of a DeepSpeed engine, whatever its ZeRO stage."""
     stage = engine.zero_optimization_stage()
     if stage == 0:
-        return ReplicatedShards(engine)
+        half = engine.bfloat16_enabled()
+        return ReplicatedMasterShards(engine) if half else ReplicatedShards(engine)
     return PartitionedOptimizerShards(engine) if stage < 3 else PartitionedWeightShards(engine)
 
 
-def unsharded_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Model state that no optimiser owns: buffers and frozen parameters, by name."""
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    return {name: value for name, value in module.state_dict().items() if name not in trained}
+def frozen_parts(module: nn.Module) -> list[tuple[str, int, Tensor]]:
+    """Parameters that take no gradient, as far as they are on this rank: name, first element, flat part.
+
+    No optimiser owns them. ZeRO-3 cuts them into equal parts, one a rank, as it does the others; every
+    other stage has them whole on every rank.
+    """
+    parts = []
+    for name, value in module.named_parameters():
+        parameter: Any = value  # DeepSpeed adds attributes to it
+        if parameter.requires_grad:
+            continue
+        if not hasattr(parameter, "ds_tensor"):
+            parts.append((name, 0, parameter.data.reshape(-1)))
+            continue
+        part: Tensor = parameter.ds_tensor.data  # the last ones may be padding
+        offset = part.numel() * dist.get_rank()
+        if offset < parameter.ds_numel:
+            parts.append((name, offset, part[: parameter.ds_numel - offset]))
+    return parts

@@ -74,3 +74,11 @@ def test_pixmix_without_pictures_is_refused(maker):
     )
     with pytest.raises(ValueError, match="pictures"):
         bare(np.arange(4), 0, {"pixmix"})
+
+
+def test_redrawn_views_are_other_ones_of_the_same_clean_images(maker):
+    one, other = (maker(np.arange(48), 0, NAMES, redraw) for redraw in (0, 1))
+    torch.testing.assert_close(one["clean"].images, other["clean"].images, rtol=0, atol=0)
+    for name in ("mixed", "pixmix"):
+        same = (one[name].images == other[name].images).flatten(1).all(1)
+        assert same.float().mean() < 0.3

@@ -1,9 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rtk.optim import WeightAverage, ema_decay
+from rtk.optim import WeightAverage, ema_decay, swa_rate
 from rtk.optim.averaging import reestimate_batchnorm
 from rtk.optim.shards import LocalShards
 
@@ -81,3 +83,28 @@ def test_reestimation_reads_nothing_without_batchnorm():
         yield
 
     reestimate_batchnorm(nn.Linear(2, 2), never())
+
+
+def test_swa_is_the_plain_mean_of_the_models_that_count():
+    """Started after 4 updates, one model every 3: the mean of those after updates 7, 10 and 13."""
+    torch.manual_seed(0)
+    net = _network()
+    shards = LocalShards(torch.optim.SGD(net.parameters(), lr=0.1))
+    average = WeightAverage(shards, net, partial(swa_rate, start=4, every=3))
+    counted = []
+    for update in range(1, 15):
+        for value in net.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.randn_like(value))
+        average.update()
+        if update in (7, 10, 13):
+            counted.append({key: value.clone() for key, value in net.state_dict().items()})
+        if update <= 7:  # before, it follows the weights
+            with average.applied():
+                followed = net.fc.weight.clone()
+            assert torch.equal(followed, net.fc.weight)
+    with average.applied():
+        for key, value in net.state_dict().items():
+            if value.is_floating_point():
+                wanted = torch.stack([model[key] for model in counted]).mean(0)
+                torch.testing.assert_close(value, wanted, rtol=0, atol=1e-14)

@@ -96,7 +96,9 @@ def test_learning_rate_schedules_reach_the_base_optimizer():
     assert base.param_groups[0]["lr"] == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize(("arguments", "named"), [({"variant": "sma"}, "variant"), ({"rho": -1.0}, "rho")])
+@pytest.mark.parametrize(
+    ("arguments", "named"), [({"variant": "sma"}, "variant"), ({"rho": -1.0}, "rho"), ({"every": 0}, "every")]
+)
 def test_bad_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
         SharpnessAware(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), **arguments)
@@ -108,3 +110,27 @@ def test_step_needs_a_closure_and_restore_an_ascent():
         optimizer.step()
     with pytest.raises(RuntimeError, match="ascend"):
         optimizer.restore()
+
+
+def test_every_third_step_ascends_also_after_a_restart():
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2)
+    passes = []
+
+    def closure():
+        loss = net(torch.ones(4, 3)).square().mean()
+        loss.backward()
+        passes[-1] += 1
+        return loss
+
+    def steps(optimizer, count):
+        for _ in range(count):
+            passes.append(0)
+            optimizer.step(closure)
+
+    first = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.1), every=3)
+    steps(first, 4)
+    second = SharpnessAware(torch.optim.SGD(net.parameters(), lr=0.1), every=3)
+    second.load_state_dict(first.state_dict())
+    steps(second, 3)
+    assert passes == [2, 1, 1, 2, 1, 1, 2]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
-import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from rtk.config.load import build_config
-from rtk.optim import SharpnessAware, WeightAverage
-from rtk.train.engine import backward, build_engine, build_sharpness
+from rtk.data.views import View
+from rtk.distributed import barrier, rank, world_size
+from rtk.objectives import active_terms
+from rtk.optim import SharpnessAware, WeightAverage, ema_rate
+from rtk.train.checkpoint import load_checkpoint, save_checkpoint
+from rtk.train.engine import build_engine, build_sharpness, set_learning_rate
+from rtk.train.state import TrainState
+from rtk.train.worker import train_step
 from rtk.train.zero_shards import engine_shards
 
 RANKS, STEPS, BATCH, CLIP = 2, 10, 16, 0.3
+RAT_WEIGHT, EPS = 0.7, 0.02
+RATE = functools.partial(ema_rate, decay=0.9, ramp=3)
 
 
 @dataclass(frozen=True)
@@ -29,21 +37,53 @@ class Case:
     clip: bool = False
     tiny: bool = False  # ZeRO-3 with nothing persistent and small sub-groups
     mutation: str = ""
+    sync: str = "global"
+    every: int = 1
+    rat: bool = False
+    frozen: bool = False  # the second layer takes no gradient
+    redraw: bool = False  # another batch in the second pass
+    precision: str = "fp32"
 
     @property
     def name(self) -> str:
         parts = [self.variant, f"zero{self.stage}", self.base, f"x{self.accumulation}"]
-        return "-".join(
-            parts + ["clip"] * self.clip + ["tiny"] * self.tiny + [self.mutation] * bool(self.mutation)
-        )
+        flags = {name: getattr(self, name) for name in ("clip", "tiny", "rat", "frozen", "redraw")}
+        parts += [name for name, on in flags.items() if on]
+        parts += [self.mutation] * bool(self.mutation) + ["local"] * (self.sync == "local")
+        return "-".join(parts + [f"every{self.every}"] * (self.every > 1) + [self.precision] * self.reduced)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the model computes in bf16."""
+        return self.precision != "fp32"
 
 
+STAGES = (0, 1, 2, 3)
 CASES = [
     Case(variant, stage, base, accumulation, clip, tiny)
     for variant, stage, base, accumulation, clip in itertools.product(
-        ("sam", "asam", "fsam"), (0, 1, 2, 3), ("sgd", "adamw"), (1, 2), (False, True)
+        ("sam", "asam", "fsam"), STAGES, ("sgd", "adamw"), (1, 2), (False, True)
     )
     for tiny in ([False, True] if stage == 3 else [False])
+]
+CASES += [
+    Case(stage=stage, accumulation=2, tiny=stage == 3, **option)
+    for stage in STAGES
+    for option in (
+        {"rat": True},
+        {"rat": True, "variant": "none"},
+        {"frozen": True},
+        {"every": 3},
+        {"redraw": True, "base": "adamw"},
+    )
+]
+CASES += [
+    Case(variant, stage, accumulation=accumulation, sync="local", clip=True)
+    for variant, stage, accumulation in itertools.product(("sam", "asam"), (0, 1), (1, 2))
+]
+BF16_CASES = [
+    Case(stage=stage, precision=precision, accumulation=2)
+    for stage, precision in itertools.product(STAGES, ("bf16", "bf16_weights"))
 ]
 # Not clearing the gradients shows where they live in the parameters (0) or accumulate in the shard (3).
 MUTATIONS = [
@@ -53,36 +93,60 @@ MUTATIONS = [
 ]
 
 
-def build_net() -> nn.Module:
+class Net(nn.Module):
     """Odd sizes, so that shards end inside parameters and need padding."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 11), nn.Tanh(), nn.Linear(11, 7), nn.Tanh(), nn.Linear(7, 3))
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = [nn.Linear(6, 11), nn.Tanh(), nn.Linear(11, 7), nn.Tanh(), nn.Linear(7, 3)]
+        self.layers = nn.Sequential(nn.Flatten(), *sizes)
+        self.layers[3].requires_grad_(not case.frozen)
+        self.bf16 = case.reduced
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            logits = self.layers(x)
+        return logits.float() if self.bf16 else logits
 
 
 def build_base(name: str, net: nn.Module) -> torch.optim.Optimizer:
-    parameters = list(net.parameters())
+    parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
     groups = [{"params": parameters[::2]}, {"params": parameters[1::2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.05)
 
 
-def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(1)
+def rate(case: Case, step: int) -> float:
+    """A learning rate that falls, as under a schedule."""
+    return (0.1 if case.base == "sgd" else 3e-3) * (1 - step / (2 * STEPS))
+
+
+def batches(seed: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
     return [
-        (torch.randn(BATCH, 6, generator=generator), torch.randint(3, (BATCH,), generator=generator))
+        (torch.rand(BATCH, 1, 2, 3, generator=generator), torch.randint(3, (BATCH,), generator=generator))
         for _ in range(STEPS)
     ]
 
 
 def run_config(case: Case):
     zero = {"reduce_bucket_size": 50, "stage3_param_persistence_threshold": 0, "sub_group_size": 40}
+    sharpness = {"variant": case.variant, "rho": 0.3, "lmbda": 0.8, "sync": case.sync, "every": case.every}
     return build_config(
         {
             "data": {"train": "unused"},
-            "train": {"batch_size": BATCH, "workers": RANKS, "zero_stage": case.stage},
+            "train": {
+                "batch_size": BATCH,
+                "workers": world_size(),
+                "zero_stage": case.stage,
+                "accumulation": case.accumulation,
+                "precision": case.precision,
+            },
+            "objective": {"rat": {"weight": RAT_WEIGHT * case.rat, "eps": EPS}},
             "optimizer": {"clip_norm": CLIP if case.clip else None},
-            "sharpness": {"variant": case.variant, "rho": 0.3, "lmbda": 0.8},
+            "sharpness": sharpness,
             "deepspeed": {"zero_optimization": zero} if case.tiny else {},
         }
     )
@@ -90,17 +154,33 @@ def run_config(case: Case):
 
 def reference(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and their average after all steps: one process, float64, no sharding."""
-    net = build_net().double()
+    net = Net(dataclasses.replace(case, precision="fp32")).double()
     base = build_base(case.base, net)
     variant = "fsam" if case.variant == "fsam" else "sam"
     sharpness = SharpnessAware(base, variant, rho=0.3, lmbda=0.8, adaptive=case.variant == "asam")
-    average = WeightAverage(sharpness.shards, net, decay=0.9, ramp=3)
-    for x, y in batches():
+    average = WeightAverage(sharpness.shards, net, RATE)
+    others = batches(2 if case.redraw else 1)
+    for step, ((x, y), (x2, y2)) in enumerate(zip(batches(), others, strict=True)):
+        base.param_groups[0]["lr"] = base.param_groups[-1]["lr"] = rate(case, step)
         base.zero_grad()
-        cross_entropy(net(x.double()), y).backward()
-        sharpness.ascend()
-        cross_entropy(net(x.double()), y).backward()
-        sharpness.restore()
+        parts = RANKS if case.sync == "local" else 1
+        ascends = case.variant != "none" and step % case.every == 0
+        gradients = []
+        for one, two in zip(
+            zip(x.chunk(parts), y.chunk(parts), strict=True),
+            zip(x2.chunk(parts), y2.chunk(parts), strict=True),
+            strict=True,
+        ):
+            loss_of(net, *one, case).backward()
+            if ascends:
+                sharpness.ascend()
+                loss_of(net, *two, case).backward()
+                sharpness.restore()
+            gradients.append(sharpness.shards.gradients())
+            base.zero_grad()
+        trained = [parameter for group in base.param_groups for parameter in group["params"]]
+        for parameter, *of_ranks in zip(trained, *gradients, strict=True):
+            parameter.grad = torch.stack(of_ranks).mean(0)
         if case.clip:
             torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         base.step()
@@ -110,31 +190,53 @@ def reference(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         return weights, model_weights(net)
 
 
-def sharded(case: Case, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same on this rank's half of every batch; all weights, gathered through the model itself."""
-    net = build_net()
-    engine = build_engine(net, build_base(case.base, net), run_config(case))
+def loss_of(net: nn.Module, x: torch.Tensor, y: torch.Tensor, case: Case) -> torch.Tensor:
+    """Cross-entropy, and with RAT that of the attacked images, in one graph (equations 11 and 12)."""
+    x = x.double().requires_grad_(True)
+    logits = net(x)
+    loss = cross_entropy(logits, y)
+    if not case.rat:
+        return loss
+    (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
+    side = torch.where(logits.argmax(1) == y, 1.0, -1.0).view(-1, 1, 1, 1)
+    attacked = (x + EPS * side * gradient.sign()).clamp(0, 1).detach()
+    return loss + RAT_WEIGHT * cross_entropy(net(attacked), y)
+
+
+def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, torch.Tensor]:
+    """The same on this rank's share of every batch; all weights, gathered through the model itself.
+
+    Args:
+        case: what to run.
+        start: folder of a checkpoint to continue from.
+        stop: folder to write a checkpoint to after half of the steps, and stop there.
+    """
+    config = run_config(case)
+    net = Net(case)
+    engine = build_engine(net, build_base(case.base, net), config)
     shards = engine_shards(engine)
-    sharpness = build_sharpness(run_config(case).sharpness, shards)
-    average = WeightAverage(shards, net, decay=0.9, ramp=3)
+    sharpness = build_sharpness(config.sharpness, engine, shards)
+    average = WeightAverage(shards, net, RATE)
     _mutate(shards, case.mutation)
-    for x, y in batches():
-        own = slice(rank * BATCH // RANKS, (rank + 1) * BATCH // RANKS)
-        _accumulate(engine, x[own], y[own], case.accumulation)
-        sharpness.ascend()
-        _accumulate(engine, x[own], y[own], case.accumulation)
-        sharpness.restore()
-        engine.step()
-        average.update()
+    state = TrainState(engine, shards, sharpness, average, [], case.sync == "local")
+    terms, others = active_terms(config.objective), batches(2)
+    first = load_checkpoint(Path(start), state)["step"] if start else 0
+    for step, batch in list(enumerate(batches()))[first : STEPS // 2 if stop else STEPS]:
+        set_learning_rate(engine, rate(case, step))
+        redrawn = own_views(others[step]) if case.redraw else None
+        train_step(state, own_views(batch), terms, step, 0, case.accumulation, redrawn)
+    if stop:
+        save_checkpoint(Path(stop), state, {"step": STEPS // 2}, rank(), barrier)
     weights = model_weights(net)
     with average.applied():
         averaged = model_weights(net)
     return weights, averaged
 
 
-def _accumulate(engine, x, y, parts: int) -> None:
-    for number, (xs, ys) in enumerate(zip(x.chunk(parts), y.chunk(parts), strict=True), 1):
-        backward(engine, cross_entropy(engine(xs), ys) / parts, last=number == parts)
+def own_views(batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, View]:
+    """This rank's share of a batch."""
+    images, labels = (tensor.chunk(world_size())[rank()] for tensor in batch)
+    return {"clean": View(images, labels)}
 
 
 def model_weights(net: nn.Module) -> torch.Tensor:
@@ -143,7 +245,7 @@ def model_weights(net: nn.Module) -> torch.Tensor:
 
     parameters = list(net.parameters())
     with deepspeed.zero.GatheredParameters(parameters, enabled=hasattr(parameters[0], "ds_id")):
-        return torch.cat([p.detach().flatten().clone() for p in parameters])
+        return torch.cat([p.detach().flatten().to(p.dtype, copy=True) for p in parameters])
 
 
 def _mutate(shards, mutation: str) -> None:
@@ -155,27 +257,6 @@ def _mutate(shards, mutation: str) -> None:
         shards.sum_over_shards = lambda value: value
 
 
-def _rank_main(rank: int, port: int, cases: list[Case], path: str) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(RANKS),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    results = {case: sharded(case, rank) for case in cases}
-    if rank == 0:
-        torch.save(results, path)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run_on_two_ranks(
-    cases: list[Case], path: str, port: int
-) -> dict[Case, tuple[torch.Tensor, torch.Tensor]]:
-    """Results of `sharded` for every case, from one pair of processes."""
-    mp.spawn(_rank_main, args=(port, cases, path), nprocs=RANKS)
-    torch.serialization.add_safe_globals([Case])
-    return torch.load(path, weights_only=True)
+def run_cases(cases: list[Case]) -> dict[Case, tuple[torch.Tensor, torch.Tensor]]:
+    """Results of `sharded` for every case, on every rank of a group."""
+    return {case: sharded(case) for case in cases}
