@@ -84,7 +84,7 @@ class LoraConfig(Section):
     """Low-rank adapters on a transformer's linear layers; all other weights of the backbone are frozen."""
 
     rank: int = Field(0, ge=0, description="rank of the adapters; 0: none")
-    alpha: PositiveFloat = Field(16.0, description="the adapters' output is scaled by alpha / rank")
+    alpha: PositiveInt = Field(16, description="the adapters' output is scaled by alpha / rank")
     targets: tuple[str, ...] = Field(
         ("qkv", "proj", "fc1", "fc1_g", "fc1_x", "fc2"),
         description="linear layers inside the blocks, by name",
@@ -317,6 +317,10 @@ class RunConfig(Section):
                 f"wanted a multiple of train.workers times train.accumulation ({micro_batches})"
             )
         self._check_local_ascent()
+        if self.train.compile and self.train.zero_stage == 3:
+            raise ValueError(
+                "train.compile: got true with train.zero_stage 3, which gathers weights by hooks"
+            )
         owned = [key for key in DEEPSPEED_OWNED if key in self.deepspeed]
         if owned:
             raise ValueError(f"deepspeed.{owned[0]}: rtk sets this key itself, wanted it left out")

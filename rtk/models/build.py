@@ -13,6 +13,7 @@ from rtk.config.schema import ModelConfig
 from rtk.models.backbones import build_backbone
 from rtk.models.heads import CosineHead, Head, LinearHead
 from rtk.models.layers import freeze_layers
+from rtk.models.lora import add_adapters
 
 
 class Classifier(nn.Module):
@@ -88,7 +89,28 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
     head: Head = LinearHead(features, num_classes)
     if config.head == "cosine":
         head = CosineHead(features, num_classes, config.temperature)
+    add_adapters(backbone, config.lora)
     return Classifier(backbone, head, config.mean, config.std, config.freeze_batchnorm)
+
+
+def batchnorm_buffers(model: nn.Module) -> list[Tensor]:
+    """Running statistics of the BatchNorm layers, which a step moves on every rank by its own images."""
+    statistics = [s for layer in batchnorm_layers(model) for s in (layer.running_mean, layer.running_var)]
+    return [statistic for statistic in statistics if statistic is not None]
+
+
+def concatenates_views(setting: str | bool, model: nn.Module) -> bool:
+    """Whether all views go through a model in one forward pass.
+
+    Raises:
+        ValueError: naming `train.concatenate_views`, where it is forced on a model with BatchNorm.
+    """
+    mixes = any(layer.training for layer in batchnorm_layers(model))
+    if setting is True and mixes:
+        raise ValueError(
+            "train.concatenate_views: got true for a model with BatchNorm, whose statistics would mix views"
+        )
+    return not mixes if setting == "auto" else bool(setting)
 
 
 def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:

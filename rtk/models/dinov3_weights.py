@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def to_timm_names(weights: Weights, wanted: set[str]) -> dict[str, LazyTensor]:
 
 
 def _from_meta(weights: Weights, wanted: set[str]) -> dict[str, LazyTensor]:
-    found = {}
+    found: dict[str, LazyTensor] = {}
     for name, tensor in weights.items():
         if META_UNUSED.search(name):
             continue
@@ -87,7 +87,7 @@ def _replace(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-def _joined(parts: list[LazyTensor | None]) -> LazyTensor:
+def _joined(parts: Sequence[LazyTensor | None]) -> LazyTensor:
     """Tensors of one shape one below the other; zeros where one is not there (keys have no bias)."""
     shape = next(part.shape for part in parts if part is not None)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rtk.models.dinov3_weights import to_timm_names
 from rtk.models.weights_file import LISTED, LazyTensor, Weights, WeightsError
@@ -32,31 +32,37 @@ def load_weights(
     Raises:
         WeightsError: listing every missing, unexpected and wrongly shaped tensor; nothing is loaded then.
     """
-    targets = loadable_tensors(model, new_head)
-    found = renamed_weights(model, weights, set(targets))
-    if new_head:
-        found = {name: tensor for name, tensor in found.items() if not name.startswith("head.")}
-    check_fit({name: full_shape(tensor) for name, tensor in targets.items()}, found, origin)
-    for name, target in targets.items():
+    found = fitting_weights(model, weights, origin, new_head)
+    for name, target in model.state_dict(keep_vars=True).items():
         if name in found:
             with torch.no_grad(), writing(target) as here:
                 if here:
                     target.copy_(found[name].read())
 
 
+def fitting_weights(
+    model: Any, weights: Weights, origin: str, new_head: bool = False
+) -> dict[str, LazyTensor]:
+    """The weights by the model's names, all of which they have; the model may be on torch's `meta` device.
+
+    Raises:
+        WeightsError: as `load_weights`.
+    """
+    state = model.state_dict(keep_vars=True)
+    found = renamed_weights(model, weights, set(state))
+    if new_head:
+        state, found = _without_head(state), _without_head(found)
+    _check_fit({name: full_shape(tensor) for name, tensor in state.items()}, found, origin)
+    return found
+
+
+def _without_head(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+
+
 def full_shape(tensor: Any) -> tuple[int, ...]:
     """Shape of a model's tensor, also where it is cut over ranks."""
     return tuple(getattr(tensor, "ds_shape", tensor.shape))
-
-
-def loadable_tensors(model: nn.Module, new_head: bool) -> dict[str, Tensor]:
-    """Parameters and persistent buffers that weights have to fill, by name; adapters start anew."""
-    tensors = model.state_dict(keep_vars=True)
-    return {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in tensors.items()
-        if ".lora_" not in name and not (new_head and name.startswith("head."))
-    }
 
 
 def renamed_weights(model: Any, weights: Weights, targets: set[str]) -> dict[str, LazyTensor]:
@@ -90,7 +96,7 @@ def _with_resized_positions(backbone: Any, weights: dict[str, LazyTensor]) -> di
     return weights | {name: LazyTensor(full_shape(target), read)}
 
 
-def check_fit(wanted: Mapping[str, tuple[int, ...]], found: Weights, origin: str) -> None:
+def _check_fit(wanted: Mapping[str, tuple[int, ...]], found: Weights, origin: str) -> None:
     """Compare names and shapes.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, LazyTensor]]:
         raise WeightsError(f"model.weights: {path} cannot be read ({error})") from None
     for name in file.keys():  # noqa: SIM118 (not a mapping)
         shape = tuple(file.get_slice(name).get_shape())
-        yield name, LazyTensor(shape, lambda name=name: file.get_tensor(name))
+        yield name, LazyTensor(shape, partial(file.get_tensor, name))
 
 
 def _open_pytorch(path: Path) -> dict[str, LazyTensor]:
@@ -69,5 +70,5 @@ def _open_pytorch(path: Path) -> dict[str, LazyTensor]:
     if other:
         raise WeightsError(f"model.weights: {path} holds more than tensors: {', '.join(other[:LISTED])}")
     return {
-        name: LazyTensor(tuple(value.shape), lambda value=value: value) for name, value in content.items()
+        name: LazyTensor(tuple(value.shape), partial(content.get, name)) for name, value in content.items()
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rtk.config.schema import RunConfig, SharpnessConfig
+from rtk.distributed import rank
 from rtk.models.build import batchnorm_layers
 from rtk.optim import SharpnessAware
 from rtk.train.zero_shards import EngineShards, UnreducedShards
@@ -56,6 +59,29 @@ def import_deepspeed() -> Any:
     # Its CPU communication helper would be compiled on first use: 31 s, and only with a compiler at hand.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def partitioned_build(config: RunConfig) -> AbstractContextManager[None]:
+    """Within it every module is cut over the ranks as soon as it is built: no rank ever holds the whole."""
+    deepspeed = import_deepspeed()
+    deepspeed.init_distributed(verbose=False)  # takes over torch's process group
+    context: AbstractContextManager[None] = deepspeed.zero.Init(
+        config_dict_or_path=deepspeed_config(config), mem_efficient_linear=False
+    )
+    return context
+
+
+@contextmanager
+def whole(*tensors: Any) -> Iterator[bool]:
+    """Within it parameters are whole, and what rank 0 writes is kept; yields whether this rank shall write.
+
+    Tensors that are not cut are every rank's own business.
+    """
+    if not any(hasattr(tensor, "ds_id") for tensor in tensors):
+        yield True
+        return
+    with import_deepspeed().zero.GatheredParameters(list(tensors), modifier_rank=0):
+        yield rank() == 0
 
 
 def deepspeed_config(config: RunConfig) -> dict[str, Any]:
