@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from rtk.config.schema import ModelConfig
 from rtk.models.resnet import ResNet
 from rtk.models.wide_resnet import WideResNet
+
+if TYPE_CHECKING:
+    from rtk.config.schema import ModelConfig
 
 TIMM = "timm/"
 # Name: what builds it from its width, and the published width.

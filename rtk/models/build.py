@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rtk.config.schema import ModelConfig
 from rtk.models.backbones import build_backbone
 from rtk.models.heads import CosineHead, Head, LinearHead
 from rtk.models.layers import freeze_layers
 from rtk.models.lora import add_adapters
+
+if TYPE_CHECKING:
+    from rtk.config.schema import ModelConfig
 
 
 class Classifier(nn.Module):

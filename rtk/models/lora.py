@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rtk.config.schema import LoraConfig
+if TYPE_CHECKING:
+    from rtk.config.schema import LoraConfig
 
 
 def add_adapters(backbone: Any, config: LoraConfig) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from rtk.config.schema import OptimizerConfig
 from rtk.models.layers import learning_rate_scales
+
+if TYPE_CHECKING:
+    from rtk.config.schema import OptimizerConfig
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
