@@ -71,6 +71,9 @@ class DataConfig(Section):
     test: str | None = Field(None, description="Parquet of the in-distribution test set")
     near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
     far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
+    validation_ood: str | None = Field(
+        None, description="OOD images to tune scores and thresholds on, never to test on"
+    )
     mixing: str | None = Field(None, description="Parquet of PixMix pictures; null: fractals rendered by rtk")
     image_size: PositiveInt = Field(32, description="side in pixels that images are decoded to")
     train_rows: PositiveInt | None = Field(None, description="use the first N training rows; null: all")
@@ -280,11 +283,26 @@ class TrackingConfig(Section):
 class EvaluateConfig(Section):
     """What `rtk evaluate` measures."""
 
-    scores: tuple[str, ...] = Field(("msp", "max_logit", "energy", "knn"), description="OOD scores compared")
+    scores: tuple[str, ...] = Field(
+        ("sure_plus",), description="scores compared; sure_plus: those of SURE+'s tables; all: every one"
+    )
     confidence: str = Field("msp", description="score that says whether a prediction is right")
     ood_score: str = Field("knn", description="score that the headline OOD and DS metrics use")
     ds_method: Literal["exact", "grid"] = Field(
         "exact", description="DS metrics over every threshold pair, or on the published 1001 x 1001 grid"
+    )
+    protocol: Literal["fixed", "aps", "rat_splits"] = Field(
+        "fixed",
+        description="hyper-parameters of scores: fixed; aps: best AUROC against data.validation_ood; "
+        "rat_splits: best AURC on 20 % of the test images, measured on the others, over 3 splits",
+    )
+    bootstrap: int = Field(0, ge=0, description="resamples behind 95 % confidence intervals; 0: none")
+    risk: Fraction | None = Field(
+        None, description="wanted share of wrong images among those accepted; null: no decision rule"
+    )
+    id_coverage: Fraction = Field(
+        0.95,
+        description="share of ID images that the tau_OOD of `risk` keeps where data.validation_ood is null",
     )
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
     batch_size: PositiveInt = Field(256, description="images a forward pass")
