@@ -10,12 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from rtk.config.load import ConfigError
 from rtk.config.schema import RunConfig
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import open_dataset
+from rtk.models import build_model
+from rtk.models.build import concatenates_views
 from rtk.models.footprint import Footprint, measure_footprint
 from rtk.objectives import active_terms
+from rtk.objectives.objective import forward_passes
 from rtk.train.engine import deepspeed_config
 
 STAGES = (0, 1, 2, 3)
@@ -57,7 +62,7 @@ class Load:
         weight_bytes: bytes of a weight of the model, and of its gradient.
         activations: bytes that the largest graph keeps.
         images: bytes of a rank's views of a batch.
-        terms: backward passes of one gradient (terms of the loss, micro-batches).
+        terms: backward passes of one gradient (terms of the loss that go alone, micro-batches).
         passes: gradients of one update (2 with SAM).
         moments: numbers that the base optimiser keeps of a weight.
         averages: those that the methods keep between steps (F-SAM's average, EMA).
@@ -105,30 +110,33 @@ def plan_recipe(config: RunConfig, num_classes: int) -> list[StagePlan]:
 
 
 def images_per_pass(config: RunConfig) -> int:
-    """Images of one forward pass on one rank."""
+    """Images of a micro-batch on one rank."""
     return config.train.batch_size // (config.train.workers * config.train.accumulation)
 
 
 def describe_load(config: RunConfig, num_classes: int) -> Load:
     """What a run will hold, from its config and a trace of its model without data."""
-    precision, side = config.train.precision, config.data.image_size
-    model = measure_footprint(
-        config.model,
-        num_classes,
-        side,
-        images_per_pass(config),
-        autocast=precision != "fp32",
-        bf16_weights=precision == "bf16_weights",
+    with torch.device("meta"):
+        model = build_model(config.model, num_classes, config.data.image_size)
+    passes = forward_passes(
+        active_terms(config.objective), concatenates_views(config.train.concatenate_views, model)
     )
-    return _load(config, model)
+    precision = config.train.precision
+    if precision == "bf16_weights":
+        model.bfloat16()
+    model.autocast_dtype = None if precision == "fp32" else torch.bfloat16
+    images = images_per_pass(config) * max(len(together) for together in passes)
+    footprint = measure_footprint(model, config.data.image_size, images, config.train.checkpoint_activations)
+    return _load(config, footprint, len(passes))
 
 
-def _load(config: RunConfig, model: Footprint) -> Load:
+def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
     sharpness, terms = config.sharpness, active_terms(config.objective)
     zero: dict[str, Any] = deepspeed_config(config, model.trained)["zero_optimization"]
     sam = sharpness.variant != "none"
     views = len({term.view for term in terms}) + sum(term.attack is not None for term in terms)
     pixels = config.train.batch_size // config.train.workers * 3 * config.data.image_size**2
+    stateless = config.optimizer.name == "sgd" and not config.optimizer.momentum
     return Load(
         ranks=config.train.workers,
         trained=model.trained,
@@ -136,11 +144,9 @@ def _load(config: RunConfig, model: Footprint) -> Load:
         weight_bytes=2 if config.train.precision == "bf16_weights" else FP32,
         activations=model.activations,
         images=FP32 * pixels * views,
-        terms=len(terms) * config.train.accumulation,
+        terms=passes * config.train.accumulation,
         passes=2 if sam else 1,
-        moments=MOMENTS[config.optimizer.name]
-        if config.optimizer.momentum or config.optimizer.name != "sgd"
-        else 0,
+        moments=0 if stateless else MOMENTS[config.optimizer.name],
         averages=(sharpness.variant == "fsam") + (config.averaging.kind != "none"),
         backup=sam,
         local=sharpness.sync == "local",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
-from rtk.config.schema import ModelConfig
-from rtk.models.build import build_model
+from rtk.models.build import Classifier
 
 
 @dataclass(frozen=True)
@@ -29,39 +29,40 @@ class Footprint:
     activations: int
 
 
-def measure_footprint(
-    config: ModelConfig,
-    num_classes: int,
-    image_size: int,
-    images: int,
-    autocast: bool = True,
-    bf16_weights: bool = False,
-) -> Footprint:
-    """Build a model without data, whatever its size, and trace a forward pass.
+def measure_footprint(model: Classifier, image_size: int, images: int, checkpoint: bool = False) -> Footprint:
+    """Trace a forward pass of a model that holds no data, whatever its size.
 
     Args:
-        config: the model.
-        num_classes: C.
+        model: on the `meta` device, with `autocast_dtype` set as for training; it is changed.
         image_size: side of the images in pixels.
-        images: N, images of a forward pass.
-        autocast: compute in bf16.
-        bf16_weights: keep the weights in bf16 too.
+        images: N, images of the pass.
+        checkpoint: activations are kept for one block at a time, and otherwise only where blocks begin.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with torch.device("meta"):
-        model = build_model(config, num_classes, image_size).train()
-        if bf16_weights:
-            model.bfloat16()
     # Fake tensors have shapes, types and a device, but no storage.
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = model.to_empty(device="cpu")
-        model.autocast_dtype = torch.bfloat16 if autocast else None
+        model = model.train().to_empty(device="cpu")
         batch = torch.empty(images, 3, image_size, image_size)
+        inputs = _block_inputs(model.backbone)
         activations = _saved_bytes(model, batch, torch.empty(images, dtype=torch.int64))
+    if checkpoint and inputs:
+        activations = sum(inputs) + activations // len(inputs)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - trained
     return Footprint(trained, frozen, activations)
+
+
+def _block_inputs(backbone: Any) -> list[int]:
+    """Bytes that enter each block of a transformer, once a pass has gone through it."""
+    sizes: list[int] = []
+
+    def note(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes.append(inputs[0].numel() * inputs[0].element_size())
+
+    for block in getattr(backbone, "blocks", []):
+        block.register_forward_pre_hook(note)
+    return sizes
 
 
 def _saved_bytes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
