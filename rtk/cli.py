@@ -39,6 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_report(commands)
+    _add_sweep(commands)
+    _add_compare(commands)
+    _add_sync(commands)
     _add_data(commands)
     _add_plan(commands)
     _add_recipes(commands)
@@ -234,6 +237,72 @@ def _add_report(commands: Parsers) -> None:
         help="also a table of all runs: FILE.csv, .json, .md, .tex or .html",
     )
     parser.add_argument("--output", default="runs", metavar="DIR", help="where run names are looked for")
+    _json(parser)
+
+
+def _add_sweep(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "sweep",
+        "sweep",
+        "search for hyper-parameters: Optuna proposes, Ray Tune runs many trials at a time",
+        """rtk sweep search_spaces/small.yaml digits_demo
+        rtk sweep search_spaces/sure_plus.yaml digits_demo --trials 100 train.workers=1
+        rtk sweep --resume NAME
+        rtk sweep --resume NAME --trials 200""",
+    )
+    parser.add_argument("space", nargs="?", metavar="SPACE", help="search space, a YAML file")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="shipped recipe or YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all trials, over the recipe")
+    parser.add_argument("--resume", metavar="NAME", help="go on with a sweep that was stopped or killed")
+    parser.add_argument("--name", help="name of the sweep (default: made of the recipe's)")
+    parser.add_argument("--trials", type=_positive, metavar="N", help="instead of the search space's number")
+    parser.add_argument("--concurrent", type=_positive, metavar="N", help="trials at a time")
+    parser.add_argument("--sampler", choices=["tpe", "gp", "nsga2", "random"])
+    parser.add_argument("--scheduler", choices=["asha", "hyperband", "none"])
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where --resume looks for a name")
+    _json(parser)
+
+
+def _add_compare(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "compare",
+        "compare",
+        "set runs, a sweep's trials or an experiment side by side, seeds taken together",
+        """rtk compare BASELINE_RUN RUN RUN
+        rtk compare --sweep NAME --html sweep.html
+        rtk compare --experiment rtk --where "params.model.width = 8 and metrics.accuracy > 0.9"
+        rtk compare runs/digits_* --csv runs.csv""",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs, those of the baseline first")
+    parser.add_argument("--sweep", metavar="NAME", help="the trials of a sweep")
+    parser.add_argument("--experiment", metavar="NAME", help="all runs of a tracking.experiment")
+    parser.add_argument(
+        "--where", metavar="CONDITIONS", help="params.KEY = VALUE, metrics.NAME < VALUE, and ..."
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="columns (default: a handful)"
+    )
+    parser.add_argument("--sort", metavar="NAME", help="metric to sort by (default: objective, or DS-AURC)")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page with figures")
+    parser.add_argument("--csv", metavar="FILE", help="write all metrics and differing params, a row a run")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where names are looked for")
+    _json(parser)
+
+
+def _add_sync(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "sync",
+        "sync",
+        "send to MLflow what could not be sent while a run or a sweep was going on",
+        """rtk sync
+        rtk sync runs/NAME
+        rtk sync --output /shared/runs""",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs or sweeps (default: all under --output)")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="folder of the runs (default: runs)")
     _json(parser)
 
 

@@ -179,6 +179,86 @@ def report(options: Options) -> int:
     return 0
 
 
+def sweep(options: Options) -> int:
+    """`rtk sweep`."""
+    from rtk.tune import space as spaces
+    from rtk.tune import sweep as sweeps
+
+    changes = {key: getattr(options, key) for key in ("trials", "concurrent") if getattr(options, key)}
+    if options.resume:
+        if options.space or options.overrides or options.sampler or options.scheduler or options.name:
+            raise ConfigError("--resume: only --trials and --concurrent may change")
+        done = sweeps.resume_sweep(sweeps.Sweep.open(options.resume, options.output), changes)
+    else:
+        if not options.space or not options.recipe:
+            raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")
+        changes |= {f"{k}.name": v for k in ("sampler", "scheduler") if (v := getattr(options, k))}
+        space = spaces.load_space(options.space, changes)
+        config = spaces.base_config(space, options.recipe, options.overrides)
+        done = sweeps.launch_sweep(space, config, options.name)
+    summary = {"sweep": done.name, "path": str(done.path)}
+    if options.json:
+        _print_json(summary)
+    else:
+        print(f"finished: {done.path}")
+    return 0
+
+
+def compare(options: Options) -> int:
+    """`rtk compare`."""
+    from rtk.compare.compare import compare as compare_runs
+    from rtk.compare.table import as_csv, as_records, as_text, difference_records, heading
+
+    keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output")
+    found = compare_runs(**{key: getattr(options, key) for key in keys})
+    written = []
+    if options.html:
+        from rtk.compare.page import write_page
+
+        given = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
+        written.append(write_page(Path(options.html), *given))
+    if options.csv:
+        written.append(Path(options.csv))
+        written[-1].write_text(as_csv(found.groups))
+    if options.json:
+        records = {"runs": as_records(found.groups), "differences": difference_records(found.differences)}
+        _print_json(records | {"written": [str(path) for path in written]})
+        return 0
+    print(found.title, as_text(found.groups, found.metrics), sep="\n\n")
+    for one in found.differences:
+        sure = "significant" if one.is_significant else "not significant"
+        interval = f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.seeds} seeds)")
+    for path in written:
+        print(f"written: {path}")
+    return 0
+
+
+def sync(options: Options) -> int:
+    """`rtk sync`."""
+    from rtk.run_folder import RunFolder
+    from rtk.tracking import folders_to_sync, is_mirrored
+    from rtk.tracking import sync as send_all
+
+    found = folders_to_sync(Path(options.output))
+    wanted = [Path(name) for name in options.runs]
+    wanted = [path if path.is_dir() else Path(options.output) / path for path in wanted]
+    unknown = [str(path) for path in wanted if not is_mirrored(RunFolder(path))]
+    if unknown:
+        raise ConfigError(
+            f"run: got {unknown[0]!r}, wanted a run or a sweep, or a name under {options.output}/"
+        )
+    roots = [path.absolute() for path in wanted]
+    chosen = [run for run in found if run.path.parent in roots] if roots else found
+    outcome = send_all([*(RunFolder(path) for path in roots), *chosen])
+    if options.json:
+        _print_json(outcome)
+    else:
+        for name, sent in outcome.items():
+            print(f"{name}: {sent} rows sent" if isinstance(sent, int) else f"{name}: not sent, {sent}")
+    return 0 if all(isinstance(sent, int) for sent in outcome.values()) else 1
+
+
 def data_prepare(options: Options) -> int:
     """`rtk data prepare`."""
     from rtk.console import progress_bar

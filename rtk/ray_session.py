@@ -22,8 +22,11 @@ QUIET_AND_QUICK = {
 }
 
 
-def start_ray() -> Any:
+def start_ray(dashboard: bool = False) -> Any:
     """Join the cluster of RAY_ADDRESS (set inside a Ray job), or start Ray on this machine.
+
+    `dashboard` starts Ray's dashboard beside it, through which Ray Train finds out that a driver of
+    workers has died (a sweep's trial of several workers), and frees what they held.
 
     Without RAY_ADDRESS, Ray itself would join whatever cluster was last started here, and hang if
     that one has died; `RAY_ADDRESS=auto` asks for it.
@@ -39,7 +42,7 @@ def start_ray() -> Any:
         with _silent_native_stderr():
             ray.init(
                 address=address,
-                include_dashboard=False if address == "local" else None,
+                include_dashboard=dashboard if address == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )

@@ -28,14 +28,17 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, config: RunConfig) -> RunFolder:
-        """Make the folder `{recipe}-{date}-{time}-{hex4}` with the resolved config in it.
+    def create(cls, config: RunConfig, name: str | None = None) -> RunFolder:
+        """Make the folder with the resolved config in it.
+
+        Args:
+            config: resolved config; the folder is made in its `output`.
+            name: name of the run; None: `{recipe}-{date}-{time}-{hex4}`.
 
         Raises:
             ConfigError: where the output folder cannot be written.
         """
-        name = f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        folder = cls(Path(config.output).absolute() / name)
+        folder = cls(Path(config.output).absolute() / (name or unique_name(config.name)))
         try:
             folder.checkpoints.mkdir(parents=True)
             folder.evaluation.mkdir()
@@ -144,6 +147,11 @@ class RunFolder:
         partial = self.path / f".{name}.{os.getpid()}.{threading.get_ident()}"
         partial.write_text(text)
         partial.replace(self.path / name)
+
+
+def unique_name(prefix: str) -> str:
+    """`{prefix}-{date}-{time}-{hex4}`."""
+    return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def open_runs(runs: Iterable[str | Path], output: str = "runs") -> list[RunFolder]:

@@ -17,6 +17,14 @@ from pydantic import BaseModel, ValidationError
 from rtk.config.schema import RunConfig
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+# Mappings whose keys the user chooses.
+FREE_KEYS = (
+    "data.near_ood.",
+    "data.far_ood.",
+    "data.validation_near_ood.",
+    "data.validation_far_ood.",
+    "deepspeed.",
+)
 
 
 class ConfigError(ValueError):
@@ -59,12 +67,30 @@ def load_with_origins(recipe: str | Path, overrides: Iterable[str] = ()) -> Load
     return LoadedConfig(config, {key: _origin(origins, key) for key in leaves})
 
 
+def override_config(config: RunConfig, values: Mapping[str, Any], where: str = "override") -> RunConfig:
+    """A config with other values for some dotted keys (a sweep's trial, say).
+
+    Args:
+        config: config to start from.
+        values: values by dotted key.
+        where: what an unknown key is blamed on.
+
+    Raises:
+        ConfigError: naming the key, what was got and what was wanted.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in values.items():
+        _check_key(key, where)
+        _assign(tree, key, value)
+    return build_config(tree)
+
+
 def build_config(tree: Mapping[str, Any]) -> RunConfig:
     """Validate a plain mapping (a `config.yaml`, say) into a `RunConfig`."""
     try:
         return RunConfig.model_validate(expand_variables(tree))
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
+        raise ConfigError(one_line(error)) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -164,8 +190,7 @@ def _check_key(key: str, where: str) -> None:
     known = valid_keys()
     if key in known:
         return
-    free = ("data.near_ood.", "data.far_ood.", "deepspeed.")
-    if key.startswith(free):
+    if key.startswith(FREE_KEYS):
         return
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     raise ConfigError(f"{where}: unknown key {key!r}, nearest valid key is {near[0]!r}")
@@ -196,7 +221,8 @@ def _origin(origins: Mapping[str, str], key: str) -> str:
     return "default"
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """A validation error as one line: the key, what was got, what was wanted."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

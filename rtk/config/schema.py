@@ -71,6 +71,12 @@ class DataConfig(Section):
     test: str | None = Field(None, description="Parquet of the in-distribution test set")
     near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
     far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
+    validation_near_ood: dict[str, str] = Field(
+        default_factory=dict, description="near-OOD sets for val/ metrics, name: path; never test sets"
+    )
+    validation_far_ood: dict[str, str] = Field(
+        default_factory=dict, description="far-OOD sets for val/ metrics, name: path; never test sets"
+    )
     validation_ood: str | None = Field(
         None, description="OOD images to tune scores and thresholds on, never to test on"
     )
@@ -278,6 +284,9 @@ class TrackingConfig(Section):
         None, description="tracking server; null: mlflow.db (SQLite) in the output folder"
     )
     experiment: str = "rtk"
+    checkpoints: bool = Field(
+        True, description="upload the checkpoints of a finished run and register them as models"
+    )
 
 
 class EvaluateConfig(Section):
@@ -288,6 +297,9 @@ class EvaluateConfig(Section):
     )
     confidence: str = Field("msp", description="score that says whether a prediction is right")
     ood_score: str = Field("knn", description="score that the headline OOD and DS metrics use")
+    validation_score: Literal["msp", "max_logit", "energy", "entropy", "gen", "margin"] = Field(
+        "energy", description="OOD score of the val/ metrics of each epoch: one of the logits alone"
+    )
     ds_method: Literal["exact", "grid"] = Field(
         "exact", description="DS metrics over every threshold pair, or on the published 1001 x 1001 grid"
     )

@@ -18,7 +18,7 @@ PREFIX = "builtin:"
 DIGITS_SIDE = 32
 KNOWN_CLASSES = 8
 PHOTO_CROPS = 400
-VERSION = 1  # raise it when the pictures change, so that cached copies are made anew
+VERSION = 2  # raise it when the pictures change, so that cached copies are made anew
 
 
 def resolve_path(path: str) -> str:
@@ -48,7 +48,11 @@ def cache_folder() -> Path:
 
 
 def _write_digits(folder: Path) -> None:
-    """Digits 0-7 as train / validation / test, 8-9 as near-OOD, crops of photographs as far-OOD."""
+    """Digits 0-7 as train / validation / test; 8-9 as near-OOD and crops of photographs as far-OOD tests.
+
+    The OOD sets for validation are of other kinds than those of the tests, so that nothing about the
+    tests is learnt from them: halves of two digits as near, coloured noise as far.
+    """
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
     partial.mkdir(parents=True)
     first_id = 0
@@ -81,10 +85,14 @@ def _digit_splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     cuts = np.split(known, [int(0.6 * len(known)), int(0.7 * len(known))])
     splits = {name: (images[rows], digits.target[rows]) for name, rows in zip(SPLITS, cuts, strict=True)}
     photos = np.stack(list(_photo_crops()))
+    halves = _joined_halves(*splits["validation"])
+    noise = _coloured_noise(len(halves))
     return splits | {
         # The labels of OOD images are never used; 0 keeps the column valid.
         "near_digits89": (images[near], np.zeros(len(near))),
         "far_photos": (photos, np.zeros(len(photos))),
+        "validation_near_halves": (halves, np.zeros(len(halves))),
+        "validation_far_noise": (noise, np.zeros(len(noise))),
     }
 
 
@@ -99,6 +107,28 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
         (DIGITS_SIDE,) * 2, Image.Resampling.BICUBIC
     )
     return np.asarray(grey.convert("RGB"))
+
+
+def _joined_halves(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Upper halves of validation digits on the lower halves of digits of another class, two of each."""
+    generator = np.random.Generator(np.random.Philox(2))
+    rows = np.tile(np.arange(len(images)), 2)
+    below = np.array([generator.choice(np.flatnonzero(labels != labels[row])) for row in rows])
+    middle = DIGITS_SIDE // 2
+    return np.concatenate([images[rows, :middle], images[below, middle:]], axis=1)
+
+
+def _coloured_noise(count: int) -> np.ndarray:
+    """Noise whose spectrum falls with the frequency, as that of photographs: uint8 (count, 32, 32, 3)."""
+    generator = np.random.Generator(np.random.Philox(3))
+    frequency = np.hypot(
+        *np.meshgrid(np.fft.fftfreq(DIGITS_SIDE), np.fft.rfftfreq(DIGITS_SIDE), indexing="ij")
+    )
+    frequency[0, 0] = 1 / DIGITS_SIDE
+    white = generator.standard_normal((count, 3, DIGITS_SIDE, DIGITS_SIDE))
+    noise = np.fft.irfft2(np.fft.rfft2(white) / frequency, s=(DIGITS_SIDE, DIGITS_SIDE))
+    low, high = noise.min(axis=(1, 2, 3), keepdims=True), noise.max(axis=(1, 2, 3), keepdims=True)
+    return ((noise - low) / (high - low) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def _photo_crops() -> Iterator[np.ndarray]:

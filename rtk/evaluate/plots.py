@@ -71,7 +71,7 @@ def curves(
             axes.set_ylim(0, 1)
         if len(lines) > 1 or diagonal:
             axes.legend(loc="best", fontsize=8)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def histograms(parts: Mapping[str, np.ndarray], title: str, x_label: str) -> str:
@@ -94,7 +94,7 @@ def histograms(parts: Mapping[str, np.ndarray], title: str, x_label: str) -> str
         axes.set(title=title, xlabel=x_label, ylabel="share of the images of a kind")
         _percent(axes.yaxis)
         axes.legend(loc="best", fontsize=8)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def reliability(
@@ -115,7 +115,7 @@ def reliability(
         lower.bar(confidence, share, width=0.045, color=COLOURS[0], alpha=0.7)
         lower.set(xlabel="confidence", ylabel="images")
         _percent(upper.yaxis, lower.xaxis, lower.yaxis)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def f1_surface(
@@ -153,7 +153,7 @@ def f1_surface(
             direction.set_major_locator(mpl.ticker.MaxNLocator(4))
             direction.labelpad = 8
         solid.view_init(elev=28, azim=-125)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _percent(*directions: Any) -> None:
@@ -161,7 +161,7 @@ def _percent(*directions: Any) -> None:
         direction.set_major_formatter(PercentFormatter(1))
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
     """The figure as an `<svg>` element without XML prologue, dates or fixed size."""
     figure.tight_layout()
     buffer = io.StringIO()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ class TrainingData:
     Attributes:
         train: training images.
         validation: images for model selection, never of the test set.
+        validation_ood: groups `near` and `far`, each OOD sets by name; never test sets.
         pictures: uint8 (P, 3, S, S) PixMix pictures; None without PixMix.
     """
 
     train: ImageArrays
     validation: ImageArrays
     pictures: np.ndarray | None
+    validation_ood: dict[str, dict[str, ImageArrays]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

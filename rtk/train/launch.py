@@ -108,8 +108,17 @@ def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
         check_labels(opened["validation"], len(train.classes))
     if config.data.mixing is not None and config.objective.regpixmix.weight:
         opened["mixing"] = _open(config.data.mixing, "data.mixing", need_classes=False)
+    for group, sets in validation_ood(config).items():
+        for name, path in sets.items():
+            opened[f"{group}:{name}"] = _open(path, f"data.validation_{group}_ood.{name}", need_classes=False)
     _check_evaluation_sets(config)
     return opened
+
+
+def validation_ood(config: RunConfig) -> dict[str, dict[str, str]]:
+    """OOD sets of the validation metrics: paths by name, by group (`near`, `far`) that has any."""
+    groups = {"near": config.data.validation_near_ood, "far": config.data.validation_far_ood}
+    return {group: sets for group, sets in groups.items() if sets}
 
 
 def _check_evaluation_sets(config: RunConfig) -> None:
@@ -155,6 +164,9 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> 
     sources = {"train": Source(datasets["train"], side, config.data.train_rows)}
     if "validation" in datasets:
         sources["validation"] = Source(datasets["validation"], side)
+    unseen = {group: list(sets) for group, sets in validation_ood(config).items()}
+    for group, names in unseen.items():
+        sources |= {f"{group}:{name}": Source(datasets[f"{group}:{name}"], side) for name in names}
     if "mixing" in datasets:
         sources["mixing"] = Source(datasets["mixing"], picture_side)
     with progress_bar("decoding images") as progress:
@@ -169,7 +181,8 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> 
         pictures = (
             render_fractals(FRACTALS, picture_side, config.seed) if rendered else arrays["mixing"].images
         )
-    return TrainingData(train, validation, pictures)
+    ood = {group: {name: arrays[f"{group}:{name}"] for name in names} for group, names in unseen.items()}
+    return TrainingData(train, validation, pictures, ood)
 
 
 def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset], resume: bool) -> Outcome:
@@ -195,9 +208,9 @@ def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any
 
     def fit() -> None:
         try:
-            result.update(_fit(job, data))
+            result.update(fit_workers(job, data))
         except Exception as error:  # shown in one line by the caller; the traceback is in Ray's logs
-            result.update(status="failed", message=_reason(error))
+            result.update(status="failed", message=reason_of(error))
 
     # A daemon, so that a second Ctrl-C ends the process even where the workers hang.
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
@@ -213,7 +226,14 @@ def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any
     return result
 
 
-def _fit(job: TrainingJob, data: Any) -> dict[str, Any]:
+def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None = None) -> dict[str, Any]:
+    """Run a job on a group of Ray Train workers and return what rank 0's `train_worker` does.
+
+    Args:
+        job: the run.
+        data: reference to its `TrainingData`.
+        resources: what each worker holds (`CPU`, `GPU`); None: one GPU where there are any, or one CPU.
+    """
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
@@ -223,7 +243,11 @@ def _fit(job: TrainingJob, data: Any) -> dict[str, Any]:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "data": data},
-        scaling_config=ScalingConfig(num_workers=job.config.train.workers, use_gpu=_use_gpus()),
+        scaling_config=ScalingConfig(
+            num_workers=job.config.train.workers,
+            use_gpu=bool(resources.get("GPU")) if resources else _use_gpus(),
+            resources_per_worker=resources,
+        ),
         run_config=RayRunConfig(
             name="ray",
             storage_path=str(job.run.path),
@@ -234,7 +258,7 @@ def _fit(job: TrainingJob, data: Any) -> dict[str, Any]:
     return outcome
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Last line of the innermost cause: Ray wraps a worker's error several times over."""
     while True:
         inner = getattr(error, "cause", None) or error.__cause__

@@ -6,9 +6,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+import torch
+
 from rtk.run_folder import RunFolder
 
 LOG_EVERY_STEPS = 10
+GIB = 2**30
 PROGRESS_EVERY_SECONDS = 0.2
 
 
@@ -30,6 +34,7 @@ class Reporter:
         self.batch_size, self.first_step = batch_size, first_step
         self.started = self.interval_started = time.monotonic()
         self.last_progress = 0.0
+        self.process = psutil.Process()
         self.validation: dict[str, float] = {}
         self._reset()
 
@@ -65,6 +70,7 @@ class Reporter:
         values["train/lr"] = rate
         values["train/images_per_second"] = self.steps * self.batch_size / seconds
         values["train/data_wait"] = self.waited / seconds
+        values |= system_metrics(self.process)
         self.run.append_metrics(step, step / self.steps_per_epoch, values)
         self.latest = values
         self._reset()
@@ -82,3 +88,15 @@ class Reporter:
         content |= {"epoch": step / self.steps_per_epoch, "epochs": self.total_steps / self.steps_per_epoch}
         content |= {"seconds_left": left, **self.latest, **self.validation}
         self.run.write_json("progress.json", content)
+
+
+def system_metrics(process: psutil.Process) -> dict[str, float]:
+    """Use of rank 0's process and its node: CPU in percent of one core since the last call, memory in GiB."""
+    metrics = {
+        "system/cpu_percent": process.cpu_percent(),
+        "system/memory_gib": process.memory_info().rss / GIB,
+        "system/node_memory_percent": psutil.virtual_memory().percent,
+    }
+    if torch.cuda.is_available():
+        metrics["system/gpu_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
+    return metrics

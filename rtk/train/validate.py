@@ -3,47 +3,84 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from rtk.config.schema import EvaluateConfig
 from rtk.data.augment import to_float
 from rtk.data.views import ImageArrays
 from rtk.distributed import gather_objects, mean_over_ranks_, rank, world_size
-from rtk.metrics import aurc
+from rtk.metrics import aurc, ds_aurc, ds_f1, ood_detection
 from rtk.optim.averaging import float_buffers, reestimate_batchnorm
+from rtk.scores import SCORES
+from rtk.train.job import TrainingData
 from rtk.train.state import TrainState
 
 
 def validate(
-    state: TrainState, validation: ImageArrays, train: ImageArrays, batch_size: int, reestimate: bool
+    state: TrainState, data: TrainingData, batch_size: int, reestimate: bool, config: EvaluateConfig
 ) -> dict[str, float]:
-    """Metrics `val/accuracy`, `val/aurc`, `val/nll` of the weights that evaluation would use.
+    """Metrics of the weights that evaluation would use.
 
     Args:
         state: live objects; their training weights are as before on return.
-        validation: held-out images.
-        train: training images, for the BatchNorm statistics of the average.
+        data: held-out images and OOD sets; training images, for the BatchNorm statistics of the average.
         batch_size: images a forward pass on this rank.
         reestimate: recompute those statistics (and keep them with the average).
+        config: which OOD score, and how the DS metrics are computed.
+
+    Returns:
+        `val/accuracy`, `val/aurc`, `val/nll`, and for each group of OOD sets `val/auroc_near`,
+        `val/ds_f1_near`, `val/ds_aurc_near` and so on, means over its sets.
     """
+    score = SCORES[config.validation_score].score
     with state.average.applied() if state.average is not None else nullcontext():
         if state.average is not None and reestimate:
-            _reestimate(state.engine.module, train, batch_size)
+            _reestimate(state.engine.module, data.train, batch_size)
         state.engine.module.eval()
         with torch.no_grad():
-            own = _predict(state.engine.module, validation, batch_size)
+            known = _predict(state.engine.module, data.validation, batch_size, score)
+            unseen = {
+                group: [_predict(state.engine.module, arrays, batch_size, score) for arrays in sets.values()]
+                for group, sets in data.validation_ood.items()
+            }
         state.engine.module.train()
-    parts = gather_objects(own)
-    confidence, correct, nll = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    metrics = {
+        "val/accuracy": float(known.correct.mean()),
+        "val/aurc": aurc(known.confidence, known.correct),
+        "val/nll": float(known.nll.mean()),
+    }
+    for group, predicted in unseen.items():
+        rows = [_joint(known, other, config.ds_method) for other in predicted]
+        for name in rows[0]:
+            metrics[f"val/{name}_{group}"] = float(np.mean([row[name] for row in rows]))
+    return metrics
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Float64 or bool columns (N,) of a predicted set, over all ranks."""
+
+    confidence: np.ndarray
+    ood_score: np.ndarray
+    correct: np.ndarray
+    nll: np.ndarray
+
+
+def _joint(known: Predicted, unseen: Predicted, method: Literal["exact", "grid"]) -> dict[str, float]:
+    """AUROC, DS-F1 and DS-AURC of the held-out images against one OOD set."""
+    five = (known.confidence, known.ood_score, known.correct, unseen.confidence, unseen.ood_score)
     return {
-        "val/accuracy": float(correct.mean()),
-        "val/aurc": aurc(confidence, correct),
-        "val/nll": float(nll.mean()),
+        "auroc": ood_detection(known.ood_score, unseen.ood_score)["auroc"],
+        "ds_f1": ds_f1(*five, method=method),
+        "ds_aurc": ds_aurc(*five, method=method),
     }
 
 
@@ -68,17 +105,18 @@ def _images(model: nn.Module, images: np.ndarray) -> Tensor:
 
 
 def _predict(
-    model: nn.Module, arrays: ImageArrays, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence, correctness and negative log-likelihood of this rank's share of the images."""
+    model: nn.Module, arrays: ImageArrays, batch_size: int, ood_score: Callable[[Tensor], Tensor]
+) -> Predicted:
+    """Confidence, OOD score, correctness and negative log-likelihood of the images."""
     own = np.array_split(np.arange(len(arrays)), world_size())[rank()]
     # Under ZeRO-3 each forward pass is collective: every rank makes the same number of them.
     passes = math.ceil(math.ceil(len(arrays) / world_size()) / batch_size)
-    columns: list[tuple[Tensor, Tensor, Tensor]] = []
+    columns: list[tuple[Tensor, ...]] = []
     for rows in np.array_split(own, passes):
         logits = model(_images(model, arrays.images[rows])).double()
         labels = torch.from_numpy(arrays.labels[rows]).to(logits.device)
         probability, prediction = logits.softmax(1).max(1)
-        columns.append((probability, prediction == labels, cross_entropy(logits, labels, reduction="none")))
-    confidence, correct, nll = (torch.cat(parts).cpu().numpy() for parts in zip(*columns, strict=True))
-    return confidence, correct, nll
+        nll = cross_entropy(logits, labels, reduction="none")
+        columns.append((probability, ood_score(logits), prediction == labels, nll))
+    share = tuple(torch.cat(parts).cpu().numpy() for parts in zip(*columns, strict=True))
+    return Predicted(*(np.concatenate(parts) for parts in zip(*gather_objects(share), strict=True)))

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ from rtk.train.zero_shards import engine_shards
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
+Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -153,13 +154,22 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         `status` (`finished`, `interrupted` or `failed`), `step`, `message` and the last metrics.
     """
     import ray
+    import ray.train
 
     job: TrainingJob = arguments["job"]
     data: TrainingData = ray.get(arguments["data"])
-    device = _set_up_device(job.config)
+    return run_job(job, data, _set_up_device(job.config), ray.train.report)
+
+
+def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: Report) -> dict[str, Any]:
+    """A worker's part of a run, wherever it runs; arguments and result as of `train_worker`.
+
+    `report` is called on every rank after each epoch with `epoch`, `step`, whether the run is `finished`, and
+    the validation metrics.
+    """
     try:
         state = build_state(job, device)
-        return _train(job, data, state, device, start=_resume(job, state))
+        return _train(job, data, state, device, _resume(job, state), report)
     except (NonFiniteLossError, ValueError) as error:
         return {"status": "failed", "message": str(error)}  # a restart would only fail again
 
@@ -232,7 +242,12 @@ def _resume(job: TrainingJob, state: TrainState) -> int:
 
 
 def _train(
-    job: TrainingJob, data: TrainingData, state: TrainState, device: torch.device, start: int
+    job: TrainingJob,
+    data: TrainingData,
+    state: TrainState,
+    device: torch.device,
+    start: int,
+    report: Report,
 ) -> dict[str, Any]:
     config, run, total = job.config, job.run, job.total_steps
     terms = active_terms(config.objective)
@@ -260,6 +275,14 @@ def _train(
 
         if position + 1 == job.steps_per_epoch or step + 1 == total:
             metrics = _end_epoch(job, data, state, reporter, step + 1)
+            report(
+                {
+                    "epoch": math.ceil((step + 1) / job.steps_per_epoch),
+                    "step": step + 1,
+                    "finished": step + 1 == total,
+                    **metrics,
+                }
+            )
         if stop_requested(job, device) and step + 1 < total:
             _save(job, state, "last", step + 1)
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
@@ -269,16 +292,14 @@ def _train(
 def _end_epoch(
     job: TrainingJob, data: TrainingData, state: TrainState, reporter: Reporter, step: int
 ) -> dict[str, float]:
-    """Validate, save, keep the best; tell Ray Train."""
-    import ray.train
-
+    """Validate, save, keep the best."""
     config, run = job.config, job.run
     if rank() == 0:
         reporter.phase(step, "validating")
     share = config.train.batch_size // world_size()
     # Frozen statistics are those that the weights were trained with.
     reestimate = config.averaging.reestimate_batchnorm and not config.model.freeze_batchnorm
-    metrics = validate(state, data.validation, data.train, share, reestimate)
+    metrics = validate(state, data, share, reestimate, config.evaluate)
     if rank() == 0:
         reporter.validated(step, metrics)
     epoch = step // job.steps_per_epoch
@@ -287,7 +308,6 @@ def _end_epoch(
         if rank() == 0 and _is_best(job, metrics):
             copy_checkpoint(run.checkpoints / "last", run.checkpoints / "best")
             run.write_json("best.json", {"step": step, **metrics})
-    ray.train.report({"epoch": epoch, "step": step, **metrics})
     return metrics
 
 

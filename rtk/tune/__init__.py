@@ -1,0 +1,1 @@
+"""Search for hyper-parameters: Optuna proposes, Ray Tune runs, the run folders remember."""

@@ -1,0 +1,79 @@
+"""What became of a sweep's trials, from the study and their run folders."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from rtk.compare.entries import Entry, read_entry
+from rtk.run_folder import RunFolder
+from rtk.tune.space import SearchSpace
+from rtk.tune.study import open_study
+from rtk.tune.sweep import Sweep
+from rtk.tune.trial import trial_name
+
+
+def read_trials(sweep: Sweep) -> list[Entry]:
+    """All trials that have begun, by number.
+
+    Attributes of an entry: `number`, `state` (`complete`, `pruned`, `failed`, `running`), `reason` of a
+    failure, `seconds` that it took, and `pareto`: whether no other trial is better in every objective.
+    """
+    study = open_study(sweep.path, sweep.space())
+    begun = [trial for trial in study.trials if trial.state != TrialState.WAITING]
+    front = {trial.number for trial in study.best_trials} if _any_complete(study) else set()
+    return [
+        _entry(sweep, trial, trial.number in front) for trial in begun if _run(sweep, trial).path.is_dir()
+    ]
+
+
+def best_trial(sweep: Sweep) -> Entry | None:
+    """The best whole trial by the first objective; None where there is none."""
+    space = sweep.space()
+    metric = space.metrics[0]
+    sign = 1 if space.objectives[metric] == "min" else -1
+    whole = [entry for entry in read_trials(sweep) if entry.attributes["state"] == "complete"]
+    return min(whole, key=lambda entry: sign * entry.metrics[metric], default=None)
+
+
+def importances(study: optuna.Study, space: SearchSpace) -> dict[str, float]:
+    """Share of each key in the variance of the first objective (fANOVA), over the trials run to their end.
+
+    Keys with a condition are left out, for they have no value in every trial. Empty where the trials are
+    too few or all alike.
+    """
+    target = (lambda trial: trial.values[0]) if len(space.metrics) > 1 else None
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    keys = [key for key, parameter in space.space.items() if not parameter.when]
+    try:
+        found = optuna.importance.get_param_importances(
+            study, evaluator=evaluator, params=keys, target=target
+        )
+    except (ValueError, RuntimeError):
+        return {}
+    return {key: share for key, share in found.items() if math.isfinite(share)}
+
+
+def _entry(sweep: Sweep, trial: FrozenTrial, is_on_front: bool) -> Entry:
+    states = {TrialState.FAIL: "failed"}
+    attributes: dict[str, Any] = {
+        "number": trial.number,
+        "state": states.get(trial.state, trial.state.name.lower()),
+        "pareto": is_on_front,
+    }
+    if trial.duration is not None:
+        attributes["seconds"] = trial.duration.total_seconds()
+    if "reason" in trial.user_attrs:
+        attributes["reason"] = trial.user_attrs["reason"]
+    return read_entry(_run(sweep, trial), **attributes)
+
+
+def _run(sweep: Sweep, trial: FrozenTrial) -> RunFolder:
+    return RunFolder(sweep.path / trial_name(trial.number))
+
+
+def _any_complete(study: optuna.Study) -> bool:
+    return bool(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))

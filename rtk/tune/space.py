@@ -1,0 +1,292 @@
+"""Search spaces: YAML that maps a recipe's dotted keys to distributions, checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from rtk.config.load import ConfigError, flatten, load_config, one_line, override_config, valid_keys
+from rtk.config.schema import PositiveFloat, PositiveInt, RunConfig, Section
+
+KINDS = ("uniform", "loguniform", "quniform", "randint", "choice")
+Scalar = bool | int | float | str | None
+
+# Measured on validation sets after each epoch (`rtk.train.validate`); which way is better.
+VALIDATION_METRICS = {"val/accuracy": "max", "val/aurc": "min", "val/nll": "min"} | {
+    f"val/{metric}_{group}": direction
+    for metric, direction in (("auroc", "max"), ("ds_f1", "max"), ("ds_aurc", "min"))
+    for group in ("near", "far")
+}
+# Trials share the data, the seed and the place; only then are they comparable, and cheap.
+SHARED = ("name", "seed", "output", "data.", "evaluate.", "tracking.", "train.workers", "train.zero_stage")
+MAY_DIFFER = ("data.augment.", "data.remainder")
+RECIPE_POINT = "recipe"
+
+
+class Parameter(Section):
+    """The distribution of one key: exactly one of the kinds; bounds are inclusive.
+
+    `when: {other.key: [values]}` makes it conditional: elsewhere the key keeps the recipe's value.
+    """
+
+    uniform: tuple[float, float] | None = Field(None, description="[low, high]")
+    loguniform: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="[low, high] above 0")
+    quniform: tuple[float, float, PositiveFloat] | None = Field(None, description="[low, high, step]")
+    randint: tuple[int, int] | None = Field(None, description="[low, high], both included")
+    choice: tuple[Scalar, ...] | None = Field(None, min_length=1, description="values to choose from")
+    when: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict, description="other key: its values")
+
+    @model_validator(mode="after")
+    def _one_kind_in_order(self) -> Parameter:
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(
+                f"got {' and '.join(kinds) or 'no distribution'}, wanted one of {', '.join(KINDS)}"
+            )
+        if self.choice is None:
+            low, high = self.bounds
+            if not low < high:
+                raise ValueError(
+                    f"{kinds[0]}: got [{low:g}, {high:g}], wanted the lower bound below the upper"
+                )
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest value of a numeric kind."""
+        low, high, *_ = self.uniform or self.loguniform or self.quniform or self.randint or (0, 0)
+        return low, high
+
+    def probes(self) -> tuple[Scalar, ...]:
+        """Values that must fit the schema: every choice, or both bounds and a value between them."""
+        if self.choice is not None:
+            return self.choice
+        low, high = self.bounds
+        if self.randint is not None:
+            return low, high
+        # Between the bounds of a continuous kind lie fractions, which a key for whole numbers refuses.
+        return (
+            low,
+            high,
+            low + (high - low) * 0.3819660112501051 if self.quniform is None else low + self.quniform[2],
+        )
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value can be drawn."""
+        if self.choice is not None:
+            return value in self.choice
+        low, high = self.bounds
+        return isinstance(value, int | float) and low <= value <= high
+
+    def applies(self, values: Mapping[str, Any]) -> bool:
+        """Whether the conditions hold, given the values of the keys they name."""
+        return all(values.get(key) in allowed for key, allowed in self.when.items())
+
+
+class SchedulerConfig(Section):
+    """Which trials are stopped early (Ray Tune)."""
+
+    name: Literal["asha", "hyperband", "none"] = "asha"
+    grace: PositiveInt = Field(1, description="asha: epochs before a trial may be stopped")
+    reduction: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
+
+
+class SamplerConfig(Section):
+    """How new values are proposed (Optuna)."""
+
+    name: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
+    seed: int = Field(0, ge=0)
+    startup: PositiveInt = Field(10, description="tpe, gp: random trials before the model is used")
+    population: PositiveInt = Field(20, description="nsga2: size of a generation")
+
+
+class ResourcesConfig(Section):
+    """What one worker of a trial holds while it runs."""
+
+    cpu: PositiveFloat = Field(1.0, description="CPUs a worker")
+    gpu: float | None = Field(
+        None, ge=0, description="GPUs a worker, fractions allowed; null: 1 if there are any"
+    )
+
+
+class SearchSpace(Section):
+    """A whole search: what is varied, what is wanted, how many trials, how they are run."""
+
+    objectives: dict[str, Literal["min", "max"]] = Field(min_length=1)
+    trials: PositiveInt = 32
+    concurrent: PositiveInt | None = Field(None, description="trials at a time; null: as resources allow")
+    max_restarts: int = Field(
+        2, ge=0, description="times a trial goes on from its checkpoint if its process dies"
+    )
+    scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
+    fixed: dict[str, Any] = Field(default_factory=dict, description="values of all trials, over the recipe's")
+    warm_starts: tuple[Literal["recipe"] | dict[str, Scalar], ...] = Field(
+        (), description="points to try first; `recipe` stands for the recipe's own values"
+    )
+    space: dict[str, Parameter] = Field(min_length=1)
+
+    @field_validator("objectives")
+    @classmethod
+    def _on_validation_sets(cls, objectives: dict[str, str]) -> dict[str, str]:
+        for name in objectives:
+            _check_metric(name)
+        return objectives
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the objectives; the first one steers the scheduler."""
+        return list(self.objectives)
+
+
+def _check_metric(name: str) -> None:
+    if name in VALIDATION_METRICS:
+        return
+    if name.startswith("test/"):
+        raise ValueError(f"{name} is measured on test sets; a sweep may only see validation sets (val/...)")
+    raise ValueError(_unknown("metric", name, VALIDATION_METRICS))
+
+
+def load_space(path: str | Path, changes: Mapping[str, Any] | None = None) -> SearchSpace:
+    """Read a search space.
+
+    Args:
+        path: YAML file.
+        changes: other values for some of its dotted keys (`trials`, `sampler.name`).
+
+    Raises:
+        ConfigError: naming the file, the key, what was got and what was wanted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"search space: got {str(path)!r}, wanted a YAML file such as search_spaces/small.yaml"
+        )
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: got {type(tree).__name__}, wanted a mapping of keys")
+    for key, value in (changes or {}).items():
+        section, _, leaf = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[leaf] = value
+    return parse_space(tree, str(path))
+
+
+def parse_space(tree: Mapping[str, Any], where: str) -> SearchSpace:
+    """Validate a plain mapping into a `SearchSpace`; `where` names it in errors."""
+    try:
+        return SearchSpace.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            raise ConfigError(
+                f"{where}: {_unknown('key', str(first['loc'][0]), SearchSpace.model_fields)}"
+            ) from None
+        raise ConfigError(f"{where}: {one_line(error)}") from None
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"unknown {kind} {name!r}, nearest valid {kind} is {near[0]!r}"
+
+
+def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """What all trials start from: recipe < `fixed` < overrides.
+
+    Raises:
+        ConfigError: also where an override sets a key that is searched.
+    """
+    overrides = list(overrides)
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key in space.space:
+            raise ConfigError(
+                f"override {text!r}: {key} is searched, wanted it in the search space or here, not both"
+            )
+    fixed = [f"{key}={json.dumps(value)}" for key, value in space.fixed.items()]
+    return load_config(recipe, [*fixed, *overrides])
+
+
+def check_space(space: SearchSpace, config: RunConfig) -> None:
+    """Refuse what would fail in a trial: unknown keys, bounds the schema does not take, missing OOD sets.
+
+    Raises:
+        ConfigError: naming the key, what was got and what was wanted.
+    """
+    for key, parameter in space.space.items():
+        _check_key(key)
+        conditions = {other: values[0] for other, values in parameter.when.items()}
+        _check_conditions(key, parameter, space)
+        for value in parameter.probes():
+            try:
+                override_config(config, {**conditions, key: value}, "search space")
+            except ConfigError as error:
+                raise ConfigError(f"space.{key}: with {value!r}: {error}") from None
+    for point in points(space, config):
+        for key, value in point.items():
+            if key not in space.space:
+                raise ConfigError(f"warm_starts: {key} is not searched")
+            if not space.space[key].contains(value):
+                raise ConfigError(f"warm_starts: {key}: got {value!r}, which its distribution cannot draw")
+    for name in space.metrics:
+        _check_measured(name, config)
+
+
+def points(space: SearchSpace, config: RunConfig) -> Iterator[dict[str, Any]]:
+    """Warm starts as values by key; the recipe's own values are brought within the bounds."""
+    leaves = dict(flatten(config.model_dump(mode="json")))
+    for point in space.warm_starts:
+        if point == RECIPE_POINT:
+            yield {key: _nearest(parameter, leaves[key]) for key, parameter in space.space.items()}
+        else:
+            assert isinstance(point, dict)
+            yield dict(point)
+
+
+def _nearest(parameter: Parameter, value: Any) -> Any:
+    if parameter.choice is not None:
+        return value if value in parameter.choice else parameter.choice[0]
+    low, high = parameter.bounds
+    return min(max(value, low), high)
+
+
+def _check_key(key: str) -> None:
+    known = valid_keys()
+    if key not in known and not key.startswith("deepspeed."):
+        raise ConfigError(f"space: {_unknown('key', key, known)}")
+    if key.startswith(SHARED) and not key.startswith(MAY_DIFFER):
+        raise ConfigError(f"space.{key}: all trials share this key, set it under fixed or as an override")
+
+
+def _check_conditions(key: str, parameter: Parameter, space: SearchSpace) -> None:
+    for other, values in parameter.when.items():
+        if other not in space.space or list(space.space).index(other) >= list(space.space).index(key):
+            raise ConfigError(f"space.{key}.when: {other!r} is no key that is searched above it")
+        for value in values:
+            if not space.space[other].contains(value):
+                raise ConfigError(f"space.{key}.when: {other} is never {value!r}")
+
+
+def _check_measured(metric: str, config: RunConfig) -> None:
+    for group in ("near", "far"):
+        sets: dict[str, str] = getattr(config.data, f"validation_{group}_ood")
+        if metric.endswith(f"_{group}") and not sets:
+            raise ConfigError(
+                f"objectives.{metric}: needs data.validation_{group}_ood, OOD sets that are not the test's"
+            )
+        tests = {*config.data.near_ood.values(), *config.data.far_ood.values(), config.data.test}
+        for name, path in sets.items():
+            if path in tests:
+                raise ConfigError(
+                    f"data.validation_{group}_ood.{name}: {path!r} is a test set; "
+                    "a sweep may only see validation sets"
+                )

@@ -1,0 +1,92 @@
+"""The study of a sweep: what is drawn, and what a journal remembers."""
+
+from __future__ import annotations
+
+import pytest
+from optuna.trial import TrialState
+
+from rtk.ray_session import start_ray  # noqa: F401 (before ray.tune, whose settings it makes)
+from rtk.tune.space import parse_space
+from rtk.tune.study import draw, open_study, remaining_trials
+
+TREE = {
+    "objectives": {"val/ds_aurc_near": "min"},
+    "trials": 40,
+    "space": {
+        "sharpness.variant": {"choice": ["fsam", "none"]},
+        "sharpness.rho": {"loguniform": [0.01, 0.5], "when": {"sharpness.variant": ["fsam"]}},
+        "objective.regpixmix.k": {"randint": [1, 3]},
+        "model.temperature": {"quniform": [2.0, 4.0, 0.5]},
+    },
+}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+def test_every_sampler_draws_within_the_space(tmp_path, sampler):
+    space = parse_space({**TREE, "sampler": {"name": sampler, "startup": 4, "population": 4}}, "here")
+    study = open_study(tmp_path, space)
+    drawn = []
+    for _ in range(12):
+        trial = study.ask()
+        drawn.append(draw(trial, space))
+        study.tell(trial, drawn[-1]["model.temperature"])
+    for values in drawn:
+        assert ("sharpness.rho" in values) == (values["sharpness.variant"] == "fsam")
+        assert all(space.space[key].contains(value) for key, value in values.items())
+        assert values["model.temperature"] % 0.5 == 0
+    assert {values["objective.regpixmix.k"] for values in drawn} <= {1, 2, 3}
+    assert {values["sharpness.variant"] for values in drawn} == {"fsam", "none"}
+
+
+def searcher(folder, space, ended):
+    from rtk.tune.searcher import StudySearcher
+
+    return StudySearcher(open_study(folder, space), space, ended.append)
+
+
+def test_what_was_running_is_handed_out_again_and_nothing_is_lost(tmp_path):
+    space, ended = parse_space({**TREE, "trials": 5}, "here"), []
+    first = searcher(tmp_path, space, ended)
+    given = {name: first.suggest(name) for name in ("a", "b", "c", "d")}
+    first.on_trial_result("a", {"epoch": 1, "val/ds_aurc_near": 0.5})
+    first.on_trial_complete("a", {"epoch": 2, "finished": True, "val/ds_aurc_near": 0.25})
+    first.on_trial_result("b", {"epoch": 1, "val/ds_aurc_near": 0.75})
+    first.on_trial_complete("b", {"epoch": 1, "finished": False, "val/ds_aurc_near": 0.75})
+    first.on_trial_complete("c", {"failed": "out of memory"})
+    assert [trial.state for trial in ended] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
+
+    # As after kill -9: only the journal is left.
+    second = searcher(tmp_path, space, ended)
+    assert remaining_trials(second.study, space) == 2
+    assert second.suggest("x") == given["d"]
+    assert second.suggest("y")["number"] == 4
+    second.on_trial_complete("x", {"epoch": 2, "finished": True, "val/ds_aurc_near": float("nan")})
+    second.on_trial_complete("y", None, error=True)
+    states = [trial.state.name for trial in second.study.trials]
+    assert states == ["COMPLETE", "PRUNED", "FAIL", "FAIL", "FAIL"]
+    reasons = [trial.user_attrs.get("reason") for trial in second.study.trials]
+    assert reasons[2] == "out of memory"
+    assert "nan" in reasons[3]
+    assert "its process died" in reasons[4]
+    assert remaining_trials(second.study, space) == 0
+
+
+def test_asha_goes_on_with_the_rungs_of_before(tmp_path):
+    from ray.tune.schedulers import TrialScheduler
+
+    from rtk.tune.scheduler import build_scheduler
+
+    space = parse_space({**TREE, "scheduler": {"name": "asha", "grace": 1, "reduction": 2}}, "here")
+    study = open_study(tmp_path, space)
+    for value in (0.1, 0.2, 0.3):
+        trial = study.ask()
+        trial.report(value, 1)
+        study.tell(trial, value)
+    scheduler = build_scheduler(space, 4, study)
+
+    class New:
+        trial_id = "new"
+
+    scheduler.on_trial_add(None, New)
+    result = {"epoch": 1, "val/ds_aurc_near": 0.9}
+    assert scheduler.on_trial_result(None, New, result) == TrialScheduler.STOP
