@@ -85,6 +85,6 @@ def score_columns(inputs: Predictions, states: Mapping[str, FittedScore]) -> dic
 
 
 def rows_of(table: pa.Table, column: str, value: str) -> dict[str, np.ndarray]:
-    """Columns of the rows in which `column` (`set` or `group`) has a value."""
-    chosen = table.filter(pc.equal(table[column], value))
-    return {name: chosen[name].to_numpy() for name in chosen.column_names if name not in ("set", "group")}
+    """Numbers of the rows in which `column` (`set` or `group`) has a value, by name of their column."""
+    chosen = table.filter(pc.equal(table[column], value)).drop_columns(["set", "group"])
+    return {name: chosen[name].to_numpy() for name in chosen.column_names}
