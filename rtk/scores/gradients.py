@@ -3,8 +3,8 @@
 Every function takes a model in evaluation mode, from images to logits, and images (N, 3, H, W) in [0, 1], and
 returns (N,), larger = more trustworthy. Radii are in pixel units. y is the predicted class throughout.
 
-Directions come from the soft margin m = z_y - log sum_(i != y) exp z_i: the gradient of the cross-entropy of y
-is -(1 - p_y) times that of m, so that the signs are the same, but it vanishes where p_y rounds to 1.
+Directions come from the soft margin m = z_y - log sum_(i != y) exp z_i: the gradient of the cross-entropy
+of y is -(1 - p_y) times that of m, so that the signs are the same, but it vanishes where p_y rounds to 1.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def rr_fast(
         images: (N, 3, H, W).
         step_size: the paper's alpha, a.
         temperature: T.
-        definition: "paper", as above. RAT_MisD's code: "published" (`RobustRadiusFast`) divides only the first
-            pass by T, the same at T = 1; "exp" (`RobustRadiusFastExp`) is the margin of the two largest
-            logits over the L1 norm of its gradient, "smooth" (`RobustRadiusFastSmooth`) the same with the
-            soft margin; these need no second pass.
+        definition: "paper", as above. RAT_MisD's code: "published" (`RobustRadiusFast`) divides only the
+            first pass by T, the same at T = 1; "exp" (`RobustRadiusFastExp`) is the margin of the two
+            largest logits over the L1 norm of its gradient, "smooth" (`RobustRadiusFastSmooth`) the same
+            with the soft margin; these need no second pass.
 
     Source: RAT, arXiv 2503.14783 (RR-Fast; alpha = 0.01).
     """

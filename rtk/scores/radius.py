@@ -116,8 +116,8 @@ def _next_radius(
     """Where to look next: a little beyond the estimated crossing, as seen from the nearer end.
 
     If the estimate is good to `tolerance` / 2, the two ends then close around it in two trials. Without an
-    upper end the line is continued, at most to four times the radius. `halve`: take the geometric middle instead,
-    every fourth trial, and after nine, when the margin is no line, for good.
+    upper end the line is continued, at most to four times the radius. `halve`: take the geometric middle
+    instead; every fourth trial, and after nine, when the margin is no line, for good.
     """
     inside = high.isfinite()
     reach = torch.where(inside, high, (4 * low).clamp_min(LARGEST_RADIUS * (low == 0))) - low

@@ -73,7 +73,7 @@ def test_published_rr_fast(recorded):
 
 
 def test_rr_fast_in_single_precision(recorded):
-    data, net, x = recorded
+    data, _, x = recorded
     single = Net(data).float()
     close(rr_fast(single, x.float()), data["own__rrfast_paper_alpha0.01_T1"], rtol=1e-3)
 
