@@ -17,7 +17,12 @@ from rtk.models import Classifier
 from rtk.scores import DEFAULT_SCORES, SCORES, FitData, FittedScore, Predictions, apply_score, get_score
 
 Columns = Mapping[str, np.ndarray]
-NAMED_SETS = {"sure_plus": tuple(name for name in DEFAULT_SCORES if name in SCORES), "all": tuple(SCORES)}
+# Scores of images run the model, which `rtk evaluate` does not do for them yet.
+OF_PREDICTIONS = tuple(name for name, score in SCORES.items() if score.inputs != "images")
+NAMED_SETS = {
+    "sure_plus": tuple(name for name in DEFAULT_SCORES if name in OF_PREDICTIONS),
+    "all": OF_PREDICTIONS,
+}
 
 
 def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
