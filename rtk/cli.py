@@ -182,7 +182,12 @@ def _add_evaluate(commands: Parsers) -> None:
     parser.add_argument(
         "--risk", type=float, metavar="R", help="choose thresholds for this share of wrong accepted images"
     )
-    parser.add_argument("--bootstrap", type=int, metavar="N", help="95 %% intervals from N resamples")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="95 %% intervals from N resamples (evaluate.ds_method=grid makes them faster)",
+    )
     parser.add_argument(
         "--corruptions",
         nargs="?",

@@ -159,6 +159,7 @@ def _measure_splits(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict
 
 
 MEASURED = ("summary", "test", "scores", "sets")
+RESULT_KEYS = (*MEASURED, "groups", "protocol", "calibration", "step")
 PROTOCOLS = {"fixed": _measure_fixed, "aps": _measure_aps, "rat_splits": _measure_splits}
 
 
@@ -242,9 +243,15 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     """What `evaluate_run` returned.
 
     Raises:
-        ConfigError: where the run has not been evaluated.
+        ConfigError: where the run has not been evaluated, or by a version of rtk that wrote something else.
     """
     result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text())
+    missing = [key for key in RESULT_KEYS if key not in result]
+    if missing:
+        raise ConfigError(
+            f"{run.name}: metrics.json lacks {missing[0]!r}, another version of rtk wrote it; "
+            f"run `rtk evaluate {run.path}` again"
+        )
     return result
 
 
