@@ -23,6 +23,7 @@ examples:
   rtk train digits_demo train.duration=3ep          train a recipe, with overrides
   rtk evaluate RUN --ood near:cats=data/cats        scores and metrics on OOD sets
   rtk report RUN OTHER_RUN                          a page that sets runs side by side
+  rtk export RUN && rtk predict RUN photos/         use it: accept, likely-wrong or unfamiliar
 """
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -42,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_compare(commands)
     _add_sync(commands)
+
+    _add_export(commands)
+    _add_predict(commands)
     _add_data(commands)
     _add_plan(commands)
     _add_recipes(commands)
@@ -309,6 +313,39 @@ def _add_sync(commands: Parsers) -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="runs or sweeps (default: all under --output)")
     parser.add_argument("--output", default="runs", metavar="DIR", help="folder of the runs (default: runs)")
     _json(parser)
+
+
+def _add_export(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "export",
+        "export",
+        "package a run with its scores and decision rule, as a folder and an MLflow model",
+        """rtk evaluate RUN --risk 0.02
+        rtk export RUN
+        rtk export RUN --register flowers""",
+    )
+    parser.add_argument("run", help="evaluated run with a decision rule: its folder, or its name")
+    parser.add_argument("--register", metavar="NAME", help="register it under this name in MLflow")
+    parser.add_argument("--no-mlflow", action="store_true", help="write the folder only")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
+    _json(parser)
+
+
+def _add_predict(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "predict",
+        "predict",
+        "say of images what they show, and whether to trust it: accept, likely-wrong or unfamiliar",
+        """rtk predict RUN photo.jpg more_photos/
+        rtk predict models:/flowers/1 photos/ --jsonl > predictions.jsonl
+        rtk predict RUN/export test.parquet""",
+    )
+    parser.add_argument("model", help="exported run, its export folder, or an MLflow URI")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image or Parquet file, or folder of them")
+    parser.add_argument("--jsonl", action="store_true", help="print one JSON object a line, one an image")
 
 
 def _add_data(commands: Parsers) -> None:

@@ -259,6 +259,54 @@ def sync(options: Options) -> int:
     return 0 if all(isinstance(sent, int) for sent in outcome.values()) else 1
 
 
+def export(options: Options) -> int:
+    """`rtk export`."""
+    from rtk.export import export_run, log_to_mlflow
+    from rtk.run_folder import RunFolder
+
+    if options.register and options.no_mlflow:
+        raise ConfigError("--register: cannot be combined with --no-mlflow")
+    run = RunFolder.open(options.run, options.output)
+    folder = export_run(run, options.checkpoint)
+    uri = None if options.no_mlflow else log_to_mlflow(run, folder, options.register)
+    if options.json:
+        _print_json({"folder": str(folder), "mlflow": uri})
+        return 0
+    print(f"exported: {folder}")
+    if uri is not None:
+        print(f"MLflow: {uri}")
+    print(f"next: rtk predict {run.path} IMAGES")
+    return 0
+
+
+def predict(options: Options) -> int:
+    """`rtk predict`; 1 where an image could not be read."""
+    from rtk.console import progress_bar
+    from rtk.predict_images import find_images, open_model, predict_files
+
+    files = find_images(options.images)
+    model = open_model(options.model)
+    rows = []
+    with progress_bar("predicting") as progress:
+        for row in predict_files(model, files, progress):
+            rows.append(row)
+            if options.jsonl:
+                print(json.dumps(row), flush=True)
+    if not options.jsonl:
+        _print_table(model.origin["run"], _prediction_rows(rows))
+    return int(any(row["error"] for row in rows))
+
+
+def _prediction_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The image comes last: a long path would squeeze what matters."""
+    numbers = ("probability", "confidence", "ood_score")
+    table = [["decision", "label", *numbers, "image"]]
+    for row in rows:
+        figures = ["" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
+        table.append([row["decision"] or "error", row["label"] or row["error"], *figures, row["image"]])
+    return table
+
+
 def data_prepare(options: Options) -> int:
     """`rtk data prepare`."""
     from rtk.console import progress_bar

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -110,15 +111,17 @@ def _parameters(config: RunConfig, num_classes: int) -> int:
         return sum(parameter.numel() for parameter in _build(config, num_classes).parameters())
 
 
+@torch.no_grad()
 def _finish_random_weights(backbone: Any) -> None:
-    """The part of timm's initialisation that ZeRO-3 misses: it reaches into layers that are cut already."""
-    if hasattr(backbone, "fix_init_weight"):
-        scaled = [
-            weight for block in backbone.blocks for weight in (block.attn.proj.weight, block.mlp.fc2.weight)
-        ]
+    """The part of timm's initialisation that ZeRO-3 misses, for it reaches into layers that are cut already."""
+    if not hasattr(backbone, "fix_init_weight"):
+        return
+    for index, block in enumerate(backbone.blocks):
+        scaled = (block.attn.proj.weight, block.mlp.fc2.weight)
         with whole(*scaled) as here:
             if here:
-                backbone.fix_init_weight()
+                for weight in scaled:
+                    weight.div_(math.sqrt(2 * (index + 1)))
 
 
 def _checkpoint_activations(backbone: Any) -> None:

@@ -83,7 +83,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
     """The config of a run with overrides that a resume allows; any other change is shown and refused."""
-    before = dict(flatten(run.config_tree()))
+    before = dict(flatten(run.config().model_dump(mode="json")))  # keys that are newer than the run included
     config = load_config(run.path / "config.yaml", overrides)
     after = dict(flatten(config.model_dump(mode="json")))
     changed = [key for key in {*before, *after} if before.get(key) != after.get(key)]
