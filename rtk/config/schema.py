@@ -58,8 +58,25 @@ class Section(BaseModel):
 class AugmentConfig(Section):
     """Geometric augmentation of the clean view (and of the mixing partner's)."""
 
+    crop: Literal["pad", "resized"] = Field(
+        "pad", description="pad and crop (CIFAR), or cut a random part and resize it (ImageNet)"
+    )
+    crop_scale: tuple[float, float] = Field(
+        (0.08, 1.0), description="smallest and largest share of the area that a resized crop cuts"
+    )
+    crop_ratio: tuple[float, float] = Field(
+        (3 / 4, 4 / 3), description="smallest and largest width over height of a resized crop"
+    )
     crop_padding: int = Field(4, ge=0, description="zero pixels added on each side before the random crop")
     flip: bool = Field(True, description="horizontal flip with probability 1/2")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AugmentConfig:
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale: got {self.crop_scale}, wanted 0 < low <= high <= 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio: got {self.crop_ratio}, wanted 0 < low <= high")
+        return self
 
 
 class DataConfig(Section):
