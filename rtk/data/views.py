@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtk.config.schema import DataConfig, ObjectiveConfig
+from rtk.data.arrays import ImageArrays
 from rtk.data.augment import RESIZED_CROP_DRAWS, crop_flip, random_resized_crop, to_float
 from rtk.data.draws import beta, randint, uniforms
 from rtk.data.mixing import (
@@ -30,35 +31,9 @@ from rtk.data.mixing import (
     pixmix_draw_count,
 )
 
+__all__ = ["VIEWS", "ImageArrays", "View", "ViewMaker"]
+
 VIEWS = ("clean", "mixed", "cutmix", "pixmix", "augmix", "openmix")
-
-
-@dataclass(frozen=True)
-class ImageArrays:
-    """Decoded images, shared read-only by all workers of a node.
-
-    Attributes:
-        images: uint8 (N, 3, H, W).
-        labels: int64 (N,).
-        sample_ids: int64 (N,), stable names of the rows.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    sample_ids: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: NDArray[np.int64] | slice) -> ImageArrays:
-        """The given rows."""
-        return ImageArrays(self.images[rows], self.labels[rows], self.sample_ids[rows])
-
-    def cropped(self, size: int) -> ImageArrays:
-        """The central `size` x `size` pixels of every image, without a copy."""
-        top, left = ((side - size) // 2 for side in self.images.shape[2:])
-        images = self.images[:, :, top : top + size, left : left + size]
-        return ImageArrays(images, self.labels, self.sample_ids)
 
 
 @dataclass(frozen=True)
@@ -169,7 +144,9 @@ class _Batch:
         cropped = _crop(chosen, place[:, 1:], self.images.shape[-1])
         draws = self._draw("pixmix", pixmix_draw_count(config.k))
         settings = draw_pixmix(draws, config.severity, config.beta, config.k, config.all_ops)
-        return View(pixmix(self.images, torch.from_numpy(cropped).to(self.maker.device), settings), self.labels)
+        return View(
+            pixmix(self.images, torch.from_numpy(cropped).to(self.maker.device), settings), self.labels
+        )
 
     def augmix(self) -> View:
         """The clean images and two independent AugMix versions of them, (n, 3, 3, H, W)."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rtk.models.build import fixed_running_statistics
 from rtk.objectives.cross_entropy import soft_cross_entropy
+from rtk.objectives.jensen_shannon import jensen_shannon
 from rtk.objectives.rat import CleanPass, attacked_images
 
 if TYPE_CHECKING:
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 class Term:
     """One weighed term: its name in the logs, its factor, and the view of the batch that it looks at.
 
-    A term with an `attack` looks at its view's images after the attack.
+    A term with an `attack` looks at its view's images after the attack. One of `consistency` looks at several
+    versions of each image (n, versions, 3, H, W) and compares their predictions with each other.
     """
 
     name: str
     weight: float
     view: str
     label_smoothing: float = 0.0
+    consistency: bool = False
     attack: RatConfig | None = None
 
 
@@ -42,6 +45,9 @@ def active_terms(config: ObjectiveConfig) -> list[Term]:
         Term("rat", config.rat.weight, "clean", attack=config.rat),
         Term("regmixup", config.regmixup.weight, "mixed"),
         Term("regpixmix", config.regpixmix.weight, "pixmix"),
+        Term("cutmix", config.cutmix.weight, "cutmix"),
+        Term("openmix", config.openmix.weight, "openmix"),
+        Term("augmix", config.augmix.weight, "augmix", consistency=True),
     ]
     return [term for term in terms if term.weight > 0]
 
@@ -67,7 +73,11 @@ def compute_losses(
         with nullcontext() if first_pass and is_clean else fixed_running_statistics(model):
             if is_clean and attacked:
                 images = images.detach().requires_grad_(True)
-            logits = model(images)
-            yield term, soft_cross_entropy(logits, view.targets, term.label_smoothing)
+            if term.consistency:
+                logits = model(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+                yield term, jensen_shannon(logits)
+            else:
+                logits = model(images)
+                yield term, soft_cross_entropy(logits, view.targets, term.label_smoothing)
         if is_clean and attacked:
             clean = CleanPass(images, view.targets, logits.detach())
