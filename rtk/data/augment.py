@@ -51,7 +51,7 @@ def crop_flip(images: Tensor, u: NDArray[np.float64], padding: int = 4, flip: bo
     # One flat int32 index is read three times as fast as by gather, which wants int64.
     lines, columns = (torch.from_numpy(x.astype(np.int32)).to(images.device) for x in (lines, columns))
     index = lines.view(n, channels, height, 1) + columns.view(n, 1, 1, width)
-    return padded.view(-1).index_select(0, index.view(-1)).view(images.shape)
+    return padded.reshape(-1).index_select(0, index.view(-1)).view(images.shape)
 
 
 def random_resized_crop(

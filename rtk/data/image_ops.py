@@ -241,7 +241,7 @@ def _entries(images: Tensor) -> Tensor:
     """Position of each pixel's grey level in a flat table of `(N, 3, 256)` entries; int32 is read fastest."""
     n, channels = images.shape[:2]
     table = torch.arange(n * channels, dtype=torch.int32, device=images.device).view(n, channels, 1, 1)
-    return images.int().add_(256 * table).view(-1)
+    return images.int().add_(256 * table).reshape(-1)
 
 
 def _luminance(images: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ from rtk.data.mixing import (
     pixmix_draw_count,
 )
 
-__all__ = ["VIEWS", "ImageArrays", "View", "ViewMaker"]
+__all__ = ["PICTURE_MARGIN", "VIEWS", "ImageArrays", "View", "ViewMaker"]
 
+PICTURE_MARGIN = 9 / 8  # PixMix pictures are larger than the images and cropped at random (36 for 32)
 VIEWS = ("clean", "mixed", "cutmix", "pixmix", "augmix", "openmix")
 
 

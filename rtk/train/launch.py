@@ -18,6 +18,7 @@ from rtk.data.faults import FaultLog
 from rtk.data.fractals import render_fractals
 from rtk.data.pipeline import Source, decode_datasets
 from rtk.data.stream import Stream, check_decoding_cpus, open_stream, start_feeder
+from rtk.data.views import PICTURE_MARGIN
 from rtk.environment import describe_environment
 from rtk.models.build import check_backbone
 from rtk.ray_session import check_resources, start_ray
@@ -31,7 +32,6 @@ from rtk.train.progress import ProgressDisplay
 MAY_CHANGE_ON_RESUME = ("train.duration", "train.workers", "train.threads", "train.max_restarts")
 FRACTALS = 128
 REFERENCE_ROWS = 2048  # of a streamed training set, decoded once for BatchNorm statistics
-PICTURE_MARGIN = 9 / 8  # PixMix pictures are decoded larger than the images and cropped at random (36 for 32)
 POLL_SECONDS = 0.2
 
 
