@@ -89,9 +89,8 @@ def main() -> None:
         print(f"{name:<17} {ROWS / statistics.median(seconds[name]):8.0f} images/s")
     pairs = zip(seconds["in process"], seconds["through Ray Data"], strict=True)
     print(f"share of the rate {statistics.median(own / loaded for own, loaded in pairs):8.2f}")
-    print(
-        f"first batch after {statistics.median(seconds['first batch']):8.3f} s (at most {max(seconds['first batch']):.3f} s)"
-    )
+    first = seconds["first batch"]
+    print(f"first batch after {statistics.median(first):8.3f} s (at most {max(first):.3f} s)")
 
 
 if __name__ == "__main__":

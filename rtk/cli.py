@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_data(commands)
+    _add_plan(commands)
     _add_recipes(commands)
     _add_doctor(commands)
     _add_completion(commands)
@@ -154,23 +155,63 @@ def _add_evaluate(commands: Parsers) -> None:
         "evaluate",
         "measure a run: predictions, scores, metrics for every OOD set",
         """rtk evaluate RUN
+        rtk evaluate RUN --suite cifar100 --scores all
         rtk evaluate RUN --ood cifar10=data/cifar10/test.parquet --ood far:xrays=data/xrays
-        rtk evaluate RUN --scores msp energy --json""",
+        rtk evaluate RUN --protocol aps --validation-ood data/places.parquet
+        rtk evaluate RUN --risk 0.02                  thresholds for 2 % wrong among the accepted
+        rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
+        rtk evaluate RUN --scores msp energy --bootstrap 1000 --json""",
     )
     parser.add_argument("run", help="run folder, or its name under --output")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of evaluate.*")
+    _add_evaluated_sets(parser)
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        metavar="SCORE",
+        help="scores to compare; sure_plus: those of SURE+'s tables, all: every one (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=["fixed", "aps", "rat_splits"],
+        help="how hyper-parameters of scores are found (default: the recipe's, fixed)",
+    )
+    parser.add_argument(
+        "--risk", type=float, metavar="R", help="choose thresholds for this share of wrong accepted images"
+    )
+    parser.add_argument("--bootstrap", type=int, metavar="N", help="95 %% intervals from N resamples")
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        type=_positive,
+        const=0,
+        metavar="ROWS",
+        help="measure common corruptions, of the first ROWS test images (default: of all)",
+    )
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
+    _json(parser)
+
+
+def _add_evaluated_sets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="OOD sets of a benchmark: cifar10, cifar100, imagenet1k, ... or a YAML file",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out sets of the suite that are not there"
+    )
     parser.add_argument(
         "--ood",
         nargs="+",
         action="extend",
         default=[],
         metavar="NAME=PATH",
-        help="OOD test set; near:NAME=PATH or far:NAME=PATH where NAME is not one that OpenOOD groups",
+        help="OOD test set; near:NAME=PATH or far:NAME=PATH where NAME is in no shipped suite",
     )
-    parser.add_argument("--scores", nargs="+", metavar="SCORE", help="OOD scores (default: the recipe's)")
     parser.add_argument("--test", metavar="PATH", help="in-distribution test set (default: the recipe's)")
-    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
-    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
-    _json(parser)
+    parser.add_argument("--validation-ood", metavar="PATH", help="OOD images to tune on, never to test on")
 
 
 def _add_report(commands: Parsers) -> None:
@@ -180,10 +221,18 @@ def _add_report(commands: Parsers) -> None:
         "report",
         "write an HTML page with tables and plots of evaluated runs",
         """rtk report RUN
-        rtk report BASELINE_RUN RUN --out comparison.html""",
+        rtk report BASELINE_RUN RUN --out comparison.html
+        rtk report BASELINE_RUN RUN --table results.tex results.csv""",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs, the baseline first")
     parser.add_argument("--out", metavar="FILE", help="default: evaluation/report.html of the last run")
+    parser.add_argument(
+        "--table",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="also a table of all runs: FILE.csv, .json, .md, .tex or .html",
+    )
     parser.add_argument("--output", default="runs", metavar="DIR", help="where run names are looked for")
     _json(parser)
 
@@ -232,6 +281,23 @@ def _add_data(commands: Parsers) -> None:
     views.add_argument("--out", default="views.png", metavar="FILE", help="default: views.png")
     views.add_argument("--images", type=_positive, default=8, metavar="N", help="columns (default: 8)")
     _json(views)
+
+
+def _add_plan(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "plan",
+        "plan",
+        "memory per rank and communication of a recipe under every ZeRO stage",
+        """rtk plan resnet18_cifar100_sure_plus --gpus 1 --gpu-memory 24
+        rtk plan my_recipe.yaml model.name=timm/vit_large_patch16_dinov3 --gpus 8 --gpu-memory 80""",
+    )
+    parser.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument("--gpus", type=_positive, metavar="N", help="ranks (default: the recipe's workers)")
+    parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of each (default: 80)")
+    parser.add_argument("--classes", type=_positive, metavar="C", help="default: those of data.train")
+    _json(parser)
 
 
 def _add_recipes(commands: Parsers) -> None:

@@ -20,7 +20,7 @@ INTERRUPTED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 def demo(options: Options) -> int:
     """`rtk demo`."""
     from rtk.demo import run_demo
-    from rtk.evaluate.report import metric_rows
+    from rtk.evaluate.tables import metric_rows
 
     result = run_demo(options.out, options.seeds)
     if options.json:
@@ -98,39 +98,84 @@ def _dry_run(options: Options) -> int:
 
 def evaluate(options: Options) -> int:
     """`rtk evaluate`."""
-    from rtk.console import progress_bar
-    from rtk.evaluate.evaluate import evaluate_run, parse_ood
-    from rtk.evaluate.report import metric_rows, write_report
+    from rtk.evaluate.evaluate import evaluate_run
+    from rtk.evaluate.report import write_report
+    from rtk.evaluate.sets import evaluation_config
+    from rtk.evaluate.suites import parse_ood
     from rtk.run_folder import RunFolder
     from rtk.tracking import send_evaluation
 
     run = RunFolder.open(options.run, options.output)
     ood = [parse_ood(text) for text in options.ood]
-    scores = tuple(options.scores) if options.scores else None
-    with progress_bar("predicting") as progress:
-        result = evaluate_run(run, ood, scores, options.test, options.checkpoint, progress=progress)
+    overrides = [*_evaluate_overrides(options), *options.overrides]
+    config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
+    result = evaluate_run(run, config, options.checkpoint, corrupted=options.corruptions)
     report = write_report([run])
     send_evaluation(run)
     if options.json:
         _print_json({**result, "report": str(report)})
-        return 0
-    columns = {score: {**result["summary"], **metrics} for score, metrics in result["scores"].items()}
-    _print_table(f"{run.name} ({result['checkpoint']})", metric_rows(columns))
-    print(f"tables: {run.evaluation / 'metrics.csv'}")
+    else:
+        _print_evaluation(run, result, report)
+    return 0 if result.get("decision", {}).get("reached", True) else 1
+
+
+def _evaluate_overrides(options: Options) -> list[str]:
+    """Options of `rtk evaluate` as the config keys that they stand for."""
+    keys = {
+        "evaluate.scores": options.scores,
+        "evaluate.protocol": options.protocol,
+        "evaluate.risk": options.risk,
+        "evaluate.bootstrap": options.bootstrap,
+        "data.test": options.test,
+        "data.validation_ood": options.validation_ood,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in keys.items() if value is not None]
+
+
+def _print_evaluation(run: Any, result: dict[str, Any], report: Path) -> None:
+    from rtk.evaluate.tables import score_rows
+
+    _print_table(f"{run.name} ({result['checkpoint']})", score_rows(result))
+    if "corruptions" in result:
+        means = ", ".join(f"{key} {value:.4f}" for key, value in result["corruptions"].items())
+        print(f"corruptions, mean of all types and severities: {means}")
+    if "decision" in result:
+        print("\n".join(_decision_lines(result["decision"])))
+    print(f"tables: {run.evaluation / 'table.{csv,json,md,tex,html}'}")
     print(f"report: {report}")
-    return 0
+
+
+def _decision_lines(decision: dict[str, Any]) -> list[str]:
+    if not decision["reached"]:
+        return [
+            f"no thresholds reach a risk of {decision['risk']:.2%} on the validation images: no decision rule"
+        ]
+    lines = [f"decision rule for a risk of {decision['risk']:.2%}:"]
+    for name in ("validation", "test", "test_and_near", "test_and_far"):
+        if name in decision:
+            risk, coverage = decision[name]["risk"], decision[name]["coverage"]
+            reached = "none accepted" if risk is None else f"risk {risk:.2%}"
+            lines.append(f"  {name.replace('_', ' ')}: coverage {coverage:.2%}, {reached}")
+    return lines
 
 
 def report(options: Options) -> int:
     """`rtk report`."""
+    from rtk.evaluate.evaluate import read_result
     from rtk.evaluate.report import write_report
+    from rtk.evaluate.tables import pooled_rows, write_table
     from rtk.run_folder import open_runs
 
-    path = write_report(open_runs(options.runs, options.output), Path(options.out) if options.out else None)
+    runs = open_runs(options.runs, options.output)
+    tables = [Path(table) for table in options.table]
+    rows = pooled_rows({run.name: read_result(run) for run in runs})
+    for table in tables:
+        write_table(table, rows)
+    path = write_report(runs, Path(options.out) if options.out else None)
     if options.json:
-        _print_json({"report": str(path)})
+        _print_json({"report": str(path), "tables": [str(table) for table in tables]})
     else:
-        print(f"report: {path}")
+        print("\n".join([*(f"table: {table}" for table in tables), f"report: {path}"]))
     return 0
 
 
@@ -273,6 +318,39 @@ def _print_some(title: str, lines: list[str], most: int = 10) -> None:
         print("\n".join(f"  {line}" for line in lines[:most]))
 
 
+def plan(options: Options) -> int:
+    """`rtk plan`."""
+    from rtk.plan import GIB, USABLE, count_classes, plan_recipe
+
+    workers = [f"train.workers={options.gpus}"] if options.gpus else []
+    config = load_with_origins(options.recipe, [*options.overrides, *workers]).config
+    plans = plan_recipe(config, options.classes or count_classes(config))
+    memory = options.gpu_memory * GIB
+    fitting = [stage.stage for stage in plans if stage.fits(memory)]
+    if options.json:
+        stages = [{**asdict(stage), "total": stage.total, "fits": stage.fits(memory)} for stage in plans]
+        _print_json(
+            {"gpu_memory": round(memory), "stages": stages, "first_that_fits": next(iter(fitting), None)}
+        )
+        return 0
+    rows = [["GiB a rank", *(f"ZeRO-{stage.stage}" for stage in plans)]]
+    rows += [[name, *(f"{stage.parts[name] / GIB:.3g}" for stage in plans)] for name in plans[0].parts]
+    rows.append(["total", *(f"{stage.total / GIB:.3g}" for stage in plans)])
+    rows.append(
+        [f"fits {options.gpu_memory:g} GiB", *("yes" if stage.fits(memory) else "no" for stage in plans)]
+    )
+    rows.append(["most alive in", *(stage.moment for stage in plans)])
+    rows.append(["sent a step", *(f"{stage.communication / GIB:.3g}" for stage in plans)])
+    share = config.train.batch_size // (config.train.workers * config.train.accumulation)
+    _print_table(f"{config.name}: {config.train.workers} ranks, {share} images a pass", rows)
+    print(f"A stage fits where it fills at most {USABLE:.0%} of a device. Activations are an estimate.")
+    if fitting:
+        print(f"first that fits, and the fastest: train.zero_stage={fitting[0]}")
+    else:
+        print("No stage fits: take more GPUs, or cut a batch into micro-batches (train.accumulation).")
+    return 0
+
+
 def _print_table(title: str, rows: list[list[str]]) -> None:
     """Print rows, the first of which holds the headings."""
     from rich.console import Console
@@ -281,7 +359,7 @@ def _print_table(title: str, rows: list[list[str]]) -> None:
     print(title)
     table = Table()
     for index, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rtk.config.load import load_config
-from rtk.console import progress_bar
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.report import write_report
 from rtk.run_folder import RunFolder
@@ -45,8 +44,7 @@ def _train_and_evaluate(recipe: str, output: str, seed: int) -> tuple[RunFolder,
     if outcome.status != "finished":
         raise KeyboardInterrupt(outcome.signal or signal.SIGINT)
     _say(f"{outcome.run.name}: evaluating")
-    with progress_bar("predicting") as progress:
-        summary: dict[str, float] = evaluate_run(outcome.run, progress=progress)["summary"]
+    summary: dict[str, float] = evaluate_run(outcome.run)["summary"]
     return outcome.run, summary
 
 

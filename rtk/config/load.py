@@ -62,7 +62,7 @@ def load_with_origins(recipe: str | Path, overrides: Iterable[str] = ()) -> Load
 def build_config(tree: Mapping[str, Any]) -> RunConfig:
     """Validate a plain mapping (a `config.yaml`, say) into a `RunConfig`."""
     try:
-        return RunConfig.model_validate(_expand(tree))
+        return RunConfig.model_validate(expand_variables(tree))
     except ValidationError as error:
         raise ConfigError(_one_line(error)) from None
 
@@ -70,6 +70,25 @@ def build_config(tree: Mapping[str, Any]) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """The resolved config as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def expand_variables(value: Any, key: str = "") -> Any:
+    """Replace `${VARIABLE}` in every string by the environment's value.
+
+    Raises:
+        ConfigError: naming the key whose variable is not set.
+    """
+    if isinstance(value, Mapping):
+        return {name: expand_variables(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        if match.group(1) not in os.environ:
+            raise ConfigError(f"{key}: {value!r} needs the environment variable {match.group(1)}, not set")
+        return os.environ[match.group(1)]
+
+    return VARIABLE.sub(lookup, value)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -175,21 +194,6 @@ def _origin(origins: Mapping[str, str], key: str) -> str:
         if origin is not None:
             return origin
     return "default"
-
-
-def _expand(value: Any, key: str = "") -> Any:
-    """Replace `${VARIABLE}` in every string by the environment's value."""
-    if isinstance(value, Mapping):
-        return {name: _expand(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
-    if not isinstance(value, str):
-        return value
-
-    def lookup(match: re.Match[str]) -> str:
-        if match.group(1) not in os.environ:
-            raise ConfigError(f"{key}: {value!r} needs the environment variable {match.group(1)}, not set")
-        return os.environ[match.group(1)]
-
-    return VARIABLE.sub(lookup, value)
 
 
 def _one_line(error: ValidationError) -> str:

@@ -89,6 +89,9 @@ class DataConfig(Section):
     near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
     far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
     outliers: str | None = Field(None, description="Parquet of images of no class, for OpenMix")
+    validation_ood: str | None = Field(
+        None, description="OOD images to tune scores and thresholds on, never to test on"
+    )
     mixing: str | None = Field(None, description="Parquet of PixMix pictures; null: fractals rendered by rtk")
     image_size: PositiveInt = Field(32, description="side in pixels of the images that the model sees")
     decode_size: PositiveInt | None = Field(
@@ -134,13 +137,46 @@ class DataConfig(Section):
         return self
 
 
-class ModelConfig(Section):
-    """Backbone and head. `resnet18` is the CIFAR-stem network; `timm/NAME` is any timm backbone."""
+class LoraConfig(Section):
+    """Low-rank adapters on a transformer's linear layers; all other weights of the backbone are frozen."""
 
-    name: str = Field("resnet18", description="resnet18 (CIFAR stem) or timm/NAME")
-    width: PositiveInt = Field(64, description="channels of the first stage (resnet18)")
+    rank: int = Field(0, ge=0, description="rank of the adapters; 0: none")
+    alpha: PositiveInt = Field(16, description="the adapters' output is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        ("qkv", "proj", "fc1", "fc1_g", "fc1_x", "fc2"),
+        description="linear layers inside the blocks, by name",
+    )
+
+
+class ModelConfig(Section):
+    """Backbone, head, and the weights to start from.
+
+    `resnet18`, `resnet110` and `wrn28_10` have the CIFAR stem; `resnet18_imagenet`, `resnet50` and `dinov3_*`
+    are timm's; `timm/NAME` is any other of timm's.
+    """
+
+    name: str = Field("resnet18", description="backbone, such as resnet18, wrn28_10, dinov3_l16 or timm/NAME")
+    width: PositiveInt | None = Field(
+        None, description="channels of the first stage (resnet18, resnet110, wrn28_10); null: as published"
+    )
+    pool: Literal["token", "avg"] | None = Field(
+        None, description="features of a transformer: class token or mean patch; null: token for dinov3"
+    )
     head: Literal["linear", "cosine"] = Field("linear", description="classifier on the features")
     temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")
+    weights: str | None = Field(
+        None, description="Meta's .pth, a safetensors file or folder, or an rtk run; null: random"
+    )
+    head_weights: Literal["load", "new"] = Field(
+        "load", description="load: the weights hold a fitting head; new: it is drawn at random"
+    )
+    drop_path: Fraction = Field(
+        0.0, description="chance to skip the last block while training; less before it"
+    )
+    freeze_layers: int = Field(
+        0, ge=0, description="layers that are not trained: 1 the stem, then the blocks"
+    )
+    lora: LoraConfig = Field(default_factory=LoraConfig)
     mean: tuple[float, float, float] = Field(
         (0.5, 0.5, 0.5), description="per-channel mean, images in [0, 1]"
     )
@@ -243,6 +279,9 @@ class OptimizerConfig(Section):
     nesterov: bool = False
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW moment decays")
     weight_decay: Weight = 5e-4
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="a layer's learning rate as a share of the next one's; 1: all the same"
+    )
     clip_norm: PositiveFloat | None = Field(
         None, description="largest global gradient norm; null: no clipping"
     )
@@ -302,6 +341,13 @@ class TrainConfig(Section):
         "bf16_weights: the model in bf16 too, with fp32 masters on the shards (not with BatchNorm)",
     )
     channels_last: bool = Field(True, description="NHWC memory layout for convolutions")
+    concatenate_views: Literal["auto"] | bool = Field(
+        "auto", description="all views in one forward pass; auto: where the model has no BatchNorm"
+    )
+    checkpoint_activations: bool = Field(
+        False, description="keep one activation a block and compute the others again: less memory, slower"
+    )
+    compile: bool = Field(False, description="torch.compile the backbone (not under ZeRO-3)")
     threads: PositiveInt | None = Field(None, description="CPU threads a worker; null: cores / workers")
     select: Literal["val/accuracy", "val/aurc", "val/nll"] = Field(
         "val/accuracy", description="validation metric that picks the best checkpoint"
@@ -322,11 +368,26 @@ class TrackingConfig(Section):
 class EvaluateConfig(Section):
     """What `rtk evaluate` measures."""
 
-    scores: tuple[str, ...] = Field(("msp", "max_logit", "energy", "knn"), description="OOD scores compared")
+    scores: tuple[str, ...] = Field(
+        ("sure_plus",), description="scores compared; sure_plus: those of SURE+'s tables; all: every one"
+    )
     confidence: str = Field("msp", description="score that says whether a prediction is right")
     ood_score: str = Field("knn", description="score that the headline OOD and DS metrics use")
     ds_method: Literal["exact", "grid"] = Field(
         "exact", description="DS metrics over every threshold pair, or on the published 1001 x 1001 grid"
+    )
+    protocol: Literal["fixed", "aps", "rat_splits"] = Field(
+        "fixed",
+        description="hyper-parameters of scores: fixed; aps: best AUROC against data.validation_ood; "
+        "rat_splits: best AURC on 20 % of the test images, measured on the others, over 3 splits",
+    )
+    bootstrap: int = Field(0, ge=0, description="resamples behind 95 % confidence intervals; 0: none")
+    risk: Fraction | None = Field(
+        None, description="wanted share of wrong images among those accepted; null: no decision rule"
+    )
+    id_coverage: Fraction = Field(
+        0.95,
+        description="share of ID images that the tau_OOD of `risk` keeps where data.validation_ood is null",
     )
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
     batch_size: PositiveInt = Field(256, description="images a forward pass")
@@ -359,6 +420,10 @@ class RunConfig(Section):
                 f"wanted a multiple of train.workers times train.accumulation ({micro_batches})"
             )
         self._check_local_ascent()
+        if self.train.compile and self.train.zero_stage == 3:
+            raise ValueError(
+                "train.compile: got true with train.zero_stage 3, which gathers weights by hooks"
+            )
         owned = [key for key in DEEPSPEED_OWNED if key in self.deepspeed]
         if owned:
             raise ValueError(f"deepspeed.{owned[0]}: rtk sets this key itself, wanted it left out")

@@ -1,247 +1,232 @@
-"""From a trained run to a table: scores x OOD sets x metrics, and one headline row."""
+"""From a trained run to tables: predict, fit and tune scores, measure, decide, write `evaluation/`."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from rtk.config.load import ConfigError
 from rtk.config.schema import RunConfig
-from rtk.console import Progress
-from rtk.data.catalog import resolve_path
-from rtk.data.dataset import check_labels, open_dataset
-from rtk.data.epochs import holdout_split
-from rtk.data.pipeline import Source
+from rtk.console import progress_bar
+from rtk.evaluate import corruptions
+from rtk.evaluate.decision import DecisionRule, choose_thresholds, combine, outcome
+from rtk.evaluate.measure import calibration, measure, reduce_leaves
 from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
-from rtk.metrics import aurc, ds_aurc, ds_f1, e_aurc, misclassification_detection, ood_detection
-from rtk.models import Classifier
+from rtk.evaluate.protocol import (
+    TunedScores,
+    draw_splits,
+    error_criterion,
+    fixed_scores,
+    ood_criterion,
+    tuned_scores,
+)
+from rtk.evaluate.score_table import (
+    Columns,
+    as_predictions,
+    fit_data,
+    rows_of,
+    score_columns,
+    score_table,
+    wanted_scores,
+)
+from rtk.evaluate.sets import VALIDATION_OOD, configured_ood, evaluation_sources
+from rtk.evaluate.suites import GROUPS, OODSet
+from rtk.evaluate.tables import FORMATS, pooled_rows, write_table
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder
-from rtk.scores import FitData, Predictions, apply_score, fit_score, get_score
+from rtk.scores import FitData
 from rtk.train.checkpoint import read_state
 
-GROUPS = ("near", "far")
-# OpenOOD v1.5's grouping for CIFAR-10/100 in-distribution; any other set names its group itself.
-KNOWN_GROUPS = {
-    "near": ("cifar10", "cifar100", "tin", "tiny_imagenet"),
-    "far": ("mnist", "svhn", "street_chars", "textures", "dtd", "dtd10", "places365", "intel_scenes"),
-}
+DECISION_FILE = "decision.json"
 
 
 @dataclass(frozen=True)
-class OODSet:
-    """An out-of-distribution test set: its name, `near` or `far`, and its path."""
+class Evaluation:
+    """What is fixed once the images are predicted.
 
-    name: str
-    group: str
-    path: str
-
-
-def parse_ood(text: str) -> OODSet:
-    """`NAME=PATH` for a set that OpenOOD groups, `near:NAME=PATH` or `far:NAME=PATH` for any.
-
-    Raises:
-        ConfigError: where the form is another or the group is not known.
+    Attributes:
+        config: the config the run is evaluated with.
+        predictions: columns of every set, by name.
+        fit: what scores are fitted on.
+        sets: OOD test sets.
+        names: scores to measure.
     """
-    label, equals, path = text.partition("=")
-    group, colon, name = label.rpartition(":")
-    if not equals or not name or not path:
-        raise ConfigError(f"--ood: got {text!r}, wanted NAME=PATH, near:NAME=PATH or far:NAME=PATH")
-    if not colon:
-        group = next((g for g, names in KNOWN_GROUPS.items() if name in names), "")
-    if group not in GROUPS:
-        raise ConfigError(f"--ood: is {name!r} near or far? Say near:{name}=PATH or far:{name}=PATH")
-    return OODSet(name, group, path)
 
-
-def configured_ood(config: RunConfig) -> list[OODSet]:
-    """OOD test sets of the recipe."""
-    near = [OODSet(name, "near", path) for name, path in config.data.near_ood.items()]
-    return near + [OODSet(name, "far", path) for name, path in config.data.far_ood.items()]
+    config: RunConfig
+    predictions: Mapping[str, Columns]
+    fit: FitData
+    sets: Mapping[str, OODSet]
+    names: tuple[str, ...]
 
 
 def evaluate_run(
     run: RunFolder,
-    ood: list[OODSet] | None = None,
-    scores: tuple[str, ...] | None = None,
-    test: str | None = None,
+    config: RunConfig | None = None,
     checkpoint: str = "best",
     rows: int | None = None,
-    progress: Progress | None = None,
+    corrupted: int | None = None,
 ) -> dict[str, Any]:
     """Predict, score and measure a run; write `evaluation/` and return what `metrics.json` holds.
 
     Args:
         run: a trained run.
-        ood: OOD test sets beside, or instead of those of the same name in, the recipe's.
-        scores: names of OOD scores; None: the recipe's.
-        test: Parquet of the in-distribution test set; None: the recipe's.
+        config: of `evaluation_config`; None: the run's own.
         checkpoint: `best` or `last`.
         rows: use the first so many images of every set; None: all.
-        progress: called with the number of images predicted and their total.
+        corrupted: measure common corruptions on the first so many test images, 0 for all; None: do not.
 
     Raises:
-        ConfigError: where a set, a score or the checkpoint is missing.
+        ConfigError: where a set, a score or the checkpoint is missing, or images to tune on are tested on.
     """
-    config = run.config()
-    sets = {entry.name: entry for entry in [*configured_ood(config), *(ood or [])]}
-    names = scores or config.evaluate.scores
-    wanted = tuple(dict.fromkeys([*names, config.evaluate.confidence, config.evaluate.ood_score]))
-    for name in wanted:
-        get_score(name)  # a misspelt one is refused before anything is predicted
+    config = config or run.config()
+    names = wanted_scores(config)
     step = read_state(run.checkpoints / checkpoint)["step"]
-    sources = evaluation_sources(config, sets, test, rows)
+    sources = evaluation_sources(config, rows)
+    if corrupted is not None:
+        corruptions.check_corruptions(config.data.image_size)
     start_ray()
-    paths = predict_datasets(run, sources, checkpoint, progress=progress)
+    with progress_bar("predicting") as progress:
+        paths = predict_datasets(run, sources, checkpoint, progress=progress)
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     fit = fit_data(config, predictions, load_model(run, checkpoint))
-    table = score_table(config, predictions, wanted, fit, sets)
-    result = measure(config, table, names, sets)
+    evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
+    table, tuned, result = PROTOCOLS[config.evaluate.protocol](evaluation)
     result |= {"run": run.name, "checkpoint": checkpoint, "step": step}
+    result["calibration"] = calibration(predictions["test"]["logits"], predictions["test"]["label"])
+    if config.evaluate.risk is not None:
+        result["decision"] = _decide(evaluation, tuned, table, run.evaluation / DECISION_FILE, step)
+    if corrupted is not None:
+        source = replace(sources["test"], rows=corrupted or sources["test"].rows)
+        confidence = (config.evaluate.confidence, tuned.states[config.evaluate.confidence])
+        with progress_bar("predicting corrupted images") as progress:
+            shifted = corruptions.corruption_metrics(run, source, confidence, checkpoint, progress=progress)
+        corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
+        result["corruptions"] = corruptions.summarise(shifted)
     _write(run, table, result)
-    epoch = _epoch_of(run, step)
-    run.append_metrics(step, epoch, {f"test/{key}": value for key, value in _flat(result).items()})
+    run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result
 
 
-def evaluation_sources(
-    config: RunConfig, sets: Mapping[str, OODSet], test: str | None, rows: int | None = None
-) -> dict[str, Source]:
-    """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test` and the OOD sets."""
-    size = config.data.image_size
-    test_path = test or config.data.test
-    if test_path is None:
-        raise ConfigError("data.test: got null, wanted the in-distribution test set (--test PATH)")
-    reserved = [name for name in sets if name in ("train", "validation", "test")]
-    if reserved:
-        raise ConfigError(f"--ood: the name {reserved[0]!r} is taken by the in-distribution sets")
-    train = open_dataset(resolve_path(config.data.train))
-    sources = {"train": Source(train, size, rows or config.data.train_rows)}
-    if config.data.validation is not None:
-        sources["validation"] = Source(open_dataset(resolve_path(config.data.validation)), size, rows)
-    sources["test"] = Source(_open(test_path, "data.test"), size, rows)
-    check_labels(sources["test"].dataset, len(train.classes))
-    for name, entry in sets.items():
-        sources[name] = Source(_open(entry.path, f"--ood {name}"), size, rows)
-    return sources
+def _measure_fixed(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
+    return _measure_tuned(evaluation, fixed_scores(evaluation.config, evaluation.names, evaluation.fit))
 
 
-def _open(path: str, key: str) -> Any:
-    try:
-        return open_dataset(resolve_path(path), need_classes=False)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from None
+def _measure_aps(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
+    criterion = ood_criterion(
+        evaluation.fit.validation, as_predictions(evaluation.predictions[VALIDATION_OOD])
+    )
+    return _measure_tuned(
+        evaluation, tuned_scores(evaluation.config, evaluation.names, evaluation.fit, criterion)
+    )
 
 
-def _tensors(columns: Mapping[str, np.ndarray], rows: np.ndarray | slice = slice(None)) -> Predictions:
-    picked = [torch.from_numpy(columns[name][rows].copy()) for name in ("logits", "features", "label")]
-    return Predictions(*picked)
+def _measure_tuned(
+    evaluation: Evaluation, tuned: TunedScores
+) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
+    table = score_table(evaluation.predictions, tuned.states, evaluation.sets)
+    with progress_bar("measuring") as progress:
+        result = measure(evaluation.config.evaluate, table, evaluation.names, evaluation.sets, progress)
+    return table, tuned, {**result, **_describe(evaluation, tuned)}
 
 
-def fit_data(
-    config: RunConfig, predictions: Mapping[str, dict[str, np.ndarray]], model: Classifier
-) -> FitData:
-    """What scores are fitted on: un-augmented training and validation images and the head."""
-    train = predictions["train"]
-    kept: np.ndarray | slice = slice(None)
-    if "validation" in predictions:
-        validation = _tensors(predictions["validation"])
-    else:
-        rows = len(train["label"])
-        kept, held = holdout_split(config.seed, rows, config.data.validation_fraction)
-        validation = _tensors(train, held)
-    return FitData(_tensors(train, kept), validation, *model.head.used_weights())
+def _measure_splits(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
+    """RAT's protocol; the table, and so the report's plots, are those of the first split."""
+    test, fit, outcomes = evaluation.predictions["test"], evaluation.fit, []
+    for tune, rest in draw_splits(evaluation.config.seed, len(test["label"])):
+        validation = as_predictions(test, tune)
+        part = FitData(fit.train, validation, fit.weight, fit.bias)
+        tuned = tuned_scores(evaluation.config, evaluation.names, part, error_criterion(validation))
+        left = {name: values[rest] for name, values in test.items()}
+        predictions = {**evaluation.predictions, "test": left}
+        outcomes.append(
+            _measure_tuned(
+                Evaluation(evaluation.config, predictions, part, evaluation.sets, evaluation.names), tuned
+            )
+        )
+    measured = [{key: result[key] for key in MEASURED} for _, _, result in outcomes]
+    mean = reduce_leaves(measured, lambda values: float(values.mean()))
+    std = reduce_leaves(measured, lambda values: float(values.std(ddof=1)))
+    described = _describe(evaluation, outcomes[0][1])
+    described["protocol"]["splits"] = [tuned.describe() for _, tuned, _ in outcomes]
+    return outcomes[0][0], outcomes[0][1], {**mean, "std": std, **described}
 
 
-def score_table(
-    config: RunConfig,
-    predictions: Mapping[str, dict[str, np.ndarray]],
-    names: tuple[str, ...],
-    fit: FitData,
-    sets: Mapping[str, OODSet],
-) -> pa.Table:
-    """One row an image of the test and OOD sets: `set`, `group`, ids, `is_correct` and every score."""
-    bank = len(fit.train.labels)
-    settings = {"knn": {"k": min(config.evaluate.knn_k, bank)}}
-    states = {name: fit_score(name, fit, **settings.get(name, {})) for name in names}
-    parts = []
-    for name in ("test", *sets):
-        columns, inputs = predictions[name], _tensors(predictions[name])
-        known: dict[str, Any] = {key: columns[key] for key in ("sample_id", "label", "prediction")}
-        known["is_correct"] = columns["label"] == columns["prediction"]
-        known |= {score: apply_score(score, states[score], inputs).double().numpy() for score in names}
-        group = sets[name].group if name in sets else "id"
-        count = len(columns["label"])
-        parts.append(pa.table({"set": [name] * count, "group": [group] * count, **known}))
-    return pa.concat_tables(parts)
+MEASURED = ("summary", "test", "scores", "sets")
+PROTOCOLS = {"fixed": _measure_fixed, "aps": _measure_aps, "rat_splits": _measure_splits}
 
 
-def measure(
-    config: RunConfig, table: pa.Table, scores: tuple[str, ...], sets: Mapping[str, OODSet]
+def _describe(evaluation: Evaluation, tuned: TunedScores) -> dict[str, Any]:
+    """What the figures were made with."""
+    settings = evaluation.config.evaluate
+    return {
+        "ood_score": settings.ood_score,
+        "confidence": settings.confidence,
+        "groups": {name: entry.group for name, entry in evaluation.sets.items()},
+        "paths": {
+            "test": evaluation.config.data.test,
+            **{name: e.path for name, e in evaluation.sets.items()},
+        },
+        "protocol": {"name": settings.protocol, **tuned.describe()},
+    }
+
+
+def _decide(
+    evaluation: Evaluation, tuned: TunedScores, table: pa.Table, path: Path, step: int
 ) -> dict[str, Any]:
-    """Metrics of a score table.
-
-    Returns:
-        `summary`, the headline metrics with `evaluate.ood_score`; `scores`, the same for every score;
-        `sets`, every score on every OOD set. Values are fractions.
-    """
-    known = _rows(table, "test")
-    confidence, correct = known[config.evaluate.confidence], known["is_correct"]
-    classification = classification_metrics(confidence, correct)
-    headline = config.evaluate.ood_score
-    measured = tuple(dict.fromkeys([*scores, headline]))
-    by_set = {
-        name: {score: ood_metrics(known, _rows(table, name), config, score) for score in measured}
-        for name in sets
-    }
-    by_score = {score: _grouped(by_set, sets, score) for score in measured}
-    summary = {**classification, **by_score[headline]}
-    return {"summary": summary, "ood_score": headline, "scores": by_score, "sets": by_set}
-
-
-def classification_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """Accuracy and how well the confidence tells right from wrong."""
-    metrics = {
-        "accuracy": float(correct.mean()),
-        "aurc": aurc(confidence, correct),
-        "e_aurc": e_aurc(confidence, correct),
-    }
-    if 0 < correct.sum() < len(correct):  # AUROC needs both kinds
-        found = misclassification_detection(confidence, correct)
-        metrics |= {"auroc_errors": found["auroc"], "fpr95_errors": found["fpr95"]}
-    return metrics
-
-
-def ood_metrics(
-    known: Mapping[str, np.ndarray], unseen: Mapping[str, np.ndarray], config: RunConfig, score: str
-) -> dict[str, float]:
-    """AUROC, FPR95, DS-F1 and DS-AURC of one score on one OOD set."""
-    detection = ood_detection(known[score], unseen[score])
-    confidence = config.evaluate.confidence
-    five = (known[confidence], known[score], known["is_correct"], unseen[confidence], unseen[score])
-    method = config.evaluate.ds_method
-    joint = {"ds_f1": ds_f1(*five, method=method), "ds_aurc": ds_aurc(*five, method=method)}
-    return {"auroc": detection["auroc"], "fpr95": detection["fpr95"], **joint}
+    """Choose thresholds for the wanted risk on validation images, save them, and say what they reach."""
+    settings = evaluation.config.evaluate
+    pair = (settings.confidence, settings.ood_score)
+    states = {name: tuned.states[name] for name in pair}
+    validation = evaluation.fit.validation
+    known = score_columns(validation, states)
+    correct = (validation.logits.argmax(1) == validation.labels).numpy()
+    unseen: dict[str, np.ndarray] = {}
+    if VALIDATION_OOD in evaluation.predictions:
+        unseen = score_columns(as_predictions(evaluation.predictions[VALIDATION_OOD]), states)
+    images = combine(known[pair[0]], known[pair[1]], correct, *(unseen[name] for name in pair if unseen))
+    wanted = settings.risk or 0.0
+    thresholds = choose_thresholds(images, wanted, settings.id_coverage)
+    if thresholds is None:
+        path.unlink(missing_ok=True)
+        return {"risk": wanted, "reached": False}
+    reached = {"validation": outcome(images, *thresholds), **_outcomes(table, pair, thresholds)}
+    rule = DecisionRule(
+        *pair,
+        *thresholds,
+        wanted,
+        f"{int(images.is_known.sum())} validation images"
+        + (
+            f" and {int((~images.is_known).sum())} OOD validation images"
+            if unseen
+            else f", tau_ood keeping {settings.id_coverage:.0%} of them"
+        ),
+        {name: dict(states[name].hyperparameters) for name in pair},
+        step,
+    )
+    rule.save(path, reached)
+    return {"risk": wanted, "reached": True, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood, **reached}
 
 
-def _grouped(by_set: Mapping[str, Any], sets: Mapping[str, OODSet], score: str) -> dict[str, float]:
-    """Means over the near and over the far sets: `auroc_near`, `auroc_far` and so on."""
-    grouped = {}
-    for metric in ("auroc", "fpr95", "ds_f1", "ds_aurc"):
-        for group in GROUPS:
-            values = [by_set[name][score][metric] for name, entry in sets.items() if entry.group == group]
-            if values:
-                grouped[f"{metric}_{group}"] = float(np.mean(values))
-    return grouped
+def _outcomes(
+    table: pa.Table, pair: tuple[str, str], thresholds: tuple[float, float]
+) -> dict[str, dict[str, Any]]:
+    """Coverage and risk on the test set alone, and with the near and the far sets."""
+    known = rows_of(table, "group", "id")
+    five = [*(known[name] for name in pair), known["is_correct"]]
+    reached = {"test": outcome(combine(*five), *thresholds)}
+    for group in GROUPS:
+        unseen = rows_of(table, "group", group)
+        if len(unseen["is_correct"]):
+            images = combine(*five, *(unseen[name] for name in pair))
+            reached[f"test_and_{group}"] = outcome(images, *thresholds)
+    return reached
 
 
 def read_scores(run: RunFolder) -> pa.Table:
@@ -270,13 +255,6 @@ def _evaluated(run: RunFolder, name: str) -> Path:
     return path
 
 
-def _rows(table: pa.Table, name: str) -> dict[str, np.ndarray]:
-    chosen = table.filter(pa.compute.equal(table["set"], name))
-    return {
-        column: chosen[column].to_numpy() for column in chosen.column_names if column not in ("set", "group")
-    }
-
-
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:
     """Headline metrics under their own names, the rest as `metric/score/set`."""
     rest = {
@@ -295,10 +273,6 @@ def _epoch_of(run: RunFolder, step: int) -> float:
 def _write(run: RunFolder, table: pa.Table, result: dict[str, Any]) -> None:
     pq.write_table(table, run.evaluation / "scores.parquet", compression="zstd")
     (run.evaluation / "metrics.json").write_text(json.dumps(result, indent=1))
-    with (run.evaluation / "metrics.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["set", "score", "metric", "value"])
-        writer.writerows(["test", "", key, value] for key, value in result["summary"].items())
-        for name, by_score in result["sets"].items():
-            for score, metrics in by_score.items():
-                writer.writerows([name, score, key, value] for key, value in metrics.items())
+    rows = pooled_rows({run.name: result})
+    for ending in FORMATS:
+        write_table(run.evaluation / f"table.{ending}", rows)

@@ -3,64 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from rtk.config.load import flatten
-from rtk.evaluate import plots
-from rtk.evaluate.evaluate import GROUPS, read_result, read_scores
-from rtk.metrics import ds_best_thresholds, ds_f1_surface, ds_risk_coverage, risk_coverage
+from rtk.evaluate import corruptions
+from rtk.evaluate.figures import (
+    EvaluatedRun,
+    corruption_figures,
+    risk_coverage_figures,
+    score_figures,
+    surface_figures,
+    training_figures,
+)
+from rtk.evaluate.tables import HEADLINE, METRICS, format_value, how_shown
 from rtk.run_folder import RunFolder
 
-# How the papers show a fraction: key, heading, factor, decimals, whether larger is better.
-HEADLINE = (
-    ("accuracy", "accuracy %", 100, 2, True),
-    ("aurc", "AURC ‰", 1000, 2, False),
-    ("auroc_near", "AUROC near %", 100, 2, True),
-    ("auroc_far", "AUROC far %", 100, 2, True),
-    ("fpr95_near", "FPR95 near %", 100, 2, False),
-    ("fpr95_far", "FPR95 far %", 100, 2, False),
-    ("ds_f1_near", "DS-F1 near %", 100, 2, True),
-    ("ds_f1_far", "DS-F1 far %", 100, 2, True),
-    ("ds_aurc_near", "DS-AURC near ‰", 1000, 2, False),
-    ("ds_aurc_far", "DS-AURC far ‰", 1000, 2, False),
-)
-
-
-class EvaluatedRun:
-    """An evaluated run as the report needs it: result, config, and columns of its score table."""
-
-    def __init__(self, run: RunFolder, label: str) -> None:
-        self.run, self.label = run, label
-        self.result = read_result(run)
-        self.config = run.config()
-        self.table = read_scores(run)
-        self.ood_score: str = self.result["ood_score"]
-        self.confidence = self.config.evaluate.confidence
-
-    def columns(self, group: str) -> dict[str, np.ndarray]:
-        """Confidence, OOD score and correctness of the images of a group (`id`, `near`, `far`)."""
-        chosen = self.table.filter(pc.equal(self.table["group"], group))
-        names = {"confidence": self.confidence, "ood_score": self.ood_score, "is_correct": "is_correct"}
-        return {name: _array(chosen, column) for name, column in names.items()}
-
-    def five(self, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The arguments of the DS metrics, ID test set against all sets of a group."""
-        known, unseen = self.columns("id"), self.columns(group)
-        return (
-            known["confidence"],
-            known["ood_score"],
-            known["is_correct"],
-            unseen["confidence"],
-            unseen["ood_score"],
-        )
+# Every score on every OOD set: what is shown at once, and what on a click.
+OPEN_TABLES, FOLDED_TABLES = ("auroc", "ds_aurc"), ("fpr95", "ds_f1", "aupr_in", "aupr_out")
 
 
 def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
@@ -74,13 +38,14 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
         ConfigError: where a run has not been evaluated.
     """
     labels = _short_labels(runs)
-    evaluated = [EvaluatedRun(run, label) for run, label in zip(runs, labels, strict=True)]
+    evaluated = [EvaluatedRun.read(run, label) for run, label in zip(runs, labels, strict=True)]
     path = path or runs[-1].evaluation / "report.html"
     page = _template().render(
         title=" and ".join(labels),
         date=time.strftime("%Y-%m-%d %H:%M"),
         headline=headline_rows(evaluated),
-        curves=_curves(evaluated),
+        curves=list(risk_coverage_figures(evaluated)),
+        corruption_figures=list(corruption_figures(evaluated)),
         per_run=[_run_section(entry) for entry in evaluated],
         differences=_differences(evaluated),
         environment=runs[-1].read_json("environment.json"),
@@ -93,125 +58,134 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
 def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
     """One row a metric: its heading and, for each run, the text and whether it is the best."""
     rows = []
-    for key, heading, factor, decimals, larger_is_better in HEADLINE:
+    for key in HEADLINE:
+        shown = how_shown(key)
         values = [entry.result["summary"].get(key) for entry in evaluated]
         known = [value for value in values if value is not None]
-        best = (max if larger_is_better else min)(known) if len(known) > 1 else None
-        texts = ["–" if value is None else _cell(value, factor, decimals) for value in values]
+        best = (max if shown.larger_is_better else min)(known) if len(known) > 1 else None
         cells = [
-            {"text": text, "best": v is not None and v == best} for text, v in zip(texts, values, strict=True)
+            {
+                "text": format_value(key, value, _spread(entry, "summary", key)),
+                "best": value == best is not None,
+            }
+            for entry, value in zip(evaluated, values, strict=True)
         ]
-        rows.append({"heading": heading, "cells": cells})
+        arrow = "higher is better" if shown.larger_is_better else "lower is better"
+        rows.append({"heading": shown.heading, "better": arrow, "cells": cells})
     return rows
 
 
-def metric_rows(columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Headline metrics as table rows, headings first: a row a metric, a column for each mapping of metrics.
+def score_set_table(entry: EvaluatedRun, metric: str) -> dict[str, Any]:
+    """Scores x OOD sets for one metric, with the means of both groups; the best score of each set marked."""
+    result, groups = entry.result, entry.groups
+    columns = [
+        *((name, ("sets", name), metric) for group in groups for name in _sets_of(entry, group)),
+        *((f"{group} mean", ("scores",), f"{metric}_{group}") for group in groups),
+    ]
+    best_of = max if METRICS[metric].larger_is_better else min
+    rows = []
+    for score in result["scores"]:
+        cells = []
+        for _, place, key in columns:
+            by_score = _at(result, place)
+            best = best_of(values[key] for values in by_score.values())
+            value = by_score[score][key]
+            text = format_value(key, value, _spread(entry, *place, score, key))
+            cells.append({"text": text, "best": len(by_score) > 1 and value == best})
+        rows.append((score, cells))
+    better = "higher" if METRICS[metric].larger_is_better else "lower"
+    heading = f"{METRICS[metric].heading} ({better} is better)"
+    return {"heading": heading, "columns": [name for name, _, _ in columns], "rows": rows}
 
-    Values are fractions, or lists of them (one a seed), which are shown as mean and standard deviation.
-    """
-    rows = [["", *columns]]
-    for key, heading, factor, decimals, _ in HEADLINE:
-        if any(key in metrics for metrics in columns.values()):
-            cells = [
-                _cell(metrics[key], factor, decimals) if key in metrics else "–"
-                for metrics in columns.values()
-            ]
-            rows.append([heading, *cells])
-    return rows
+
+def confidence_table(entry: EvaluatedRun) -> dict[str, Any]:
+    """Every score as a confidence on the test set: how well it tells right from wrong."""
+    by_score = entry.result["test"]
+    keys = [key for key in METRICS if key != "accuracy" and any(key in own for own in by_score.values())]
+    rows = []
+    for score, metrics in by_score.items():
+        cells = []
+        for key in keys:
+            best_of = max if METRICS[key].larger_is_better else min
+            best = best_of(other[key] for other in by_score.values())
+            text = format_value(key, metrics[key], _spread(entry, "test", score, key))
+            cells.append({"text": text, "best": len(by_score) > 1 and metrics[key] == best})
+        rows.append((score, cells))
+    return {"heading": "", "columns": [METRICS[key].heading for key in keys], "rows": rows}
 
 
-def _cell(value: float | list[float], factor: float, decimals: int) -> str:
-    if isinstance(value, list):
-        scaled = np.array(value) * factor
-        return f"{scaled.mean():.{decimals}f} ± {scaled.std(ddof=1):.{decimals}f}"
-    return f"{value * factor:.{decimals}f}"
+def corruption_table(entry: EvaluatedRun) -> dict[str, Any] | None:
+    """Accuracy at each severity, means of AURC and AUROC of errors; None where not measured."""
+    measured = entry.corruption_rows()
+    if not measured:
+        return None
+    kinds = dict.fromkeys(row["corruption"] for row in measured if row["severity"])
+    rows = [("none", [{"text": _accuracy(row), "best": False} for row in measured if not row["severity"]])]
+    for kind in kinds:
+        own = sorted((row for row in measured if row["corruption"] == kind), key=lambda row: row["severity"])
+        means = {key: [row[key] for row in own if key in row] for key in ("aurc", "auroc_errors")}
+        texts = [_accuracy(row) for row in own] + [
+            format_value(key, sum(values) / len(values) if values else None) for key, values in means.items()
+        ]
+        rows.append((kind, [{"text": text, "best": False} for text in texts]))
+    severities = [f"severity {severity}" for severity in corruptions.SEVERITIES]
+    heading = f"accuracy % of {measured[0]['images']:,} test images; means of AURC ‰ and AUROC errors %"
+    return {"heading": heading, "columns": [*severities, "AURC ‰", "AUROC errors %"], "rows": rows}
 
 
-def _curves(evaluated: Sequence[EvaluatedRun]) -> list[str]:
-    """Risk-coverage of the ID set alone, and jointly with the near and the far sets."""
-    alone = {}
-    for entry in evaluated:
-        known = entry.columns("id")
-        curve = risk_coverage(known["confidence"], known["is_correct"])
-        alone[entry.label] = (curve.coverage, curve.risk)
-    figures = [plots.curves(alone, "Test set alone", "coverage", "risk")]
-    for group in GROUPS:
-        joint = {
-            entry.label: ds_risk_coverage(*entry.five(group)) for entry in evaluated if _has(entry, group)
-        }
-        if joint:
-            title = f"With {group}-OOD images, two thresholds"
-            figures.append(plots.curves(joint, title, "coverage of the test set", "lowest risk"))
-    return figures
+def _accuracy(row: dict[str, Any]) -> str:
+    return format_value("accuracy", row["accuracy"])
 
 
 def _run_section(entry: EvaluatedRun) -> dict[str, Any]:
     """Plots and tables of one run."""
-    known = entry.columns("id")
-    groups = [group for group in GROUPS if _has(entry, group)]
-    unseen = {group: entry.columns(group) for group in groups}
-    figures = []
-    for kind, label in (("confidence", entry.confidence), ("ood_score", entry.ood_score)):
-        parts = {"right": known[kind][known["is_correct"]], "wrong": known[kind][~known["is_correct"]]}
-        parts |= {group: columns[kind] for group, columns in unseen.items()}
-        title = {"confidence": "Confidence", "ood_score": "OOD score"}[kind]
-        figures.append(plots.histograms(parts, title, f"{label} (larger = more trustworthy)"))
     return {
         "label": entry.label,
         "run": entry.run.name,
-        "figures": figures,
-        "surfaces": [_surface(entry, group) for group in groups],
-        "training": _training_figures(entry.run),
-        "tables": _set_tables(entry),
+        "result": entry.result,
+        "figures": list(score_figures(entry)),
+        "surfaces": list(surface_figures(entry)),
+        "training": list(training_figures(entry.run)),
+        "tables": [score_set_table(entry, metric) for metric in OPEN_TABLES] if entry.groups else [],
+        "more_tables": [score_set_table(entry, metric) for metric in FOLDED_TABLES] if entry.groups else [],
+        "confidences": confidence_table(entry),
+        "corruptions": corruption_table(entry),
+        "decision": _decision_rows(entry),
     }
 
 
-def _surface(entry: EvaluatedRun, group: str) -> str:
-    five = entry.five(group)
-    best = ds_best_thresholds(*five)
-    title = f"DS-F1 with {group}-OOD"
-    return plots.f1_surface(
-        ds_f1_surface(*five), (best.f1, best.tau_ood, best.tau_id), title, entry.ood_score
-    )
-
-
-def _training_figures(run: RunFolder) -> list[str]:
-    """Loss terms and validation accuracy along the run."""
-    rows = run.read_metrics()
-    figures = []
-    for prefix, title, label in (
-        ("train/loss/", "Training loss", "nats"),
-        ("val/acc", "Validation", "accuracy"),
-    ):
-        keys = dict.fromkeys(row["key"] for row in rows if row["key"].startswith(prefix))
-        lines = {key.rpartition("/")[2]: _history(rows, key) for key in keys}
-        if lines:
-            figures.append(plots.curves(lines, title, "epoch", label, percent=False))
-    return figures
-
-
-def _history(rows: Sequence[dict[str, Any]], key: str) -> plots.Curve:
-    chosen = [row for row in rows if row["key"] == key]
-    return np.array([row["epoch"] for row in chosen]), np.array([row["value"] for row in chosen])
-
-
-def _set_tables(entry: EvaluatedRun) -> list[dict[str, Any]]:
-    """Per OOD set: every score with its four metrics."""
-    tables = []
-    for name, by_score in entry.result["sets"].items():
-        rows = [
-            (
-                score,
-                *(
-                    f"{m[k] * f:.2f}"
-                    for k, f in (("auroc", 100), ("fpr95", 100), ("ds_f1", 100), ("ds_aurc", 1e3))
-                ),
+def _decision_rows(entry: EvaluatedRun) -> list[tuple[str, str, str, str]] | None:
+    """Images, coverage, risk and how the images were decided; None where no rule was asked for or found."""
+    decision = entry.result.get("decision")
+    if decision is None or not decision["reached"]:
+        return None
+    rows = []
+    for name in ("validation", "test", "test_and_near", "test_and_far"):
+        reached = decision.get(name)
+        if reached is not None:
+            shares = ", ".join(
+                f"{kind} {reached[kind]:.1%}" for kind in ("accept", "likely-wrong", "unfamiliar")
             )
-            for score, m in by_score.items()
-        ]
-        tables.append({"name": name, "rows": rows})
-    return tables
+            risk = "–" if reached["risk"] is None else f"{reached['risk']:.2%}"
+            rows.append((name.replace("_", " "), f"{reached['coverage']:.2%}", risk, shares))
+    return rows
+
+
+def _sets_of(entry: EvaluatedRun, group: str) -> list[str]:
+    return [name for name, own in entry.result["groups"].items() if own == group]
+
+
+def _spread(entry: EvaluatedRun, *place: str) -> Any:
+    """Standard deviation or interval of the value at a place of the result; None where there is none."""
+    return _at(entry.result.get("intervals") or entry.result.get("std"), place)
+
+
+def _at(tree: Any, place: Sequence[str]) -> Any:
+    for key in place:
+        if tree is None:
+            return None
+        tree = tree.get(key)
+    return tree
 
 
 def _differences(evaluated: Sequence[EvaluatedRun]) -> list[tuple[str, list[str]]]:
@@ -226,15 +200,6 @@ def _short_labels(runs: Sequence[RunFolder]) -> list[str]:
     """Recipe names where they tell the runs apart, full names otherwise."""
     names = [run.config_tree()["name"] for run in runs]
     return names if len(set(names)) == len(names) else [run.name for run in runs]
-
-
-def _has(entry: EvaluatedRun, group: str) -> bool:
-    return bool(pc.any(pc.equal(entry.table["group"], group)).as_py())
-
-
-def _array(table: pa.Table, column: str) -> np.ndarray:
-    values: np.ndarray = table[column].to_numpy()
-    return values
 
 
 def _template() -> jinja2.Template:

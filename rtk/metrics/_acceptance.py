@@ -1,6 +1,5 @@
-"""How many images each pair of thresholds (tau_OOD, tau_ID) accepts: the counts under every joint metric."""
+"""What a pair of thresholds (tau_OOD, tau_ID) accepts: the counts under every joint metric."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,6 @@ from rtk.metrics._checks import (
     require_finite,
     require_same_length,
 )
-
-_BLOCK_CELLS = 2**20  # pairs counted at once by `exact_blocks`: 8 MB an array, about 60 MB in all
-_GRID_STEPS = 1000  # SUREPlus `num_bins`
-_GRID_EPS = np.float32(1e-12)  # SUREPlus `eps`
 
 
 @dataclass(frozen=True)
@@ -48,22 +43,30 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Block:
-    """Images accepted by R x C pairs of thresholds: OOD score >= tau_ood[i] and confidence >= tau_id[j].
+class Accepted:
+    """Images accepted by R x C pairs of thresholds, one row per tau_OOD and one column per tau_ID.
 
     Attributes:
-        tau_ood: (R,) decreasing.
-        tau_id: (C,) decreasing.
-        correct: (R, C) accepted ID images with a right prediction.
-        accepted_id: (R, C) accepted ID images.
-        accepted: (R, C) accepted images, OOD included.
+        correct: (R, C) ID images with a right prediction.
+        known: (R, C) ID images.
+        total: (R, C) ID and OOD images.
+        n_id: ID images there are, accepted or not.
     """
 
-    tau_ood: FloatArray
-    tau_id: FloatArray
     correct: IntArray
-    accepted_id: IntArray
-    accepted: IntArray
+    known: IntArray
+    total: IntArray
+    n_id: int
+
+    @property
+    def f1(self) -> FloatArray:
+        """F1 (R, C): with precision TP / accepted and recall TP / N it is 2 TP / (accepted + N)."""
+        return 2 * self.correct / (self.total + self.n_id)
+
+    @property
+    def precision(self) -> FloatArray:
+        """Right predictions among the accepted images (R, C); 0 where nothing is accepted."""
+        return self.correct / np.maximum(self.total, 1)
 
 
 def check_images(
@@ -92,97 +95,33 @@ def check_images(
     return images
 
 
-def count_block(images: Images, tau_ood: FloatArray, tau_id: FloatArray) -> Block:
-    """Count what each pair of the given thresholds, both decreasing, accepts."""
-    shape = (tau_ood.size, tau_id.size)
-    row = _first_accepting(tau_ood, images.id_ood_score)
-    column = _first_accepting(tau_id, images.id_confidence)
-    accepted_id = _count(row, column, shape)
-    correct = _count(row[images.id_correct], column[images.id_correct], shape)
-    accepted = _count(
-        _first_accepting(tau_ood, images.ood_ood_score),
-        _first_accepting(tau_id, images.ood_confidence),
-        shape,
-    )
-    accepted += accepted_id
-    return Block(tau_ood, tau_id, correct, accepted_id, accepted)
+def histogram(
+    ood_score: FloatArray, confidence: FloatArray, tau_ood: FloatArray, tau_id: FloatArray
+) -> IntArray:
+    """Count images by the largest of the increasing thresholds that they reach.
 
-
-def exact_blocks(images: Images) -> Iterator[Block]:
-    """Count all thresholds that matter, in blocks of bounded size, tau_ood decreasing.
-
-    Thresholds at scores of ID images suffice: raising one up to the next ID score only rejects OOD images. So
-    a block needs, as confidence thresholds, only those of ID images that its lowest tau_ood accepts.
+    Returns:
+        (R, C) counts; images below the lowest threshold of either kind are left out.
     """
-    images = _sorted_by_confidence(images)
-    tau_ood = np.unique(images.id_ood_score)[::-1]
-    rows = max(1, _BLOCK_CELLS // images.n_id)
-    for start in range(0, tau_ood.size, rows):
-        block_tau_ood = tau_ood[start : start + rows]
-        accepted_by_last = images.id_ood_score >= block_tau_ood[-1]
-        yield count_block(images, block_tau_ood, np.unique(images.id_confidence[accepted_by_last])[::-1])
+    row = np.searchsorted(tau_ood, ood_score, side="right") - 1
+    column = np.searchsorted(tau_id, confidence, side="right") - 1
+    inside = (row >= 0) & (column >= 0)
+    cells = row[inside] * tau_id.size + column[inside]
+    return np.bincount(cells, minlength=tau_ood.size * tau_id.size).reshape(tau_ood.size, tau_id.size)
 
 
-def grid_block(images: Images) -> Block:
-    """Count the 1001 x 1001 thresholds of SUREPlus: k / 1000 on the confidence and on the scaled OOD score.
-
-    The scaling is min-max over all images, in float32 as in the original, and `tau_ood` is in its units.
-
-    Raises:
-        ValueError: infinite OOD scores, or a confidence outside [0, 1].
-    """
-    low, high = images.confidence_range()
-    # A softmax in float32 can exceed 1 by a few units in the last place.
-    if low < 0 or high > 1 + 1e-6:
-        raise ValueError(f"confidence: got values in [{low}, {high}], wanted [0, 1] for method 'grid'")
-    grid = np.linspace(0, 1, _GRID_STEPS + 1, dtype=np.float32).astype(np.float64)[::-1]
-    return count_block(_in_grid_units(images), grid, grid)
+def accumulate(correct: IntArray, known: IntArray, unseen: IntArray) -> Accepted:
+    """From histograms (R, C) of right ID, ID and OOD images to what each pair of thresholds accepts."""
+    accepted_id = _at_least(known)
+    total = _at_least(unseen)
+    total += accepted_id
+    return Accepted(_at_least(correct), accepted_id, total, int(known.sum()))
 
 
-def _in_grid_units(images: Images) -> Images:
-    """Round the confidence to float32 and scale the OOD score to [0, 1] in float32 (held as float64)."""
-    lowest, highest = (np.float32(bound) for bound in images.ood_score_range())
-    width = highest - lowest + _GRID_EPS
-
-    def scaled(ood_score: FloatArray) -> FloatArray:
-        return ((ood_score.astype(np.float32) - lowest) / width).astype(np.float64)
-
-    def rounded(confidence: FloatArray) -> FloatArray:
-        return confidence.astype(np.float32).astype(np.float64)
-
-    return Images(
-        rounded(images.id_confidence),
-        scaled(images.id_ood_score),
-        images.id_correct,
-        rounded(images.ood_confidence),
-        scaled(images.ood_ood_score),
-    )
-
-
-def _first_accepting(thresholds: FloatArray, scores: FloatArray) -> IntArray:
-    """Index of the first of the decreasing thresholds <= score; their number if there is none."""
-    return np.searchsorted(-thresholds, -scores, side="left")
-
-
-def _count(row: IntArray, column: IntArray, shape: tuple[int, int]) -> IntArray:
-    """Count (R, C): images whose first accepting row and column are at most i and j."""
-    inside = (row < shape[0]) & (column < shape[1])
-    cells = row[inside] * shape[1] + column[inside]
-    counts = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
-    np.cumsum(counts, axis=1, out=counts)
-    return np.cumsum(counts, axis=0, out=counts)
-
-
-def _sorted_by_confidence(images: Images) -> Images:
-    """Reorder the images: searching and sorting already sorted scores takes a fraction of the time."""
-    id_order, ood_order = np.argsort(images.id_confidence), np.argsort(images.ood_confidence)
-    return Images(
-        images.id_confidence[id_order],
-        images.id_ood_score[id_order],
-        images.id_correct[id_order],
-        images.ood_confidence[ood_order],
-        images.ood_ood_score[ood_order],
-    )
+def _at_least(counts: IntArray) -> IntArray:
+    """Sum (R, C) over all rows from i on and all columns from j on."""
+    reversed_sums = np.cumsum(counts[::-1, ::-1], axis=1)
+    return np.cumsum(reversed_sums, axis=0, out=reversed_sums)[::-1, ::-1]
 
 
 def _range(first: FloatArray, second: FloatArray) -> tuple[float, float]:

@@ -17,8 +17,12 @@ def count_accepted(scores: FloatArray, flags: BoolArray) -> tuple[FloatArray, In
     Returns:
         thresholds (T,) strictly decreasing, accepted flagged samples (T,), accepted samples (T,).
     """
-    order = np.argsort(-scores, kind="stable")
-    ranked = scores[order]
-    last_of_tie_group = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), ranked.size - 1)
-    n_flagged = np.cumsum(flags[order])[last_of_tie_group]
-    return ranked[last_of_tie_group], n_flagged, last_of_tie_group + 1
+    # NumPy sorts values in a third of the time that indices take; the flagged ones are looked up again.
+    ranked = np.sort(-scores)
+    n_accepted = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, ranked.size)
+    thresholds = ranked[n_accepted - 1]
+    if 2 * np.count_nonzero(flags) <= flags.size:
+        n_flagged = np.searchsorted(np.sort(-scores[flags]), thresholds, side="right")
+    else:
+        n_flagged = n_accepted - np.searchsorted(np.sort(-scores[~flags]), thresholds, side="right")
+    return -thresholds, n_flagged, n_accepted

@@ -2,26 +2,25 @@
 
 The double-scoring (DS) rule accepts an image if its OOD score reaches tau_OOD and its confidence tau_ID.
 Precision and risk are over everything accepted, OOD images included; recall and coverage over the ID images.
-The OOD-only rule is the DS rule with a constant confidence, so `ood_*` and `ds_*` share everything below.
+The OOD-only rule is the DS rule with one score constant, so `ood_*` and `ds_*` share everything below.
 
-"exact" follows the definition, over all thresholds that make a difference, so it depends on the ranks of the
-scores alone; its time grows as N^2. "grid" reproduces the published numbers (SUREPlus `compute_f1_and_aurc`);
+"exact" follows the definition, over all thresholds that make a difference (`_sweep.py`), so it depends on the
+ranks of the scores alone; its time grows as N (N + M). "grid" reproduces the published numbers (`grid.py`);
 its time hardly depends on N.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rtk.metrics._acceptance import Block, Images, check_images, count_block, exact_blocks, grid_block
+from rtk.metrics._acceptance import Images, accumulate, check_images, histogram
 from rtk.metrics._checks import FloatArray, as_scores, require_choice, require_positive_int
+from rtk.metrics._sweep import best_f1, lowest_risk
+from rtk.metrics.grid import area, binned_risk_coverage, count_images, filled_from_right
 
 Method = Literal["exact", "grid"]
-
-_COVERAGE_BINS = 100  # SUREPlus `aurc_bins`
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,9 @@ def ds_f1(
         ValueError: empty input, NaN, different lengths, an unknown method, or, for "grid", infinite scores or
             confidences outside [0, 1].
     """
+    require_choice("method", method, get_args(Method))
     images = check_images(id_confidence, id_ood_score, id_correct, ood_confidence, ood_ood_score)
-    return _best_thresholds(_blocks(images, method), images.n_id).f1
+    return best_f1(images)[0] if method == "exact" else float(count_images(images).f1.max())
 
 
 def ds_aurc(
@@ -77,7 +77,7 @@ def ds_aurc(
     """
     images = check_images(id_confidence, id_ood_score, id_correct, ood_confidence, ood_ood_score)
     coverage, risk = _risk_coverage(images, method)
-    return float(risk.mean() if method == "exact" else np.trapezoid(risk, coverage))
+    return float(risk.mean()) if method == "exact" else area(coverage, risk)
 
 
 def ood_f1(
@@ -94,7 +94,7 @@ def ood_f1(
     Raises:
         ValueError: empty input, NaN, different lengths, an unknown method, or infinite scores for "grid".
     """
-    return ds_f1(*_with_constant_confidence(id_ood_score, id_correct, ood_ood_score), method=method)
+    return ds_f1(*_with_a_constant(id_ood_score, id_correct, ood_ood_score, method), method=method)
 
 
 def ood_aurc(
@@ -104,7 +104,7 @@ def ood_aurc(
 
     Args and errors: as `ood_f1`.
     """
-    return ds_aurc(*_with_constant_confidence(id_ood_score, id_correct, ood_ood_score), method=method)
+    return ds_aurc(*_with_a_constant(id_ood_score, id_correct, ood_ood_score, method), method=method)
 
 
 def ds_best_thresholds(
@@ -119,7 +119,7 @@ def ds_best_thresholds(
     Args and errors: as `ds_f1`.
     """
     images = check_images(id_confidence, id_ood_score, id_correct, ood_confidence, ood_ood_score)
-    return _best_thresholds(exact_blocks(images), images.n_id)
+    return DSThresholds(*best_f1(images))
 
 
 def ds_risk_coverage(
@@ -164,62 +164,28 @@ def ds_f1_surface(
     images = check_images(id_confidence, id_ood_score, id_correct, ood_confidence, ood_ood_score)
     tau_ood = np.linspace(*images.ood_score_range(), bins)
     tau_id = np.linspace(*images.confidence_range(), bins)
-    f1 = _f1(count_block(images, tau_ood[::-1], tau_id[::-1]), images.n_id)
-    return tau_ood, tau_id, f1[::-1, ::-1]
+    id_scores, correct = (images.id_ood_score, images.id_confidence), images.id_correct
+    accepted = accumulate(
+        histogram(id_scores[0][correct], id_scores[1][correct], tau_ood, tau_id),
+        histogram(*id_scores, tau_ood, tau_id),
+        histogram(images.ood_ood_score, images.ood_confidence, tau_ood, tau_id),
+    )
+    return tau_ood, tau_id, accepted.f1
 
 
-def _with_constant_confidence(
-    id_ood_score: ArrayLike, id_correct: ArrayLike, ood_ood_score: ArrayLike
+def _with_a_constant(
+    id_ood_score: ArrayLike, id_correct: ArrayLike, ood_ood_score: ArrayLike, method: Method
 ) -> tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike, ArrayLike]:
-    id_ones = np.ones_like(as_scores("id_ood_score", id_ood_score))
-    ood_ones = np.ones_like(as_scores("ood_ood_score", ood_ood_score))
-    return id_ones, id_ood_score, id_correct, ood_ones, ood_ood_score
-
-
-def _blocks(images: Images, method: Method) -> Iterable[Block]:
-    require_choice("method", method, get_args(Method))
-    return exact_blocks(images) if method == "exact" else [grid_block(images)]
-
-
-def _f1(block: Block, n_id: int) -> FloatArray:
-    """F1 (R, C): with precision TP / accepted and recall TP / N it is 2 TP / (accepted + N)."""
-    return 2 * block.correct / (block.accepted + n_id)
-
-
-def _best_thresholds(blocks: Iterable[Block], n_id: int) -> DSThresholds:
-    best = DSThresholds(f1=-1.0, tau_ood=np.nan, tau_id=np.nan)
-    for block in blocks:
-        f1 = _f1(block, n_id)
-        i, j = np.unravel_index(np.argmax(f1), f1.shape)
-        if f1[i, j] > best.f1:
-            best = DSThresholds(float(f1[i, j]), float(block.tau_ood[i]), float(block.tau_id[j]))
-    return best
-
-
-def _lowest_risk(blocks: Iterable[Block], n_id: int) -> FloatArray:
-    """Smallest risk (N + 1,) over the thresholds that accept k = 0 ... N ID images; inf where none do."""
-    highest_precision = np.full(n_id + 1, -np.inf)
-    for block in blocks:
-        precision = block.correct / np.maximum(block.accepted, 1)
-        np.maximum.at(highest_precision, block.accepted_id.ravel(), precision.ravel())
-    return 1 - highest_precision
+    id_score, ood_score = as_scores("id_ood_score", id_ood_score), as_scores("ood_ood_score", ood_ood_score)
+    id_ones, ood_ones = np.ones_like(id_score), np.ones_like(ood_score)
+    if method == "grid":
+        return id_ones, id_score, id_correct, ood_ones, ood_score
+    # To the exact method the two scores are alike, and one value of tau_OOD makes for one row.
+    return id_score, id_ones, id_correct, ood_score, ood_ones
 
 
 def _risk_coverage(images: Images, method: Method) -> tuple[FloatArray, FloatArray]:
-    lowest_risk = _lowest_risk(_blocks(images, method), images.n_id)
-    if method == "exact":
-        return np.arange(1, images.n_id + 1) / images.n_id, _filled_from_right(lowest_risk[1:])
-    edges = np.linspace(0, 1, _COVERAGE_BINS + 1)
-    coverage = np.arange(images.n_id + 1, dtype=np.float32) / np.float32(images.n_id)
-    # The bins are open on the right, in float32 as published: full coverage falls into none of them.
-    bin_of = np.searchsorted(edges, coverage, side="right") - 1
-    binned = np.full(_COVERAGE_BINS + 1, np.inf)
-    np.minimum.at(binned, bin_of, lowest_risk)
-    binned[-1] = 1.0  # fills the bins to the right of all others
-    return (edges[:-1] + edges[1:]) / 2, _filled_from_right(binned)[:-1]
-
-
-def _filled_from_right(risk: FloatArray) -> FloatArray:
-    """Replace each infinite value by the next finite one on its right; the last must be finite."""
-    source = np.where(np.isfinite(risk), np.arange(risk.size), risk.size - 1)
-    return risk[np.minimum.accumulate(source[::-1])[::-1]]
+    require_choice("method", method, get_args(Method))
+    if method == "grid":
+        return binned_risk_coverage(count_images(images))
+    return np.arange(1, images.n_id + 1) / images.n_id, filled_from_right(lowest_risk(images))

@@ -35,9 +35,9 @@ def auroc(scores: ArrayLike, is_positive: ArrayLike) -> float:
         ValueError: empty input, NaN, different lengths, or a single class.
     """
     values, positive = _check(scores, is_positive)
-    negatives = np.sort(values[~positive])
-    n_below = np.searchsorted(negatives, values[positive], side="left")
-    n_below_or_tied = np.searchsorted(negatives, values[positive], side="right")
+    negatives, positives = np.sort(values[~positive]), np.sort(values[positive])
+    n_below = np.searchsorted(negatives, positives, side="left")
+    n_below_or_tied = np.searchsorted(negatives, positives, side="right")
     # Integers until the division: the result is exact to the last bit.
     return float((n_below.sum() + n_below_or_tied.sum()) / (2 * negatives.size * n_below.size))
 
@@ -92,7 +92,7 @@ def ood_detection(id_score: ArrayLike, ood_score: ArrayLike) -> dict[str, float]
 
     Returns:
         `auroc`, `fpr95` (ID images flagged when 95 % of the OOD images are), `aupr_in` (ID positive) and
-        `aupr_out` (OOD positive), both by the trapezoid rule.
+        `aupr_out` (OOD positive) by the trapezoid rule, `ap_in` and `ap_out` by average precision.
 
     Raises:
         ValueError: either input is empty or contains NaN.
@@ -105,6 +105,8 @@ def ood_detection(id_score: ArrayLike, ood_score: ArrayLike) -> dict[str, float]
         "fpr95": fpr_at_tpr(-scores, is_ood),
         "aupr_in": aupr(scores, ~is_ood),
         "aupr_out": aupr(-scores, is_ood),
+        "ap_in": aupr(scores, ~is_ood, "average_precision"),
+        "ap_out": aupr(-scores, is_ood, "average_precision"),
     }
 
 
@@ -117,7 +119,8 @@ def misclassification_detection(confidence: ArrayLike, is_correct: ArrayLike) ->
 
     Returns:
         `auroc`, `fpr95` (correct predictions flagged when 95 % of the errors are), `aupr_success` (correct
-        positive) and `aupr_error` (errors positive), both by the trapezoid rule.
+        positive) and `aupr_error` (errors positive) by the trapezoid rule, `ap_success` and `ap_error` by
+        average precision.
 
     Raises:
         ValueError: empty input, NaN, different lengths, or a model that is always right or always wrong.
@@ -130,6 +133,8 @@ def misclassification_detection(confidence: ArrayLike, is_correct: ArrayLike) ->
         "fpr95": fpr_at_tpr(-values, ~correct),
         "aupr_success": aupr(values, correct),
         "aupr_error": aupr(-values, ~correct),
+        "ap_success": aupr(values, correct, "average_precision"),
+        "ap_error": aupr(-values, ~correct, "average_precision"),
     }
 
 

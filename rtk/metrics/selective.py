@@ -39,6 +39,41 @@ class RiskCoverage:
     threshold: FloatArray
 
 
+def accuracy(is_correct: ArrayLike) -> float:
+    """Fraction of right predictions: 1 minus the risk at full coverage.
+
+    Args:
+        is_correct: (N,) booleans.
+
+    Raises:
+        ValueError: empty input, or anything but booleans.
+    """
+    return float(as_flags("is_correct", is_correct).mean())
+
+
+def selective_classification(confidence: ArrayLike, is_correct: ArrayLike) -> dict[str, float]:
+    """Accuracy and the tie-aware areas, from one sort of the data.
+
+    Args:
+        confidence: (N,), larger = more trustworthy.
+        is_correct: (N,) booleans.
+
+    Returns:
+        `accuracy`, `aurc`, `e_aurc` and `augrc`.
+
+    Raises:
+        ValueError: empty input, NaN, or different lengths.
+    """
+    curve = risk_coverage(confidence, is_correct)
+    area = _tie_aware_area(curve)
+    return {
+        "accuracy": float(1 - curve.risk[-1]),
+        "aurc": area,
+        "e_aurc": area - _perfect_area(1 - float(curve.risk[-1])),
+        "augrc": _generalised_area(curve),
+    }
+
+
 def risk_coverage(confidence: ArrayLike, is_correct: ArrayLike) -> RiskCoverage:
     """Risk and coverage at every distinct threshold (El-Yaniv & Wiener, 2010).
 
@@ -81,8 +116,7 @@ def aurc(confidence: ArrayLike, is_correct: ArrayLike, variant: AurcVariant = "t
     require_choice("variant", variant, get_args(AurcVariant))
     values, correct = _check(confidence, is_correct)
     if variant == "tie_aware":
-        curve = risk_coverage(values, correct)
-        return float(np.trapezoid(np.append(curve.risk[0], curve.risk), np.append(0.0, curve.coverage)))
+        return _tie_aware_area(risk_coverage(values, correct))
     return _rat_aurc(values, correct) if variant == "rat" else _ranked_aurc(values, correct, variant)
 
 
@@ -97,10 +131,7 @@ def e_aurc(confidence: ArrayLike, is_correct: ArrayLike, variant: AurcVariant = 
     Raises:
         ValueError: as `aurc`.
     """
-    accuracy = float(as_flags("is_correct", is_correct).mean())
-    # x ln(x) tends to 0: an always wrong model's perfect ranking has area 1.
-    perfect = 1 - accuracy + (accuracy * np.log(accuracy) if accuracy > 0 else 0.0)
-    return float(aurc(confidence, is_correct, variant) - perfect)
+    return aurc(confidence, is_correct, variant) - _perfect_area(accuracy(is_correct))
 
 
 def augrc(confidence: ArrayLike, is_correct: ArrayLike) -> float:
@@ -116,10 +147,7 @@ def augrc(confidence: ArrayLike, is_correct: ArrayLike) -> float:
     Raises:
         ValueError: empty input, NaN, or different lengths.
     """
-    curve = risk_coverage(confidence, is_correct)
-    coverage = np.append(0.0, curve.coverage)
-    generalised_risk = np.append(0.0, curve.risk * curve.coverage)
-    return float(np.trapezoid(generalised_risk, coverage))
+    return _generalised_area(risk_coverage(confidence, is_correct))
 
 
 def coverage_at_risk(confidence: ArrayLike, is_correct: ArrayLike, risk: float) -> float:
@@ -152,6 +180,25 @@ def risk_at_coverage(confidence: ArrayLike, is_correct: ArrayLike, coverage: flo
     require_fraction("coverage", coverage, zero_allowed=False)
     curve = risk_coverage(confidence, is_correct)
     return float(curve.risk[np.argmax(curve.coverage >= coverage)])
+
+
+def _tie_aware_area(curve: RiskCoverage) -> float:
+    return _trapezoid_from(curve.risk[0], curve.risk, curve.coverage)
+
+
+def _generalised_area(curve: RiskCoverage) -> float:
+    return _trapezoid_from(0.0, curve.risk * curve.coverage, curve.coverage)
+
+
+def _trapezoid_from(start: float, risk: FloatArray, coverage: FloatArray) -> float:
+    """Area under a curve that begins with risk `start` at coverage 0."""
+    first = (start + risk[0]) / 2 * coverage[0]
+    return float(first + np.trapezoid(risk, coverage))
+
+
+def _perfect_area(accuracy: float) -> float:
+    """AURC of a perfect ranking; x ln(x) tends to 0, so that of an always wrong model is 1."""
+    return 1 - accuracy + (accuracy * float(np.log(accuracy)) if accuracy > 0 else 0.0)
 
 
 def _ranked_aurc(confidence: FloatArray, correct: BoolArray, variant: AurcVariant) -> float:

@@ -20,11 +20,11 @@ from rtk.data.pipeline import Source, decode_datasets
 from rtk.data.stream import Stream, check_decoding_cpus, open_stream, start_feeder
 from rtk.data.views import PICTURE_MARGIN
 from rtk.environment import describe_environment
-from rtk.models.build import check_backbone
 from rtk.ray_session import check_resources, start_ray
 from rtk.run_folder import RunFolder
 from rtk.tracking import mirrored
 from rtk.train.checkpoint import read_state
+from rtk.train.initial import check_model
 from rtk.train.interrupts import Interrupts
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.progress import ProgressDisplay
@@ -57,7 +57,7 @@ def launch_training(config: RunConfig) -> Outcome:
         TrainingError: where the run failed.
     """
     datasets = open_datasets(config)
-    check_backbone(config.model.name)
+    check_model(config, len(datasets["train"].classes))
     if total_steps(config, datasets) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
     _check_cluster(config)

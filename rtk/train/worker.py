@@ -19,10 +19,10 @@ from rtk.data.loader import Loader, ahead
 from rtk.data.views import View, ViewMaker
 from rtk.distributed import barrier, max_over_ranks, mean_over_ranks_, rank, world_size
 from rtk.environment import supports_bf16
-from rtk.models import build_model
+from rtk.models.build import batchnorm_buffers, concatenates_views
 from rtk.objectives import Term, active_terms, compute_losses
 from rtk.optim import WeightAverage, build_optimizer
-from rtk.optim.averaging import ema_rate, float_buffers, swa_rate
+from rtk.optim.averaging import ema_rate, swa_rate
 from rtk.optim.schedules import learning_rate
 from rtk.seeding import seed_torch
 from rtk.train.checkpoint import (
@@ -32,6 +32,7 @@ from rtk.train.checkpoint import (
     save_checkpoint,
 )
 from rtk.train.engine import backward, build_engine, build_sharpness, set_learning_rate
+from rtk.train.initial import initial_model
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
 from rtk.train.state import TrainState
@@ -118,11 +119,13 @@ def back_propagate(
     seed_torch(*noise)
     losses: dict[str, Tensor] = {}
     for number, views in enumerate(batches, 1):
-        for term, per_sample in compute_losses(state.engine, views, terms, first_pass):
-            loss = per_sample.mean() / len(batches)
-            last = number == len(batches) and term is terms[-1]
-            backward(state.engine, term.weight * loss, reduce=reduce and last)
-            losses[term.name] = losses.get(term.name, 0) + loss.detach()
+        for together in compute_losses(state.engine, views, terms, first_pass, state.concatenate):
+            means = {term: per_sample.mean() / len(batches) for term, per_sample in together}
+            last = number == len(batches) and terms[-1] in means
+            total = torch.stack([term.weight * loss for term, loss in means.items()]).sum()
+            backward(state.engine, total, reduce=reduce and last)
+            for term, loss in means.items():
+                losses[term.name] = losses.get(term.name, 0) + loss.detach()
     return losses
 
 
@@ -166,18 +169,20 @@ def build_state(job: TrainingJob, device: torch.device) -> TrainState:
     """Model, engine and what the methods keep, at the start of a run."""
     config = job.config
     seed_torch(config.seed, 0)
-    model = build_model(config.model, job.num_classes, config.data.image_size).to(device)
+    model = initial_model(config, job.num_classes, pretrained=not job.resume).to(device)
     if config.train.channels_last:
         model.memory_format = torch.channels_last
     model.autocast_dtype = autocast_dtype(config.train.precision, device)
+    concatenate = concatenates_views(config.train.concatenate_views, model)
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     shards = engine_shards(engine)
     average = None
     if config.averaging.kind != "none":
         average = WeightAverage(shards, model, averaging_rate(config.averaging, job.steps_per_epoch))
-    buffers = list(float_buffers(model).values())
+    buffers = batchnorm_buffers(model)
     sharpness = build_sharpness(config.sharpness, engine, shards)
-    return TrainState(engine, shards, sharpness, average, buffers, config.sharpness.sync == "local")
+    local = config.sharpness.sync == "local"
+    return TrainState(engine, shards, sharpness, average, buffers, local, concatenate)
 
 
 def averaging_rate(config: AveragingConfig, steps_per_epoch: int) -> Callable[[int], float]:

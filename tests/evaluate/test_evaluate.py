@@ -6,18 +6,21 @@ import csv
 import json
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from rtk.cli import main
-from rtk.config import ConfigError, load_config
+from rtk.config import load_config
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import open_dataset
 from rtk.data.pipeline import Source, decode_datasets
-from rtk.evaluate.evaluate import evaluate_run, parse_ood, read_result
+from rtk.evaluate.corruptions import read_rows
+from rtk.evaluate.decision import DecisionRule, decide
+from rtk.evaluate.evaluate import evaluate_run, read_result, read_scores
 from rtk.evaluate.predict import load_model, read_predictions
 from rtk.evaluate.report import write_report
+from rtk.evaluate.score_table import rows_of
+from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
 from rtk.run_folder import RunFolder
 from rtk.tracking import Mirror, send_evaluation
@@ -66,21 +69,61 @@ def test_summary_equals_metrics_computed_from_the_predictions(run):
 def test_predictions_are_written_once(run):
     paths = sorted((run.evaluation / "predictions").glob("*.parquet"))
     before = [path.stat().st_mtime_ns for path in paths]
-    evaluate_run(run, scores=("msp",))
+    evaluate_run(run, evaluation_config(run, ["evaluate.scores=[msp]"]))
     assert [path.stat().st_mtime_ns for path in paths] == before
     evaluate_run(run)
 
 
 def test_json_csv_and_parquet_agree(run):
     result = read_result(run)
-    with (run.evaluation / "metrics.csv").open() as file:
-        rows = {
-            (row["set"], row["score"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)
-        }
-    assert rows["photos", "knn", "auroc"] == result["sets"]["photos"]["knn"]["auroc"]
-    assert rows["test", "", "ds_aurc_near"] == result["summary"]["ds_aurc_near"]
-    table = pq.read_table(run.evaluation / "scores.parquet")
-    assert set(table["group"].to_pylist()) == {"id", "near", "far"}
+    with (run.evaluation / "table.csv").open() as file:
+        rows = {(row["set"], row["score"]): row for row in csv.DictReader(file)}
+    assert float(rows["photos", "knn"]["auroc"]) == result["sets"]["photos"]["knn"]["auroc"]
+    assert float(rows["near (mean)", "knn"]["ds_aurc"]) == result["summary"]["ds_aurc_near"]
+    assert float(rows["test", "msp"]["aurc"]) == result["summary"]["aurc"]
+    assert set(read_scores(run)["group"].to_pylist()) == {"id", "near", "far"}
+
+
+def test_splits_have_a_mean_and_a_spread(run):
+    overrides = ["evaluate.protocol=rat_splits", "evaluate.scores=[msp, odin_temperature]"]
+    result = evaluate_run(run, evaluation_config(run, overrides))
+    images = open_dataset(resolve_path("builtin:digits/test.parquet")).rows
+    assert len(result["protocol"]["splits"]) == 3
+    assert result["std"]["summary"]["accuracy"] > 0
+    assert {"temperature", "criterion"} == set(result["protocol"]["tried"]["odin_temperature"][0])
+    assert len(rows_of(read_scores(run), "set", "test")["label"]) == images - int(0.2 * images)
+    assert " ± " in write_report([run]).read_text()
+    evaluate_run(run)
+
+
+def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
+    photos = resolve_path("builtin:digits/far_photos.parquet")
+    near = resolve_path("builtin:digits/near_digits89.parquet")
+    suite = run.path / "suite.yaml"
+    suite.write_text(f"near: {{only: '{near}'}}\nvalidation_ood: '{photos}'\n")
+    assert main(["evaluate", str(run.path), "--suite", str(suite), "--risk", "0.1", "--json"]) == 0
+    reached = json.loads(capsys.readouterr().out)["decision"]
+    rule = DecisionRule.load(run.evaluation / "decision.json")
+    test = rows_of(read_scores(run), "set", "test")
+    accepted = decide(test[rule.confidence], test[rule.ood_score], rule.tau_id, rule.tau_ood) == "accept"
+    assert reached["test"]["coverage"] == pytest.approx(accepted.mean())
+    assert reached["test"]["risk"] == pytest.approx(1 - test["is_correct"][accepted].mean())
+    assert reached["validation"]["risk"] <= 0.1
+    assert set(reached) >= {"test_and_near", "tau_id", "tau_ood"}
+    assert "Decision rule for a risk of 10.00 %" in write_report([run]).read_text()
+    evaluate_run(run)
+
+
+def test_corruptions_lower_the_accuracy_and_are_the_same_again(run):
+    pytest.importorskip("imagecorruptions")
+    first = evaluate_run(run, corrupted=48)
+    rows = read_rows(run.evaluation, first["step"])
+    assert len(rows) == 1 + 15 * 5
+    assert {row["images"] for row in rows} == {48}
+    assert first["corruptions"]["accuracy"] < rows[0]["accuracy"]
+    evaluate_run(run, corrupted=48)
+    assert read_rows(run.evaluation, first["step"]) == rows
+    assert "Accuracy under corruptions" in write_report([run]).read_text()
 
 
 def test_report_is_one_file_with_real_curves(run):
@@ -98,6 +141,14 @@ def test_command_prints_one_json_object(run, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["sets"]["again"]["energy"] == result["sets"]["photos"]["energy"]
     assert set(result["scores"]) == {"msp", "energy", "knn"}  # knn is the recipe's headline score
+
+
+def test_report_pools_runs_in_one_table(run, tmp_path, capsys):
+    table = tmp_path / "both.md"
+    out = str(tmp_path / "page.html")
+    assert main(["report", str(run.path), "--out", out, "--table", str(table), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": out, "tables": [str(table)]}
+    assert "| photos | knn |" in table.read_text()
 
 
 def test_mlflow_holds_params_metrics_and_files(run):
@@ -121,21 +172,6 @@ def test_training_goes_on_without_the_tracking_server(ray_session, tmp_path):
     outcome = launch_training(load_config("digits_ce", overrides))
     assert outcome.status == "finished"
     assert any(row["key"] == "train/loss/cross_entropy" for row in outcome.run.read_metrics())
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "group"),
-    [("cifar10=/a", "cifar10", "near"), ("mnist=/a", "mnist", "far"), ("near:cats=/a=b", "cats", "near")],
-)
-def test_ood_sets_are_parsed(text, name, group):
-    parsed = parse_ood(text)
-    assert (parsed.name, parsed.group) == (name, group)
-
-
-@pytest.mark.parametrize("text", ["cats", "cats=/a", "middle:cats=/a", "=/a", "mnist="])
-def test_bad_ood_sets_are_refused(text):
-    with pytest.raises(ConfigError, match="--ood"):
-        parse_ood(text)
 
 
 def test_missing_pieces_are_named(run, capsys):

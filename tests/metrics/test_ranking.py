@@ -12,11 +12,15 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "ds_metrics.npz")
 @pytest.mark.parametrize("case", ["big__", "small_ties__"])
 @pytest.mark.parametrize(("score", "key"), [("ood", "oodscore"), ("msp", "msp")])
 def test_ood_detection_matches_sureplus(case, score, key):
-    result = ood_detection(GOLDEN[f"{case}id_{score}"], GOLDEN[f"{case}ood_{score}"])
-    for name, value in result.items():
-        assert value == pytest.approx(float(GOLDEN[f"{case}sureplus_allmetrics_{key}_{name}"]), abs=1e-9), (
-            name
-        )
+    id_score, ood_score = GOLDEN[f"{case}id_{score}"], GOLDEN[f"{case}ood_{score}"]
+    result = ood_detection(id_score, ood_score)
+    for name in ("auroc", "fpr95", "aupr_in", "aupr_out"):
+        expected = float(GOLDEN[f"{case}sureplus_allmetrics_{key}_{name}"])
+        assert result[name] == pytest.approx(expected, abs=1e-9), name
+    is_id = np.arange(id_score.size + ood_score.size) < id_score.size
+    scores = np.append(id_score, ood_score)
+    assert result["ap_in"] == pytest.approx(average_precision_score(is_id, scores), abs=1e-12)
+    assert result["ap_out"] == pytest.approx(average_precision_score(~is_id, -scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("case", ["big__", "small_ties__"])
@@ -25,6 +29,9 @@ def test_misclassification_detection_matches_rat(case):
     result = misclassification_detection(GOLDEN[f"{case}id_msp"], correct)
     assert result["auroc"] == pytest.approx(float(GOLDEN[f"{case}rat_misclf_auroc"]), abs=1e-9)
     assert result["fpr95"] == pytest.approx(float(GOLDEN[f"{case}rat_misclf_fpr95"]), abs=1e-9)
+    confidence = GOLDEN[f"{case}id_msp"]
+    assert result["ap_success"] == pytest.approx(average_precision_score(correct, confidence), abs=1e-12)
+    assert result["ap_error"] == pytest.approx(average_precision_score(~correct, -confidence), abs=1e-12)
 
 
 def test_auroc_counts_ties_one_half():
@@ -70,7 +77,7 @@ def test_infinite_scores_rank_first_and_last():
 
 
 def test_one_sample_each():
-    perfect = {"auroc": 1, "fpr95": 0, "aupr_in": 1, "aupr_out": 1}
+    perfect = {"auroc": 1, "fpr95": 0, "aupr_in": 1, "aupr_out": 1, "ap_in": 1, "ap_out": 1}
     assert ood_detection([1.0], [0.0]) == perfect
 
 

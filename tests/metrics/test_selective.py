@@ -4,7 +4,16 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from rtk.metrics import augrc, aurc, coverage_at_risk, e_aurc, risk_at_coverage, risk_coverage
+from rtk.metrics import (
+    accuracy,
+    augrc,
+    aurc,
+    coverage_at_risk,
+    e_aurc,
+    risk_at_coverage,
+    risk_coverage,
+    selective_classification,
+)
 from rtk.metrics.selective import AurcVariant
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "ds_metrics.npz")
@@ -157,3 +166,25 @@ def test_bad_options_are_named():
         risk_at_coverage([0.5], [True], 0)
     with pytest.raises(ValueError, match=r"risk: got 1\.5, wanted"):
         coverage_at_risk([0.5], [True], 1.5)
+
+
+def test_accuracy_and_areas_from_one_sort():
+    rng = np.random.default_rng(0)
+    for levels, share in ((5, 0.3), (5, 0.9), (10**6, 0.7)):
+        confidence, correct = rng.integers(0, levels, 300) / levels, rng.random(300) < share
+        found = selective_classification(confidence, correct)
+        assert found["accuracy"] == pytest.approx(accuracy(correct)) == pytest.approx(correct.mean())
+        assert found["aurc"] == aurc(confidence, correct)
+        assert found["e_aurc"] == pytest.approx(e_aurc(confidence, correct), abs=1e-15)
+        assert found["augrc"] == augrc(confidence, correct)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_counts_do_not_depend_on_which_kind_is_rarer(share):
+    rng = np.random.default_rng(1)
+    confidence, correct = rng.integers(0, 9, 200) / 9, rng.random(200) < share
+    curve = risk_coverage(confidence, correct)
+    for threshold, coverage, risk in zip(curve.threshold, curve.coverage, curve.risk, strict=True):
+        accepted = confidence >= threshold
+        assert coverage == accepted.mean()
+        assert risk == pytest.approx((~correct[accepted]).mean(), abs=1e-15)

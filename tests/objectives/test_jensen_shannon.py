@@ -37,6 +37,8 @@ def test_the_term_compares_the_versions_of_each_image():
     images = torch.rand(6, 3, 3, 2, 2)
     labels = torch.zeros(6, dtype=torch.long)
     views = {"clean": View(images[:, 0], labels), "augmix": View(images, labels)}
-    losses = {term.name: loss for term, loss in compute_losses(model, views, terms)}
     wanted = jensen_shannon(torch.stack([model(images[:, version]) for version in range(3)], 1))
-    torch.testing.assert_close(losses["augmix"], wanted)
+    for concatenate in (False, True):
+        passes = compute_losses(model, views, terms, concatenate=concatenate)
+        losses = {term.name: loss for together in passes for term, loss in together}
+        torch.testing.assert_close(losses["augmix"], wanted)

@@ -1,0 +1,237 @@
+"""Covariate shift: accuracy and misclassification detection under 15 common corruptions x 5 severities.
+
+The corruptions are those of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv 1903.12261), made on the
+fly by the library imagecorruptions-imaug with ImageNet-C's settings, on the images as the model sees them.
+CIFAR-C's settings are milder: figures at 32 x 32 pixels compare with each other, not with published ones.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from rtk.config.load import ConfigError
+from rtk.console import Progress
+from rtk.data.dataset import labels
+from rtk.data.pipeline import Source, decode_block, encoded_blocks, sample_ids
+from rtk.evaluate.measure import error_metrics
+from rtk.evaluate.predict import Predictor
+from rtk.run_folder import RunFolder
+from rtk.scores import FittedScore, Predictions, apply_score
+
+TYPES = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+SEVERITIES = (1, 2, 3, 4, 5)
+CLEAN = ("none", 0)
+SMALLEST_SIDE = 32  # pixels, of the library
+# The library draws these with generators of its own; the others use NumPy's global one.
+OWN_GENERATOR = ("impulse_noise", "glass_blur")
+ROWS_PER_BLOCK = 128
+FILE = "corruptions.csv"
+
+
+def check_corruptions(image_size: int) -> None:
+    """Refuse what cannot be corrupted, before anything is predicted.
+
+    Raises:
+        ConfigError: the library is not installed, or the images are too small for it.
+    """
+    try:
+        import imagecorruptions  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"--corruptions: {error}; pip install 'reliability-toolkit[corruptions]' brings it"
+        ) from None
+    if image_size < SMALLEST_SIDE:
+        raise ConfigError(f"--corruptions: got data.image_size {image_size}, wanted {SMALLEST_SIDE} or more")
+
+
+def corrupt_image(image: np.ndarray, kind: str, severity: int, sample_id: int) -> np.ndarray:
+    """A corrupted copy of an image; a function of its arguments alone.
+
+    Args:
+        image: (H, W, 3) uint8.
+        kind: of `TYPES`.
+        severity: 1..5.
+        sample_id: stable id of the image: its noise does not depend on the data set's order or parts.
+    """
+    from imagecorruptions import corrupt
+
+    place = TYPES.index(kind) * len(SEVERITIES) + severity
+    seed = int(np.random.SeedSequence([place, sample_id]).generate_state(1)[0])
+    state = np.random.get_state()
+    np.random.seed(seed)
+    try:
+        own = {"seed": seed} if kind in OWN_GENERATOR else {}
+        corrupted: np.ndarray = corrupt(image, severity=severity, corruption_name=kind, **own)
+    finally:
+        np.random.set_state(state)
+    return corrupted
+
+
+def corruption_metrics(
+    run: RunFolder,
+    source: Source,
+    confidence: tuple[str, FittedScore],
+    checkpoint: str = "best",
+    types: Sequence[str] = TYPES,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a run on every corruption of a labelled set.
+
+    Args:
+        run: a trained run.
+        source: in-distribution images, those of the test set.
+        confidence: name and fitted state of the score that tells right from wrong.
+        checkpoint: `best` or `last`.
+        types: corruptions to apply.
+        progress: called with the number of images predicted and their total.
+
+    Returns:
+        A row for the clean images and one for each type and severity: `corruption`, `severity`, `images`,
+        `accuracy`, `aurc`, `e_aurc`, `augrc` and, where both kinds occur, `auroc_errors` and `fpr95_errors`.
+    """
+    variants = [CLEAN, *((kind, severity) for kind in types for severity in SEVERITIES)]
+    targets = labels(source.dataset)[: len(source)]
+    sure = {f"{kind}/{severity}": np.empty(len(source)) for kind, severity in variants}
+    correct = {name: np.empty(len(source), bool) for name in sure}
+    done = 0
+    for block in _predicted(run, source, variants, checkpoint):
+        _place(block, targets, confidence, sure, correct)
+        done += len(block)
+        if progress is not None:
+            progress(done, len(source) * len(variants))
+    return [
+        {"corruption": kind, "severity": severity, "images": len(source)}
+        | error_metrics(sure[f"{kind}/{severity}"], correct[f"{kind}/{severity}"])
+        for kind, severity in variants
+    ]
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over all types and severities: `accuracy`, `aurc` and, where every row has it, `auroc_errors`."""
+    shifted = [row for row in rows if row["severity"]]
+    keys = [key for key in ("accuracy", "aurc", "auroc_errors") if all(key in row for row in shifted)]
+    return {key: float(np.mean([row[key] for row in shifted])) for key in keys}
+
+
+def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `corruptions.csv`."""
+    path = folder / FILE
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def read_rows(folder: Path, step: int) -> list[dict[str, Any]]:
+    """Rows of `corruptions.csv`, numbers as numbers; none where the checkpoint of a step was not measured."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows = [
+            {key: _number(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)
+        ]
+    return [row for row in rows if row.get("step") == step]
+
+
+def _number(key: str, text: str) -> Any:
+    kinds = {"corruption": str, "severity": int, "images": int, "step": int}
+    return kinds.get(key, float)(text)
+
+
+def _predicted(
+    run: RunFolder, source: Source, variants: Sequence[tuple[str, int]], checkpoint: str
+) -> Iterator[pa.Table]:
+    """Predicted blocks with columns `set` (`type/severity`), `row`, `logits`, `features`."""
+    import ray
+
+    config = run.config()
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    ids = sample_ids(source)
+    blocks = [
+        part.append_column("sample_id", pa.array(ids[part["row"].to_numpy()]))
+        for block in encoded_blocks("test", source)
+        for part in (block.slice(start, ROWS_PER_BLOCK) for start in range(0, len(block), ROWS_PER_BLOCK))
+    ]
+    predicted = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            partial(_corrupt_block, variants=tuple(variants)), batch_size=None, batch_format="pyarrow"
+        )
+        .map_batches(
+            Predictor,
+            fn_constructor_args=(str(run.path), checkpoint, 1, config.train.precision),
+            batch_size=config.evaluate.batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
+            num_gpus=1 if gpus else 0,
+        )
+    )
+    yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _corrupt_block(block: pa.Table, variants: Sequence[tuple[str, int]]) -> Iterator[pa.Table]:
+    """Encoded images to decoded blocks, one for each variant."""
+    decoded = decode_block(block)
+    side, ids = block["size"][0].as_py(), block["sample_id"].to_pylist()
+    if decoded["pixels"].null_count:
+        yield decoded  # the predictor names the image and stops
+        return
+    joined = np.frombuffer(b"".join(decoded["pixels"].to_pylist()), np.uint8)
+    images = joined.reshape(-1, 3, side, side).transpose(0, 2, 3, 1)
+    for kind, severity in variants:
+        pixels = [
+            image if (kind, severity) == CLEAN else corrupt_image(image, kind, severity, sample_id)
+            for image, sample_id in zip(images, ids, strict=True)
+        ]
+        encoded = pa.array([picture.transpose(2, 0, 1).tobytes() for picture in pixels], pa.binary())
+        changed = decoded.set_column(decoded.column_names.index("pixels"), "pixels", encoded)
+        names = pa.array([f"{kind}/{severity}"] * len(block))
+        yield changed.set_column(changed.column_names.index("set"), "set", names)
+
+
+def _place(
+    block: pa.Table,
+    targets: np.ndarray,
+    confidence: tuple[str, FittedScore],
+    sure: dict[str, np.ndarray],
+    correct: dict[str, np.ndarray],
+) -> None:
+    """Score a predicted block and put the outcome where its set and row numbers say."""
+    rows, names = block["row"].to_numpy(), np.array(block["set"].to_pylist())
+    logits, features = (
+        torch.from_numpy(block[name].combine_chunks().flatten().to_numpy().reshape(len(rows), -1).copy())
+        for name in ("logits", "features")
+    )
+    name, state = confidence
+    scores = apply_score(name, state, Predictions(logits, features, torch.from_numpy(targets[rows]))).numpy()
+    right = logits.argmax(1).numpy() == targets[rows]
+    for variant in np.unique(names):
+        chosen = names == variant
+        sure[variant][rows[chosen]] = scores[chosen]
+        correct[variant][rows[chosen]] = right[chosen]

@@ -1,0 +1,119 @@
+"""Hyper-parameters of scores: fixed, or tuned on validation images, never on those that are measured.
+
+- `fixed`: the defaults of each score, from its paper or OpenOOD.
+- `aps`: OpenOOD's automatic parameter search (arXiv 2306.09301): of a score's grid, the values with the best
+  AUROC of validation ID against validation OOD images.
+- `rat_splits`: RAT's protocol (arXiv 2503.14783): 20 % of the test images, drawn anew for each of 3 splits,
+  fit and tune the scores by AURC; the other 80 % are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from rtk.config.schema import RunConfig
+from rtk.metrics import aurc, ood_detection
+from rtk.scores import FitData, FittedScore, Predictions, apply_score, fit_score, get_score
+
+SPLITS = 3
+SPLIT_FRACTION = 0.2
+
+# How good a fitted score is, larger = better.
+Criterion = Callable[[str, FittedScore], float]
+
+
+@dataclass(frozen=True)
+class TunedScores:
+    """Fitted scores, and how their hyper-parameters were found.
+
+    Attributes:
+        states: fitted scores, by name.
+        tried: for each tuned score the values tried, each with its `criterion`; empty where fixed.
+    """
+
+    states: dict[str, FittedScore]
+    tried: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """Hyper-parameters of every score that has any, and what was tried."""
+        chosen = {name: dict(state.hyperparameters) for name, state in self.states.items()}
+        return {"hyperparameters": {name: values for name, values in chosen.items() if values}} | (
+            {"tried": self.tried} if self.tried else {}
+        )
+
+
+def fixed_scores(config: RunConfig, names: Iterable[str], fit: FitData) -> TunedScores:
+    """Scores with their default hyper-parameters, `evaluate.knn_k` for kNN."""
+    return TunedScores({name: fit_score(name, fit, **_fixed(config, name, fit)) for name in names})
+
+
+def tuned_scores(config: RunConfig, names: Iterable[str], fit: FitData, criterion: Criterion) -> TunedScores:
+    """Scores with those values of their grids that have the largest criterion; the first among equals."""
+    found = TunedScores({})
+    for name in names:
+        possible = [values for values in grid(name) if _fits(values, fit)]
+        if not possible:
+            found.states[name] = fit_score(name, fit, **_fixed(config, name, fit))
+            continue
+        states = [fit_score(name, fit, **values) for values in possible]
+        reached = [criterion(name, state) for state in states]
+        found.states[name] = states[int(np.argmax(reached))]
+        found.tried[name] = [
+            {**values, "criterion": value} for values, value in zip(possible, reached, strict=True)
+        ]
+    return found
+
+
+def grid(name: str) -> list[dict[str, Any]]:
+    """Every combination of the values that the automatic search tries; empty where a score has none."""
+    search = get_score(name).search
+    return [dict(zip(search, values, strict=True)) for values in product(*search.values())] if search else []
+
+
+def ood_criterion(known: Predictions, unseen: Predictions) -> Criterion:
+    """AUROC of validation ID against validation OOD images (OpenOOD)."""
+
+    def criterion(name: str, state: FittedScore) -> float:
+        scores = (apply_score(name, state, part).numpy() for part in (known, unseen))
+        return ood_detection(*scores)["auroc"]
+
+    return criterion
+
+
+def error_criterion(known: Predictions) -> Criterion:
+    """Minus the AURC of labelled in-distribution images (RAT)."""
+    correct = (known.logits.argmax(1) == known.labels).numpy()
+
+    def criterion(name: str, state: FittedScore) -> float:
+        return -aurc(apply_score(name, state, known).numpy(), correct)
+
+    return criterion
+
+
+def draw_splits(seed: int, rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to tune on and rows to measure, both ascending, for each split; functions of the seed alone."""
+    count = int(rows * SPLIT_FRACTION)
+    orders = [
+        np.random.Generator(np.random.Philox(key=[seed, number])).permutation(rows)
+        for number in range(SPLITS)
+    ]
+    return [(np.sort(order[:count]), np.sort(order[count:])) for order in orders]
+
+
+def _fits(values: Mapping[str, Any], fit: FitData) -> bool:
+    """Whether there are so many neighbours (`k`) and so large a space (`dim`)."""
+    return values.get("k", 0) <= len(fit.train) and values.get("dim", 0) < fit.train.width[1]
+
+
+def _fixed(config: RunConfig, name: str, fit: FitData) -> Mapping[str, Any]:
+    """Values of a score that is not tuned: a neighbour must be one of the training images."""
+    defaults = get_score(name).defaults
+    if "k" not in defaults:
+        return {}
+    wanted = config.evaluate.knn_k if name == "knn" else defaults["k"]
+    return {"k": min(wanted, len(fit.train))}

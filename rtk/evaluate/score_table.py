@@ -1,0 +1,90 @@
+"""Every score of every image: one table that metrics, plots and decisions are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from rtk.config.schema import RunConfig
+from rtk.data.epochs import holdout_split
+from rtk.evaluate.suites import OODSet
+from rtk.models import Classifier
+from rtk.scores import DEFAULT_SCORES, SCORES, FitData, FittedScore, Predictions, apply_score, get_score
+
+Columns = Mapping[str, np.ndarray]
+NAMED_SETS = {"sure_plus": tuple(name for name in DEFAULT_SCORES if name in SCORES), "all": tuple(SCORES)}
+
+
+def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of scores, with `sure_plus` and `all` replaced by what they stand for.
+
+    Raises:
+        ValueError: there is no such score; says which is the nearest.
+    """
+    expanded = dict.fromkeys(score for name in names for score in NAMED_SETS.get(name, (name,)))
+    for name in expanded:
+        get_score(name)
+    return tuple(expanded)
+
+
+def wanted_scores(config: RunConfig) -> tuple[str, ...]:
+    """Scores that an evaluation computes: those compared, the confidence and the headline OOD score."""
+    settings = config.evaluate
+    return expand_scores([*settings.scores, settings.confidence, settings.ood_score])
+
+
+def as_predictions(columns: Columns, rows: np.ndarray | slice = slice(None)) -> Predictions:
+    """Columns of a predictions file as what scores take, all rows or some."""
+    picked = [torch.from_numpy(columns[name][rows].copy()) for name in ("logits", "features", "label")]
+    return Predictions(*picked)
+
+
+def fit_data(config: RunConfig, predictions: Mapping[str, Columns], model: Classifier) -> FitData:
+    """What scores are fitted on: un-augmented training and validation images and the head."""
+    train = predictions["train"]
+    kept: np.ndarray | slice = slice(None)
+    if "validation" in predictions:
+        validation = as_predictions(predictions["validation"])
+    else:
+        rows = len(train["label"])
+        kept, held = holdout_split(config.seed, rows, config.data.validation_fraction)
+        validation = as_predictions(train, held)
+    return FitData(as_predictions(train, kept), validation, *model.head.used_weights())
+
+
+def score_table(
+    predictions: Mapping[str, Columns], states: Mapping[str, FittedScore], sets: Mapping[str, OODSet]
+) -> pa.Table:
+    """One row an image of the test and OOD sets: `set`, `group`, ids, `is_correct` and every score.
+
+    Args:
+        predictions: columns of `test` and of the OOD sets, by name.
+        states: fitted scores, by name.
+        sets: the OOD sets; `group` of the test set is `id`.
+    """
+    parts = []
+    for name in ("test", *sets):
+        columns = predictions[name]
+        known: dict[str, Any] = {key: columns[key] for key in ("sample_id", "label", "prediction")}
+        known["is_correct"] = columns["label"] == columns["prediction"]
+        known |= score_columns(as_predictions(columns), states)
+        group = sets[name].group if name in sets else "id"
+        count = len(columns["label"])
+        parts.append(pa.table({"set": [name] * count, "group": [group] * count, **known}))
+    return pa.concat_tables(parts)
+
+
+def score_columns(inputs: Predictions, states: Mapping[str, FittedScore]) -> dict[str, np.ndarray]:
+    """Every score of N images, float64 (N,), by name."""
+    return {name: apply_score(name, state, inputs).double().numpy() for name, state in states.items()}
+
+
+def rows_of(table: pa.Table, column: str, value: str) -> dict[str, np.ndarray]:
+    """Columns of the rows in which `column` (`set` or `group`) has a value."""
+    chosen = table.filter(pc.equal(table[column], value))
+    return {name: chosen[name].to_numpy() for name in chosen.column_names if name not in ("set", "group")}

@@ -1,0 +1,161 @@
+"""Which images an evaluation reads: a run's config with what the command line changes, and its sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rtk.config.load import ConfigError, build_config, flatten, load_config
+from rtk.config.schema import RunConfig
+from rtk.data.catalog import resolve_path
+from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.data.pipeline import Source
+from rtk.evaluate.suites import OODSet, is_missing, load_suite
+from rtk.run_folder import RunFolder
+
+ID_SETS = ("train", "validation", "test")
+VALIDATION_OOD = "validation_ood"
+# What a trained run may be evaluated with; the rest is what it was trained with.
+MAY_CHANGE = ("data.test", "data.validation", "data.validation_ood")
+MAY_CHANGE_BELOW = ("evaluate.", "data.near_ood", "data.far_ood")
+
+
+def evaluation_config(
+    run: RunFolder,
+    overrides: Sequence[str] = (),
+    suite: str | None = None,
+    ood: Sequence[OODSet] = (),
+    allow_missing: bool = False,
+) -> RunConfig:
+    """The config that a run is evaluated with: that of its training, a suite's sets, more sets, overrides.
+
+    Args:
+        run: a trained run.
+        overrides: `a.b=value` of `evaluate` and of the sets that are tested and tuned on.
+        suite: name or path of a suite, whose OOD sets replace the recipe's.
+        ood: OOD test sets beside those; one of a known name replaces it.
+        allow_missing: leave out the sets of the suite that are not there.
+
+    Raises:
+        ConfigError: a set or the suite is missing, or an override changes what was trained.
+    """
+    tree = load_config(run.path / "config.yaml", overrides).model_dump(mode="json")
+    _refuse_changes(run.config_tree(), tree)
+    if suite is not None:
+        tree["data"] |= _suite_data(suite, allow_missing)
+    for entry in ood:
+        for group in ("near_ood", "far_ood"):
+            tree["data"][group].pop(entry.name, None)
+        tree["data"][f"{entry.group}_ood"][entry.name] = entry.path
+    return build_config(tree)
+
+
+def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
+    """The keys of `data` that a suite sets."""
+    found = load_suite(suite)
+    absent = [entry for entry in found.sets if is_missing(entry.path)]
+    if absent and not allow_missing:
+        names = ", ".join(f"{entry.name} ({entry.path})" for entry in absent)
+        raise ConfigError(
+            f"--suite {found.name}: {len(absent)} of {len(found.sets)} sets are missing: {names}; "
+            "--allow-missing evaluates on the others"
+        )
+    present = [entry for entry in found.sets if entry not in absent]
+    if not present:
+        raise ConfigError(f"--suite {found.name}: none of its {len(found.sets)} sets is there")
+    data: dict[str, Any] = {
+        f"{group}_ood": {entry.name: entry.path for entry in present if entry.group == group}
+        for group in ("near", "far")
+    }
+    if found.test is not None:
+        data["test"] = found.test
+    if found.validation_ood is not None and not (allow_missing and is_missing(found.validation_ood)):
+        data[VALIDATION_OOD] = found.validation_ood
+    return data
+
+
+def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    old, new = dict(flatten(before)), dict(flatten(after))
+    changed = [key for key in new if key in old and old[key] != new[key]]
+    refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith(MAY_CHANGE_BELOW)]
+    if refused:
+        allowed = ", ".join((*MAY_CHANGE, *MAY_CHANGE_BELOW))
+        raise ConfigError(
+            f"{refused[0]}: {old[refused[0]]!r} -> {new[refused[0]]!r} would need another training; "
+            f"an evaluation may change {allowed}"
+        )
+
+
+def configured_ood(config: RunConfig) -> dict[str, OODSet]:
+    """OOD test sets of a config, by name."""
+    near = [OODSet(name, "near", path) for name, path in config.data.near_ood.items()]
+    far = [OODSet(name, "far", path) for name, path in config.data.far_ood.items()]
+    return {entry.name: entry for entry in [*near, *far]}
+
+
+def evaluation_sources(config: RunConfig, rows: int | None = None) -> dict[str, Source]:
+    """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test`, the OOD sets.
+
+    `validation_ood` is among them where something is tuned on it.
+
+    Raises:
+        ConfigError: a set is missing, its name is taken, or images to tune on are images to test on.
+    """
+    size, sets = config.data.image_size, configured_ood(config)
+    if config.data.test is None:
+        raise ConfigError("data.test: got null, wanted the in-distribution test set (--test PATH)")
+    reserved = [name for name in sets if name in (*ID_SETS, VALIDATION_OOD)]
+    if reserved:
+        raise ConfigError(f"--ood: the name {reserved[0]!r} is taken, wanted another")
+    train = open_set(config.data.train, "data.train", need_classes=True)
+    sources = {"train": Source(train, size, rows or config.data.train_rows)}
+    for name in ("validation", "test", *_tuning_sets(config)):
+        path = getattr(config.data, name)
+        if path is not None:
+            sources[name] = Source(open_set(path, f"data.{name}"), size, rows)
+    check_labels(sources["test"].dataset, len(train.classes))
+    sources |= {
+        name: Source(open_set(entry.path, f"--ood {name}"), size, rows) for name, entry in sets.items()
+    }
+    _check_validation_apart(sources)
+    return sources
+
+
+def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
+    """`validation_ood` where something is tuned on it.
+
+    Raises:
+        ConfigError: the automatic search has nothing to search on.
+    """
+    if config.evaluate.protocol == "aps" and config.data.validation_ood is None:
+        raise ConfigError(
+            "data.validation_ood: got null, wanted OOD images that evaluate.protocol=aps can tune on"
+        )
+    return (VALIDATION_OOD,) if config.evaluate.protocol == "aps" or config.evaluate.risk is not None else ()
+
+
+def open_set(path: str, key: str, need_classes: bool = False) -> ImageDataset:
+    """Open a set.
+
+    Raises:
+        ConfigError: it cannot be opened; names the key.
+    """
+    try:
+        return open_dataset(resolve_path(path), need_classes=need_classes)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def _check_validation_apart(sources: Mapping[str, Source]) -> None:
+    """What is tuned on must not be tested on: neither the same file nor a copy of it."""
+    tuned = {name: source for name, source in sources.items() if name in ("validation", VALIDATION_OOD)}
+    tested = {name: source for name, source in sources.items() if name not in (*tuned, "train")}
+    hashes = {name: content_hash(source.dataset) for name, source in tested.items()} if tuned else {}
+    for name, source in tuned.items():
+        own = content_hash(source.dataset)
+        same = [other for other, found in hashes.items() if found == own]
+        if same:
+            raise ConfigError(
+                f"data.{name}: got the images of the test set {same[0]!r} ({source.dataset.path}), "
+                "wanted images that nothing is tested on"
+            )

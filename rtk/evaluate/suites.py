@@ -1,0 +1,125 @@
+"""Suites: which image sets a benchmark tests on, grouped into near- and far-OOD as OpenOOD does."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow import fs
+
+from rtk.config.load import ConfigError, expand_variables
+from rtk.data.catalog import resolve_path
+from rtk.data.storage import locate
+
+GROUPS = ("near", "far")
+SUITE_KEYS = (*GROUPS, "test", "validation_ood")
+
+
+@dataclass(frozen=True)
+class OODSet:
+    """An out-of-distribution test set: its name, `near` or `far`, and its path."""
+
+    name: str
+    group: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark's sets.
+
+    Attributes:
+        name: of the YAML file.
+        sets: OOD test sets.
+        test: in-distribution test set; None: the recipe's.
+        validation_ood: OOD images to tune on, none of them in `sets`; None: the recipe's.
+    """
+
+    name: str
+    sets: tuple[OODSet, ...]
+    test: str | None = None
+    validation_ood: str | None = None
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Suites that come with rtk, by name."""
+    folder = Path(str(resources.files("rtk") / "suites"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_suite(suite: str | Path) -> Suite:
+    """Read a suite, shipped (by name) or a YAML file with `near`, `far`, `test`, `validation_ood`.
+
+    Raises:
+        ConfigError: no such suite, no YAML, an unknown key (named with the nearest valid one), a path that
+            is no string, or an environment variable that is not set.
+    """
+    path = _find_suite(suite)
+    tree = expand_variables(_read_suite(path), f"suite {path.stem}")
+    sets = [OODSet(name, group, where) for group in GROUPS for name, where in tree.get(group, {}).items()]
+    if not sets:
+        raise ConfigError(f"{path}: got no OOD set, wanted some under near or far")
+    return Suite(path.stem, tuple(sets), tree.get("test"), tree.get("validation_ood"))
+
+
+def is_missing(path: str) -> bool:
+    """Whether there is nothing at a path (local, URI, or `builtin:`)."""
+    filesystem, place = locate(resolve_path(path))
+    return bool(filesystem.get_file_info(place).type == fs.FileType.NotFound)
+
+
+def parse_ood(text: str) -> OODSet:
+    """`NAME=PATH` for a set of a shipped suite, `near:NAME=PATH` or `far:NAME=PATH` for any.
+
+    Raises:
+        ConfigError: where the form is another or the group is not known.
+    """
+    label, equals, path = text.partition("=")
+    group, colon, name = label.rpartition(":")
+    if not equals or not name or not path:
+        raise ConfigError(f"--ood: got {text!r}, wanted NAME=PATH, near:NAME=PATH or far:NAME=PATH")
+    if not colon:
+        group = known_groups().get(name, "")
+    if group not in GROUPS:
+        raise ConfigError(f"--ood: is {name!r} near or far? Say near:{name}=PATH or far:{name}=PATH")
+    return OODSet(name, group, path)
+
+
+@cache
+def known_groups() -> dict[str, str]:
+    """Group of every OOD set that a shipped suite names; no two of them disagree."""
+    trees = [_read_suite(path) for path in shipped_suites().values()]
+    return {name: group for tree in trees for group in GROUPS for name in tree.get(group, {})}
+
+
+def _find_suite(suite: str | Path) -> Path:
+    path, shipped = Path(suite), shipped_suites()
+    if path.is_file():
+        return path
+    if str(suite) in shipped:
+        return shipped[str(suite)]
+    raise ConfigError(f"--suite: got {str(suite)!r}, wanted a YAML file or one of {', '.join(shipped)}")
+
+
+def _read_suite(path: Path) -> dict[str, Any]:
+    """The checked tree of a suite, variables not yet expanded."""
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: got {type(tree).__name__}, wanted a mapping with {', '.join(SUITE_KEYS)}")
+    for key, value in tree.items():
+        if key not in SUITE_KEYS:
+            near = difflib.get_close_matches(str(key), SUITE_KEYS, n=1, cutoff=0.0)
+            raise ConfigError(f"{path}: unknown key {key!r}, nearest valid key is {near[0]!r}")
+        entries = value if key in GROUPS else {"": value}
+        if not isinstance(entries, dict) or not all(isinstance(item, str) for item in entries.values()):
+            wanted = "sets as name: path" if key in GROUPS else "a path"
+            raise ConfigError(f"{path}: {key}: got {value!r}, wanted {wanted}")
+    return tree

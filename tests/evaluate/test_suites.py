@@ -1,0 +1,149 @@
+"""Suites of OOD sets and how an evaluation's config is put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rtk.config import ConfigError, load_config
+from rtk.config.load import dump_config
+from rtk.evaluate.sets import configured_ood, evaluation_config, evaluation_sources
+from rtk.evaluate.suites import OODSet, known_groups, load_suite, parse_ood, shipped_suites
+from rtk.run_folder import RunFolder
+
+DIGITS = "builtin:digits/"
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    """A folder of an untrained run: enough where only the config is read."""
+    (tmp_path / "config.yaml").write_text(dump_config(load_config("digits_ce")))
+    return RunFolder(tmp_path)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", shipped_suites())
+def test_shipped_suites_are_read_below_rtk_data(name, monkeypatch):
+    monkeypatch.setenv("RTK_DATA", "/data")
+    suite = load_suite(name)
+    assert {entry.group for entry in suite.sets} == {"near", "far"}
+    assert all(entry.path.startswith("/data/") for entry in suite.sets)
+    assert suite.validation_ood not in [entry.path for entry in suite.sets]
+
+
+def test_imagenet_suite_is_grouped_as_in_openood(monkeypatch):
+    monkeypatch.setenv("RTK_DATA", "/data")
+    groups = {entry.name: entry.group for entry in load_suite("imagenet1k").sets}
+    assert [name for name, group in groups.items() if group == "near"] == ["ssb_hard", "ninco"]
+    assert [name for name, group in groups.items() if group == "far"] == [
+        "inaturalist",
+        "textures",
+        "openimage_o",
+    ]
+
+
+def test_shipped_suites_agree_on_the_group_of_a_set():
+    groups = known_groups()
+    assert (groups["cifar10"], groups["ninco"], groups["textures"]) == ("near", "near", "far")
+    for name in shipped_suites():
+        text = shipped_suites()[name].read_text()
+        near, far = text.split("\nfar:")
+        assert all(
+            f"  {other}: " not in (far if group == "near" else near) for other, group in groups.items()
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nearr: {a: /a}", "unknown key 'nearr', nearest valid key is 'near'"),
+        ("near: [a, b]", "near: got .*, wanted sets as name: path"),
+        ("near: {a: 3}", "near: got .*, wanted sets as name: path"),
+        ("test: {a: /b}", "test: got .*, wanted a path"),
+        ("test: /a", "got no OOD set"),
+        ("- near", "got list, wanted a mapping"),
+        ("near: {a", "not valid YAML"),
+    ],
+)
+def test_bad_suites_are_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_suite(write(tmp_path, text))
+
+
+def test_unknown_suite_and_unset_variable_are_named(monkeypatch):
+    with pytest.raises(ConfigError, match="got 'cifar1000', wanted a YAML file or one of .*cifar100"):
+        load_suite("cifar1000")
+    monkeypatch.delenv("RTK_DATA", raising=False)
+    with pytest.raises(ConfigError, match="RTK_DATA"):
+        load_suite("cifar100")
+
+
+def test_missing_sets_are_all_named_and_may_be_left_out(run, tmp_path):
+    suite = write(
+        tmp_path, f"near: {{gone: /nowhere, there: '{DIGITS}near_digits89.parquet'}}\nfar: {{lost: /no}}"
+    )
+    with pytest.raises(ConfigError, match=r"2 of 3 sets are missing: gone \(/nowhere\), lost \(/no\)"):
+        evaluation_config(run, suite=str(suite))
+    assert list(configured_ood(evaluation_config(run, suite=str(suite), allow_missing=True))) == ["there"]
+    with pytest.raises(ConfigError, match="none of its 1 sets"):
+        evaluation_config(run, suite=str(write(tmp_path, "far: {lost: /no}")), allow_missing=True)
+
+
+def test_suite_replaces_the_recipes_sets_and_more_are_added(run, tmp_path):
+    suite = str(write(tmp_path, f"far: {{digits89: '{DIGITS}near_digits89.parquet'}}"))
+    assert configured_ood(evaluation_config(run, suite=suite))["digits89"].group == "far"
+    moved = OODSet("digits89", "near", "/b")
+    sets = configured_ood(evaluation_config(run, suite=suite, ood=[moved, OODSet("more", "far", "/c")]))
+    assert sets == {"digits89": moved, "more": OODSet("more", "far", "/c")}
+
+
+@pytest.mark.parametrize("override", ["model.width=99", "data.validation_fraction=0.5", "data.train=/a"])
+def test_what_was_trained_cannot_be_changed(run, override):
+    with pytest.raises(ConfigError, match="would need another training"):
+        evaluation_config(run, [override])
+
+
+def test_images_to_tune_on_must_not_be_tested_on(run, tmp_path):
+    photos = f"{DIGITS}far_photos.parquet"
+    config = evaluation_config(run, ["evaluate.protocol=aps", f"data.validation_ood={photos}"])
+    with pytest.raises(ConfigError, match="data.validation_ood: got the images of the test set 'photos'"):
+        evaluation_sources(config)
+    with pytest.raises(ConfigError, match="data.validation_ood: got null"):
+        evaluation_sources(evaluation_config(run, ["evaluate.protocol=aps"]))
+    with pytest.raises(ConfigError, match="data.validation: got the images of the test set 'test'"):
+        evaluation_sources(evaluation_config(run, [f"data.validation={DIGITS}test.parquet"]))
+
+
+def test_a_copy_of_a_test_set_is_found_too(run, tmp_path):
+    from rtk.data.catalog import resolve_path
+
+    copy = tmp_path / "copy.parquet"
+    copy.write_bytes(Path(resolve_path(f"{DIGITS}far_photos.parquet")).read_bytes())
+    config = evaluation_config(run, ["evaluate.risk=0.1", f"data.validation_ood={copy}"])
+    with pytest.raises(ConfigError, match="'photos'"):
+        evaluation_sources(config)
+
+
+def test_validation_ood_is_read_only_where_something_is_tuned(run):
+    assert "validation_ood" not in evaluation_sources(evaluation_config(run, ["data.validation_ood=/no"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "group"),
+    [("cifar10=/a", "cifar10", "near"), ("mnist=/a", "mnist", "far"), ("near:cats=/a=b", "cats", "near")],
+)
+def test_ood_sets_are_parsed(text, name, group):
+    parsed = parse_ood(text)
+    assert (parsed.name, parsed.group) == (name, group)
+
+
+@pytest.mark.parametrize("text", ["cats", "cats=/a", "middle:cats=/a", "=/a", "mnist="])
+def test_bad_ood_sets_are_refused(text):
+    with pytest.raises(ConfigError, match="--ood"):
+        parse_ood(text)
