@@ -379,6 +379,19 @@ def _add_data(commands: Parsers) -> None:
     )
     inspect.add_argument("--sample", type=_positive, metavar="N", help="look at N images only")
     _json(inspect)
+    views = _add(
+        actions,
+        "views",
+        "data_views",
+        "draw a contact sheet of the views that a recipe trains on",
+        """rtk data views digits_demo
+        rtk data views my_recipe.yaml data.augment.crop=resized --out sheet.png""",
+    )
+    views.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    views.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    views.add_argument("--out", default="views.png", metavar="FILE", help="default: views.png")
+    views.add_argument("--images", type=_positive, default=8, metavar="N", help="columns (default: 8)")
+    _json(views)
 
 
 def _add_plan(commands: Parsers) -> None:

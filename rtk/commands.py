@@ -357,6 +357,22 @@ def data_inspect(options: Options) -> int:
     return 0
 
 
+def data_views(options: Options) -> int:
+    """`rtk data views`."""
+    from rtk.data.view_sheet import view_sheet
+
+    config = load_with_origins(options.recipe, options.overrides).config
+    try:
+        view_sheet(config, options.images).save(options.out)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {options.out} ({error.strerror or error})") from None
+    if options.json:
+        _print_json({"views": options.out})
+    else:
+        print(f"views: {options.out}")
+    return 0
+
+
 def recipes_ls(options: Options) -> int:
     """`rtk recipes ls`."""
     summaries = {name: _first_comment(path) for name, path in shipped_recipes().items()}

@@ -68,5 +68,6 @@ class _Collect(TorchFunctionMode):
 def _transformer_blocks(model: nn.Module) -> list[nn.Module]:
     for module in model.modules():
         if hasattr(module, "patch_embed") and hasattr(module, "blocks"):
-            return list(module.blocks)
+            blocks: Any = module.blocks
+            return list(blocks)
     return []

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rtk.models.build import fixed_running_statistics
 from rtk.objectives.cross_entropy import soft_cross_entropy
+from rtk.objectives.jensen_shannon import jensen_shannon
 from rtk.objectives.rat import CleanPass, attacked_images
 
 if TYPE_CHECKING:
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 class Term:
     """One weighed term: its name in the logs, its factor, and the view of the batch that it looks at.
 
-    A term with an `attack` looks at its view's images after the attack.
+    A term with an `attack` looks at its view's images after the attack. One of `consistency` looks at several
+    versions of each image (n, versions, 3, H, W) and compares their predictions with each other.
     """
 
     name: str
     weight: float
     view: str
     label_smoothing: float = 0.0
+    consistency: bool = False
     attack: RatConfig | None = None
 
 
@@ -43,6 +46,9 @@ def active_terms(config: ObjectiveConfig) -> list[Term]:
         Term("rat", config.rat.weight, "clean", attack=config.rat),
         Term("regmixup", config.regmixup.weight, "mixed"),
         Term("regpixmix", config.regpixmix.weight, "pixmix"),
+        Term("cutmix", config.cutmix.weight, "cutmix"),
+        Term("openmix", config.openmix.weight, "openmix"),
+        Term("augmix", config.augmix.weight, "augmix", consistency=True),
     ]
     return [term for term in terms if term.weight > 0]
 
@@ -80,7 +86,7 @@ def compute_losses(
             logits = model(torch.cat(images) if len(images) > 1 else images[0])
             parts = logits.split([len(part) for part in images])
             yield [
-                (term, soft_cross_entropy(part, views[term.view].targets, term.label_smoothing))
+                (term, _losses(term, part, views[term.view]))
                 for term, part in zip(together, parts, strict=True)
             ]
         if needs_gradient:
@@ -103,7 +109,16 @@ def _is_clean(term: Term) -> bool:
 
 
 def _images(model: nn.Module, views: Mapping[str, View], term: Term, clean: CleanPass | None) -> Tensor:
+    if term.consistency:
+        return views[term.view].images.flatten(0, 1)
     if term.attack is None:
         return views[term.view].images
     assert clean is not None, "the clean term comes first"
     return attacked_images(model, clean, term.attack)
+
+
+def _losses(term: Term, logits: Tensor, view: View) -> Tensor:
+    """Per-sample losses (N,) of a term."""
+    if term.consistency:
+        return jensen_shannon(logits.unflatten(0, view.images.shape[:2]))
+    return soft_cross_entropy(logits, view.targets, term.label_smoothing)

@@ -113,7 +113,7 @@ def _parameters(config: RunConfig, num_classes: int) -> int:
 
 @torch.no_grad()
 def _finish_random_weights(backbone: Any) -> None:
-    """The part of timm's initialisation that ZeRO-3 misses, for it reaches into layers that are cut already."""
+    """The part of timm's initialisation that ZeRO-3 misses: it reaches into layers that are cut already."""
     if not hasattr(backbone, "fix_init_weight"):
         return
     for index, block in enumerate(backbone.blocks):

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rtk.config.schema import AveragingConfig, RunConfig, duration_steps
-from rtk.data.epochs import epoch_order, rank_batch
+from rtk.data.arrays import ImageArrays
+from rtk.data.loader import Loader, ahead
 from rtk.data.views import View, ViewMaker
 from rtk.distributed import barrier, max_over_ranks, mean_over_ranks_, rank, world_size
 from rtk.environment import supports_bf16
@@ -251,20 +253,28 @@ def _train(
 ) -> dict[str, Any]:
     config, run, total = job.config, job.run, job.total_steps
     terms = active_terms(config.objective)
-    maker = ViewMaker(data.train, data.pictures, job.num_classes, config.data, config.objective, config.seed)
+    names = {term.view for term in terms}
+    load = Loader(
+        config,
+        partial(_view_maker, job, data, device),
+        data.train,
+        data.feed,
+        (job.steps_per_epoch, total),
+        (rank(), world_size()),
+        device,
+    )
+
+    def make(step: int) -> tuple[dict[str, View], dict[str, View] | None]:
+        again = config.sharpness.redraw_views and state.sharpness and state.sharpness.ascends_at(step)
+        return load(step, names), load(step, names, redraw=1) if again else None
+
+    batches = ahead(make, range(start, total))
     reporter = Reporter(run, job.steps_per_epoch, total, config.train.batch_size, start)
     metrics: dict[str, float] = {}
     state.engine.module.train()
     for step in range(start, total):
         waiting = time.monotonic()
-        epoch, position = divmod(step, job.steps_per_epoch)
-        order = epoch_order(config.seed, epoch, len(data.train))
-        rows = rank_batch(order, position, config.train.batch_size, rank(), world_size())
-        names = {term.view for term in terms}
-        views = _to_device(maker(rows, epoch, names), device)
-        redrawn = None
-        if config.sharpness.redraw_views and state.sharpness and state.sharpness.ascends_at(step):
-            redrawn = _to_device(maker(rows, epoch, names, redraw=1), device)
+        views, redrawn = next(batches)
         waited = time.monotonic() - waiting
 
         rate = rate_at(config, step, job)
@@ -273,7 +283,7 @@ def _train(
         if rank() == 0:
             reporter.step(step, losses, rate, waited)
 
-        if position + 1 == job.steps_per_epoch or step + 1 == total:
+        if (step + 1) % job.steps_per_epoch == 0 or step + 1 == total:
             metrics = _end_epoch(job, data, state, reporter, step + 1)
             report(
                 {
@@ -289,6 +299,22 @@ def _train(
     return {"status": "finished", "step": total, "metrics": metrics}
 
 
+def _view_maker(job: TrainingJob, data: TrainingData, device: torch.device, images: ImageArrays) -> ViewMaker:
+    """Views of the training set, or of the part of it that is in memory."""
+    config = job.config
+    where = device if config.data.views_on == "device" else "cpu"
+    return ViewMaker(
+        images,
+        data.pictures,
+        job.num_classes,
+        config.data,
+        config.objective,
+        config.seed,
+        data.outliers,
+        where,
+    )
+
+
 def _end_epoch(
     job: TrainingJob, data: TrainingData, state: TrainState, reporter: Reporter, step: int
 ) -> dict[str, float]:
@@ -299,7 +325,8 @@ def _end_epoch(
     share = config.train.batch_size // world_size()
     # Frozen statistics are those that the weights were trained with.
     reestimate = config.averaging.reestimate_batchnorm and not config.model.freeze_batchnorm
-    metrics = validate(state, data, share, reestimate, config.evaluate)
+    seen = replace(data, train=data.train.cropped(config.data.image_size))
+    metrics = validate(state, seen, share, reestimate, config.evaluate)
     if rank() == 0:
         reporter.validated(step, metrics)
     epoch = step // job.steps_per_epoch
@@ -340,7 +367,3 @@ def rate_at(config: RunConfig, step: int, job: TrainingJob) -> float:
     return learning_rate(
         step, job.total_steps, config.optimizer.lr, schedule.name, warmup, schedule.final_fraction
     )
-
-
-def _to_device(views: dict[str, View], device: torch.device) -> dict[str, View]:
-    return {name: View(view.images.to(device), view.targets.to(device)) for name, view in views.items()}
