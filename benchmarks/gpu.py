@@ -70,7 +70,7 @@ class Case(NamedTuple):
 
 
 class FastStep:
-    """rtk's step in one process: the same functions as in `rtk.train.worker.train_step`."""
+    """rtk's step in one process: the same functions as in `rtk.train.step.train_step`."""
 
     def __init__(self, model: Classifier, optimizer: torch.optim.Optimizer) -> None:
         self.model = model

@@ -22,7 +22,8 @@ from rtk.config.load import build_config
 from rtk.data.views import View
 from rtk.objectives import active_terms
 from rtk.train.job import TrainingJob
-from rtk.train.worker import build_state, train_step
+from rtk.train.setup import build_state
+from rtk.train.step import train_step
 
 CLASSES = 100
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

@@ -23,8 +23,9 @@ from rank_memory import CLASSES, measure_peaks, random_views, settings, start_ra
 from rtk.config.load import build_config
 from rtk.objectives import active_terms
 from rtk.train.job import TrainingJob
+from rtk.train.setup import build_state
 from rtk.train.state import TrainState
-from rtk.train.worker import build_state, train_step
+from rtk.train.step import train_step
 
 PLAIN, FSAM, RAT = "plain", "F-SAM", "RAT"
 METHODS: dict[str, dict[str, Any]] = {

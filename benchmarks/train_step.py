@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--batch 128] [--rounds 5] [--width 64]
 
 Both make the same three views (crop and flip, RegMixup, PixMix), back-propagate the three terms at w
-and at w + e (F-SAM), step SGD and update the EMA. rtk's is `rtk.train.worker.train_step` on a DeepSpeed
+and at w + e (F-SAM), step SGD and update the EMA. rtk's is `rtk.train.step.train_step` on a DeepSpeed
 ZeRO-1 engine with bf16 autocast and channels_last, set up as in a worker; the other is plain torch. Each has
 a process of its own and they take turns, so that a machine whose speed drifts is fair to both. Random
 pictures: the speed does not depend on what they show.
@@ -29,7 +29,8 @@ from rtk.data.views import ImageArrays, View, ViewMaker
 from rtk.models import build_model
 from rtk.objectives import active_terms
 from rtk.train.job import TrainingJob
-from rtk.train.worker import build_state, keep_freed_memory, train_step
+from rtk.train.setup import build_state, keep_freed_memory
+from rtk.train.step import train_step
 
 CLASSES, ROWS, SIDE = 100, 2048, 32
 NAMES = {"clean", "mixed", "pixmix"}

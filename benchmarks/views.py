@@ -24,7 +24,7 @@ from torch import Tensor
 from rtk.config.load import build_config
 from rtk.data.fractals import render_fractals
 from rtk.data.views import ImageArrays, ViewMaker
-from rtk.train.worker import keep_freed_memory
+from rtk.train.setup import keep_freed_memory
 
 CASES = {32: 512, 224: 32}  # side: images a batch
 PICTURES = 32

@@ -33,7 +33,7 @@ from rtk.data.loader import Loader, ahead
 from rtk.data.pipeline import Source, decode_datasets
 from rtk.data.views import ViewMaker
 from rtk.ray_session import start_ray
-from rtk.train.worker import keep_freed_memory
+from rtk.train.setup import keep_freed_memory
 
 ROWS, BATCH, SIDE = 4096, 512, 32
 NAMES = {"clean", "pixmix"}

@@ -24,7 +24,8 @@ from rtk.data.views import View
 from rtk.objectives import active_terms
 from rtk.train.initial import initial_model
 from rtk.train.job import TrainingJob
-from rtk.train.worker import build_state, train_step
+from rtk.train.setup import build_state
+from rtk.train.step import train_step
 
 CLASSES = 1000
 

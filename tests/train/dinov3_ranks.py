@@ -24,7 +24,7 @@ from rtk.seeding import seed_torch
 from rtk.train.engine import build_engine, build_sharpness, partitioned_build, whole
 from rtk.train.initial import initial_model
 from rtk.train.state import TrainState
-from rtk.train.worker import train_step
+from rtk.train.step import train_step
 from rtk.train.zero_shards import engine_shards
 from tests.models.dinov3_cases import recorded_model
 from tests.train.sharded_cases import model_weights
