@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--batch 128] [--rounds 5] [--width 64]
 
 Both make the same three views (crop and flip, RegMixup, PixMix), back-propagate the three terms at w
-and at w + e (F-SAM), step SGD and update the EMA. rtk's is `rtk.train.worker.train_step` on a DeepSpeed
+and at w + e (F-SAM), step SGD and update the EMA. rtk's is `rtk.train.step.train_step` on a DeepSpeed
 ZeRO-1 engine with bf16 autocast and channels_last, set up as in a worker; the other is plain torch. Each has
 a process of its own and they take turns, so that a machine whose speed drifts is fair to both. Random
 pictures: the speed does not depend on what they show.
@@ -12,8 +12,6 @@ pictures: the speed does not depend on what they show.
 from __future__ import annotations
 
 import argparse
-import copy
-import math
 import multiprocessing
 import os
 import statistics
@@ -22,7 +20,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from plain_step import PlainStep
 
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
@@ -31,7 +29,8 @@ from rtk.data.views import ImageArrays, View, ViewMaker
 from rtk.models import build_model
 from rtk.objectives import active_terms
 from rtk.train.job import TrainingJob
-from rtk.train.worker import build_state, keep_freed_memory, train_step
+from rtk.train.setup import build_state, keep_freed_memory
+from rtk.train.step import train_step
 
 CLASSES, ROWS, SIDE = 100, 2048, 32
 NAMES = {"clean", "mixed", "pixmix"}
@@ -61,53 +60,6 @@ def make_views(config: RunConfig) -> ViewMaker:
     return ViewMaker(train, pictures, CLASSES, config.data, config.objective, seed=0)
 
 
-class PlainStep:
-    """SURE+ as one would write it down: fp32, NCHW, loops over parameters."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.model = build_model(config.model, CLASSES).train()
-        self.average = copy.deepcopy(self.model)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-        self.gradient_average: list[torch.Tensor] | None = None
-        self.updates = 0
-
-    def __call__(self, views: dict[str, View]) -> None:
-        """One update."""
-        self._gradients(views)
-        gradients = [parameter.grad.clone() for parameter in self.model.parameters()]
-        directions = gradients
-        if self.gradient_average is None:
-            self.gradient_average = gradients
-        else:
-            directions = [g - m for g, m in zip(gradients, self.gradient_average, strict=True)]
-            pairs = zip(gradients, self.gradient_average, strict=True)
-            self.gradient_average = [0.8 * m + 0.2 * g for g, m in pairs]
-        norm = torch.cat([d.flatten() for d in directions]).norm()
-        steps = [0.2 * d / (norm + 1e-12) for d in directions]
-        with torch.no_grad():
-            for parameter, step in zip(self.model.parameters(), steps, strict=True):
-                parameter.add_(step)
-        self._gradients(views)
-        with torch.no_grad():
-            for parameter, step in zip(self.model.parameters(), steps, strict=True):
-                parameter.sub_(step)
-        self.optimizer.step()
-        self._update_average()
-
-    def _gradients(self, views: dict[str, View]) -> None:
-        self.optimizer.zero_grad()
-        for view in views.values():
-            cross_entropy(self.model(view.images), view.targets).backward()
-
-    def _update_average(self) -> None:
-        self.updates += 1
-        decay = 0.9998 * (1 - math.exp(-self.updates / 2000))
-        live = self.model.state_dict()
-        for name, value in self.average.state_dict().items():
-            if value.is_floating_point():
-                value.mul_(decay).add_(live[name], alpha=1 - decay)
-
-
 class RtkStep:
     """The step that `rtk train` runs, on one rank."""
 
@@ -129,10 +81,16 @@ class RtkStep:
         self.step += 1
 
 
+def plain_step(config: RunConfig) -> PlainStep:
+    """The same settings, written down plainly."""
+    model = build_model(config.model, CLASSES).train()
+    return PlainStep(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4))
+
+
 def serve(name: str, batch: int, width: int, turns: Connection) -> None:
     """Process of one side: for every number that comes in, make one update and send its seconds back."""
     config = sure_plus_config(batch, width)
-    step: PlainStep | RtkStep = PlainStep(config) if name == PLAIN else RtkStep(config)
+    step: PlainStep | RtkStep = plain_step(config) if name == PLAIN else RtkStep(config)
     maker = make_views(config)
     for number in iter(turns.recv, None):
         rows = (np.arange(batch) + number * batch) % ROWS

@@ -23,6 +23,7 @@ examples:
   rtk train digits_demo train.duration=3ep          train a recipe, with overrides
   rtk evaluate RUN --ood near:cats=data/cats        scores and metrics on OOD sets
   rtk report RUN OTHER_RUN                          a page that sets runs side by side
+  rtk export RUN && rtk predict RUN photos/         use it: accept, likely-wrong or unfamiliar
 """
 
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -42,7 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_compare(commands)
     _add_sync(commands)
+
+    _add_export(commands)
+    _add_predict(commands)
     _add_data(commands)
+    _add_plan(commands)
     _add_recipes(commands)
     _add_doctor(commands)
     _add_completion(commands)
@@ -181,7 +186,12 @@ def _add_evaluate(commands: Parsers) -> None:
     parser.add_argument(
         "--risk", type=float, metavar="R", help="choose thresholds for this share of wrong accepted images"
     )
-    parser.add_argument("--bootstrap", type=int, metavar="N", help="95 %% intervals from N resamples")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="95 %% intervals from N resamples (evaluate.ds_method=grid makes them faster)",
+    )
     parser.add_argument(
         "--corruptions",
         nargs="?",
@@ -305,6 +315,39 @@ def _add_sync(commands: Parsers) -> None:
     _json(parser)
 
 
+def _add_export(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "export",
+        "export",
+        "package a run with its scores and decision rule, as a folder and an MLflow model",
+        """rtk evaluate RUN --risk 0.02
+        rtk export RUN
+        rtk export RUN --register flowers""",
+    )
+    parser.add_argument("run", help="evaluated run with a decision rule: its folder, or its name")
+    parser.add_argument("--register", metavar="NAME", help="register it under this name in MLflow")
+    parser.add_argument("--no-mlflow", action="store_true", help="write the folder only")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
+    _json(parser)
+
+
+def _add_predict(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "predict",
+        "predict",
+        "say of images what they show, and whether to trust it: accept, likely-wrong or unfamiliar",
+        """rtk predict RUN photo.jpg more_photos/
+        rtk predict models:/flowers/1 photos/ --jsonl > predictions.jsonl
+        rtk predict RUN/export test.parquet""",
+    )
+    parser.add_argument("model", help="exported run, its export folder, or an MLflow URI")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image or Parquet file, or folder of them")
+    parser.add_argument("--jsonl", action="store_true", help="print one JSON object a line, one an image")
+
+
 def _add_data(commands: Parsers) -> None:
     data = commands.add_parser("data", help="prepare and look at image sets")
     actions = data.add_subparsers(dest="data_command", metavar="ACTION", required=True)
@@ -336,6 +379,36 @@ def _add_data(commands: Parsers) -> None:
     )
     inspect.add_argument("--sample", type=_positive, metavar="N", help="look at N images only")
     _json(inspect)
+    views = _add(
+        actions,
+        "views",
+        "data_views",
+        "draw a contact sheet of the views that a recipe trains on",
+        """rtk data views digits_demo
+        rtk data views my_recipe.yaml data.augment.crop=resized --out sheet.png""",
+    )
+    views.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    views.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    views.add_argument("--out", default="views.png", metavar="FILE", help="default: views.png")
+    views.add_argument("--images", type=_positive, default=8, metavar="N", help="columns (default: 8)")
+    _json(views)
+
+
+def _add_plan(commands: Parsers) -> None:
+    parser = _add(
+        commands,
+        "plan",
+        "plan",
+        "memory per rank and communication of a recipe under every ZeRO stage",
+        """rtk plan resnet18_cifar100_sure_plus --gpus 1 --gpu-memory 24
+        rtk plan my_recipe.yaml model.name=timm/vit_large_patch16_dinov3 --gpus 8 --gpu-memory 80""",
+    )
+    parser.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument("--gpus", type=_positive, metavar="N", help="ranks (default: the recipe's workers)")
+    parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of each (default: 80)")
+    parser.add_argument("--classes", type=_positive, metavar="C", help="default: those of data.train")
+    _json(parser)
 
 
 def _add_recipes(commands: Parsers) -> None:

@@ -259,6 +259,54 @@ def sync(options: Options) -> int:
     return 0 if all(isinstance(sent, int) for sent in outcome.values()) else 1
 
 
+def export(options: Options) -> int:
+    """`rtk export`."""
+    from rtk.export import export_run, log_to_mlflow
+    from rtk.run_folder import RunFolder
+
+    if options.register and options.no_mlflow:
+        raise ConfigError("--register: cannot be combined with --no-mlflow")
+    run = RunFolder.open(options.run, options.output)
+    folder = export_run(run, options.checkpoint)
+    uri = None if options.no_mlflow else log_to_mlflow(run, folder, options.register)
+    if options.json:
+        _print_json({"folder": str(folder), "mlflow": uri})
+        return 0
+    print(f"exported: {folder}")
+    if uri is not None:
+        print(f"MLflow: {uri}")
+    print(f"next: rtk predict {run.path} IMAGES")
+    return 0
+
+
+def predict(options: Options) -> int:
+    """`rtk predict`; 1 where an image could not be read."""
+    from rtk.console import progress_bar
+    from rtk.predict_images import find_images, open_model, predict_files
+
+    files = find_images(options.images)
+    model = open_model(options.model)
+    rows = []
+    with progress_bar("predicting") as progress:
+        for row in predict_files(model, files, progress):
+            rows.append(row)
+            if options.jsonl:
+                print(json.dumps(row), flush=True)
+    if not options.jsonl:
+        _print_table(model.origin["run"], _prediction_rows(rows))
+    return int(any(row["error"] for row in rows))
+
+
+def _prediction_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The image comes last: a long path would squeeze what matters."""
+    numbers = ("probability", "confidence", "ood_score")
+    table = [["decision", "label", *numbers, "image"]]
+    for row in rows:
+        figures = ["" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
+        table.append([row["decision"] or "error", row["label"] or row["error"], *figures, row["image"]])
+    return table
+
+
 def data_prepare(options: Options) -> int:
     """`rtk data prepare`."""
     from rtk.console import progress_bar
@@ -306,6 +354,22 @@ def data_inspect(options: Options) -> int:
     print(f"  duplicates: {found.duplicates} ({found.conflicts} with another label)")
     print(f"  unreadable: {found.unreadable}")
     print(f"contact sheet: {options.sheet}")
+    return 0
+
+
+def data_views(options: Options) -> int:
+    """`rtk data views`."""
+    from rtk.data.view_sheet import view_sheet
+
+    config = load_with_origins(options.recipe, options.overrides).config
+    try:
+        view_sheet(config, options.images).save(options.out)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {options.out} ({error.strerror or error})") from None
+    if options.json:
+        _print_json({"views": options.out})
+    else:
+        print(f"views: {options.out}")
     return 0
 
 
@@ -382,6 +446,39 @@ def _print_some(title: str, lines: list[str], most: int = 10) -> None:
         print("\n".join(f"  {line}" for line in lines[:most]))
 
 
+def plan(options: Options) -> int:
+    """`rtk plan`."""
+    from rtk.plan import GIB, USABLE, count_classes, plan_recipe
+
+    workers = [f"train.workers={options.gpus}"] if options.gpus else []
+    config = load_with_origins(options.recipe, [*options.overrides, *workers]).config
+    plans = plan_recipe(config, options.classes or count_classes(config))
+    memory = options.gpu_memory * GIB
+    fitting = [stage.stage for stage in plans if stage.fits(memory)]
+    if options.json:
+        stages = [{**asdict(stage), "total": stage.total, "fits": stage.fits(memory)} for stage in plans]
+        _print_json(
+            {"gpu_memory": round(memory), "stages": stages, "first_that_fits": next(iter(fitting), None)}
+        )
+        return 0
+    rows = [["GiB a rank", *(f"ZeRO-{stage.stage}" for stage in plans)]]
+    rows += [[name, *(f"{stage.parts[name] / GIB:.3g}" for stage in plans)] for name in plans[0].parts]
+    rows.append(["total", *(f"{stage.total / GIB:.3g}" for stage in plans)])
+    rows.append(
+        [f"fits {options.gpu_memory:g} GiB", *("yes" if stage.fits(memory) else "no" for stage in plans)]
+    )
+    rows.append(["most alive in", *(stage.moment for stage in plans)])
+    rows.append(["sent a step", *(f"{stage.communication / GIB:.3g}" for stage in plans)])
+    share = config.train.batch_size // (config.train.workers * config.train.accumulation)
+    _print_table(f"{config.name}: {config.train.workers} ranks, {share} images a pass", rows)
+    print(f"A stage fits where it fills at most {USABLE:.0%} of a device. Activations are an estimate.")
+    if fitting:
+        print(f"first that fits, and the fastest: train.zero_stage={fitting[0]}")
+    else:
+        print("No stage fits: take more GPUs, or cut a batch into micro-batches (train.accumulation).")
+    return 0
+
+
 def _print_table(title: str, rows: list[list[str]]) -> None:
     """Print rows, the first of which holds the headings."""
     from rich.console import Console
@@ -390,7 +487,7 @@ def _print_table(title: str, rows: list[list[str]]) -> None:
     print(title)
     table = Table()
     for index, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)

@@ -79,7 +79,7 @@ def test_the_objective_accumulates_the_recorded_gradients(recorded, mode):
     data, net, x, y = recorded
     rat = {"weight": 1.0, "eps": 1e-3, "mode": mode, "solver": "pgd", "step_size": 3e-4, "steps": 7}
     objective = build_config({"data": {"train": "unused"}, "objective": {"rat": rat}}).objective
-    for _, losses in compute_losses(net, {"clean": View(x, y)}, active_terms(objective)):
+    for ((_, losses),) in compute_losses(net, {"clean": View(x, y)}, active_terms(objective)):
         losses.mean().backward()
     name = {"rat": "rat_pgd7_flex_alpha3e-4", "at": "own__at_pgd7_sign_clip01"}[mode]
     for parameter, value in net.named_parameters():
@@ -95,7 +95,7 @@ def test_fgsm_reuses_the_clean_gradient(recorded):
     passes = []
     net.register_forward_hook(lambda *_: passes.append(1))
     collected = {}
-    for term, losses in compute_losses(net, {"clean": View(x, y)}, active_terms(objective.objective)):
+    for ((term, losses),) in compute_losses(net, {"clean": View(x, y)}, active_terms(objective.objective)):
         losses.mean().backward()
         collected[term.name] = losses.mean().item()
     assert len(passes) == 2

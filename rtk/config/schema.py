@@ -58,8 +58,25 @@ class Section(BaseModel):
 class AugmentConfig(Section):
     """Geometric augmentation of the clean view (and of the mixing partner's)."""
 
+    crop: Literal["pad", "resized"] = Field(
+        "pad", description="pad and crop (CIFAR), or cut a random part and resize it (ImageNet)"
+    )
+    crop_scale: tuple[float, float] = Field(
+        (0.08, 1.0), description="smallest and largest share of the area that a resized crop cuts"
+    )
+    crop_ratio: tuple[float, float] = Field(
+        (3 / 4, 4 / 3), description="smallest and largest width over height of a resized crop"
+    )
     crop_padding: int = Field(4, ge=0, description="zero pixels added on each side before the random crop")
     flip: bool = Field(True, description="horizontal flip with probability 1/2")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AugmentConfig:
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale: got {self.crop_scale}, wanted 0 < low <= high <= 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio: got {self.crop_ratio}, wanted 0 < low <= high")
+        return self
 
 
 class DataConfig(Section):
@@ -77,25 +94,95 @@ class DataConfig(Section):
     validation_far_ood: dict[str, str] = Field(
         default_factory=dict, description="far-OOD sets for val/ metrics, name: path; never test sets"
     )
+    outliers: str | None = Field(None, description="Parquet of images of no class, for OpenMix")
     validation_ood: str | None = Field(
         None, description="OOD images to tune scores and thresholds on, never to test on"
     )
     mixing: str | None = Field(None, description="Parquet of PixMix pictures; null: fractals rendered by rtk")
-    image_size: PositiveInt = Field(32, description="side in pixels that images are decoded to")
+    image_size: PositiveInt = Field(32, description="side in pixels of the images that the model sees")
+    decode_size: PositiveInt | None = Field(
+        None,
+        description="side of decoded training images; null: image_size, or 8/7 of it for resized crops",
+    )
+    stream: bool = Field(
+        False, description="decode training images anew in every epoch, for sets that do not fit into memory"
+    )
+    shuffle_rows: PositiveInt = Field(
+        4096, description="streaming: decoded images that are shuffled, and mixed with each other, at a time"
+    )
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="an image cannot be decoded: stop, or leave it out and list it in skipped.csv"
+    )
+    max_errors: float = Field(
+        0.01, ge=0, description="most images to skip, a share of the set below 1, else a number"
+    )
+    views_on: Literal["cpu", "device"] = Field(
+        "cpu", description="where views are made: on the worker's CPU threads or on its accelerator"
+    )
     train_rows: PositiveInt | None = Field(None, description="use the first N training rows; null: all")
     remainder: Literal["drop", "pad"] = Field(
         "drop", description="last incomplete global batch of an epoch: drop it, or pad by wrap-around"
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
 
+    @property
+    def decoded_side(self) -> int:
+        """Side that training images are decoded to."""
+        wide = self.augment.crop == "resized"
+        return self.decode_size or (round(self.image_size * 8 / 7) if wide else self.image_size)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> DataConfig:
+        if self.decoded_side < self.image_size or (
+            self.augment.crop == "pad" and self.decoded_side != self.image_size
+        ):
+            wanted = "at least image_size" if self.augment.crop == "resized" else "image_size, or null"
+            raise ValueError(f"data.decode_size: got {self.decode_size}, wanted {wanted} ({self.image_size})")
+        if self.stream and self.validation is None:
+            raise ValueError("data.stream: needs data.validation, for rows are not held out of a stream")
+        return self
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on a transformer's linear layers; all other weights of the backbone are frozen."""
+
+    rank: int = Field(0, ge=0, description="rank of the adapters; 0: none")
+    alpha: PositiveInt = Field(16, description="the adapters' output is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        ("qkv", "proj", "fc1", "fc1_g", "fc1_x", "fc2"),
+        description="linear layers inside the blocks, by name",
+    )
+
 
 class ModelConfig(Section):
-    """Backbone and head. `resnet18` is the CIFAR-stem network; `timm/NAME` is any timm backbone."""
+    """Backbone, head, and the weights to start from.
 
-    name: str = Field("resnet18", description="resnet18 (CIFAR stem) or timm/NAME")
-    width: PositiveInt = Field(64, description="channels of the first stage (resnet18)")
+    `resnet18`, `resnet110` and `wrn28_10` have the CIFAR stem; `resnet18_imagenet`, `resnet50` and `dinov3_*`
+    are timm's; `timm/NAME` is any other of timm's.
+    """
+
+    name: str = Field("resnet18", description="backbone, such as resnet18, wrn28_10, dinov3_l16 or timm/NAME")
+    width: PositiveInt | None = Field(
+        None, description="channels of the first stage (resnet18, resnet110, wrn28_10); null: as published"
+    )
+    pool: Literal["token", "avg"] | None = Field(
+        None, description="features of a transformer: class token or mean patch; null: token for dinov3"
+    )
     head: Literal["linear", "cosine"] = Field("linear", description="classifier on the features")
     temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")
+    weights: str | None = Field(
+        None, description="Meta's .pth, a safetensors file or folder, or an rtk run; null: random"
+    )
+    head_weights: Literal["load", "new"] = Field(
+        "load", description="load: the weights hold a fitting head; new: it is drawn at random"
+    )
+    drop_path: Fraction = Field(
+        0.0, description="chance to skip the last block while training; less before it"
+    )
+    freeze_layers: int = Field(
+        0, ge=0, description="layers that are not trained: 1 the stem, then the blocks"
+    )
+    lora: LoraConfig = Field(default_factory=LoraConfig)
     mean: tuple[float, float, float] = Field(
         (0.5, 0.5, 0.5), description="per-channel mean, images in [0, 1]"
     )
@@ -127,6 +214,31 @@ class RegPixMixConfig(Section):
     all_ops: bool = Field(False, description="add the four ops that overlap with common-corruption tests")
 
 
+class CutMixConfig(Section):
+    """Cross-entropy of images with a box of another pasted in, beside the clean term (Yun et al. 2019)."""
+
+    weight: Weight = Field(0.0, description="factor of the term; 0 switches it off")
+    alpha: PositiveFloat = Field(1.0, description="both parameters of the Beta law of the share that is left")
+
+
+class AugMixConfig(Section):
+    """Jensen-Shannon divergence of predictions for an image and two AugMix views (Hendrycks et al. 2020)."""
+
+    weight: Weight = Field(0.0, description="factor of the term (12 in the paper); 0 switches it off")
+    severity: PositiveFloat = Field(3.0, description="largest level of an augmentation, of 10")
+    alpha: PositiveFloat = Field(1.0, description="parameter of the Dirichlet and Beta laws of the mixing")
+    width: PositiveInt = Field(3, description="chains of augmentations that are mixed")
+    depth: PositiveInt = Field(3, description="most augmentations in a chain")
+    all_ops: bool = Field(False, description="add the four ops that overlap with common-corruption tests")
+
+
+class OpenMixConfig(Section):
+    """Cross-entropy of images mixed with outliers of `data.outliers` (after OpenMix, Zhu et al. 2023)."""
+
+    weight: Weight = Field(0.0, description="factor of the term; 0 switches it off")
+    alpha: PositiveFloat = Field(10.0, description="both parameters of the Beta law of the image's share")
+
+
 class RatConfig(Section):
     """Cross-entropy of radius-aware perturbed inputs, beside the clean term (RAT, arXiv 2503.14783)."""
 
@@ -147,13 +259,19 @@ class ObjectiveConfig(Section):
     cross_entropy: CrossEntropyConfig = Field(default_factory=CrossEntropyConfig)
     regmixup: RegMixupConfig = Field(default_factory=RegMixupConfig)
     regpixmix: RegPixMixConfig = Field(default_factory=RegPixMixConfig)
+    cutmix: CutMixConfig = Field(default_factory=CutMixConfig)
+    augmix: AugMixConfig = Field(default_factory=AugMixConfig)
+    openmix: OpenMixConfig = Field(default_factory=OpenMixConfig)
     rat: RatConfig = Field(default_factory=RatConfig)
 
     @model_validator(mode="after")
     def _some_term(self) -> ObjectiveConfig:
         if self.rat.weight and not self.cross_entropy.weight:
             raise ValueError("objective.rat.weight: needs objective.cross_entropy.weight above 0, got 0")
-        if not (self.cross_entropy.weight or self.regmixup.weight or self.regpixmix.weight):
+        if not any(
+            getattr(self, name).weight
+            for name in ("cross_entropy", "regmixup", "regpixmix", "cutmix", "openmix")
+        ):
             raise ValueError("every term has weight 0, wanted at least one positive weight")
         return self
 
@@ -167,6 +285,9 @@ class OptimizerConfig(Section):
     nesterov: bool = False
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW moment decays")
     weight_decay: Weight = 5e-4
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="a layer's learning rate as a share of the next one's; 1: all the same"
+    )
     clip_norm: PositiveFloat | None = Field(
         None, description="largest global gradient norm; null: no clipping"
     )
@@ -226,6 +347,13 @@ class TrainConfig(Section):
         "bf16_weights: the model in bf16 too, with fp32 masters on the shards (not with BatchNorm)",
     )
     channels_last: bool = Field(True, description="NHWC memory layout for convolutions")
+    concatenate_views: Literal["auto"] | bool = Field(
+        "auto", description="all views in one forward pass; auto: where the model has no BatchNorm"
+    )
+    checkpoint_activations: bool = Field(
+        False, description="keep one activation a block and compute the others again: less memory, slower"
+    )
+    compile: bool = Field(False, description="torch.compile the backbone (not under ZeRO-3)")
     threads: PositiveInt | None = Field(None, description="CPU threads a worker; null: cores / workers")
     select: Literal["val/accuracy", "val/aurc", "val/nll"] = Field(
         "val/accuracy", description="validation metric that picks the best checkpoint"
@@ -304,10 +432,16 @@ class RunConfig(Section):
                 f"wanted a multiple of train.workers times train.accumulation ({micro_batches})"
             )
         self._check_local_ascent()
+        if self.train.compile and self.train.zero_stage == 3:
+            raise ValueError(
+                "train.compile: got true with train.zero_stage 3, which gathers weights by hooks"
+            )
         owned = [key for key in DEEPSPEED_OWNED if key in self.deepspeed]
         if owned:
             raise ValueError(f"deepspeed.{owned[0]}: rtk sets this key itself, wanted it left out")
         _check_zero(self.deepspeed.get("zero_optimization", {}))
+        if self.objective.openmix.weight and self.data.outliers is None:
+            raise ValueError("data.outliers: got null, wanted a Parquet of outliers for objective.openmix")
         if self.data.validation is None and not self.data.validation_fraction:
             raise ValueError("data.validation_fraction: got 0, wanted a share above 0 (or data.validation)")
         return self

@@ -43,10 +43,15 @@ def crop_flip(images: Tensor, u: NDArray[np.float64], padding: int = 4, flip: bo
     top, left = randint(u[:, :2], 2 * padding + 1).T
     flipped = flip & (u[:, 2] < 0.5)
     columns = np.where(flipped[:, None], np.arange(width)[::-1], np.arange(width)) + left[:, None]
-    rows = (top[:, None] + np.arange(height)) * (width + 2 * padding)
-    index = torch.from_numpy((rows[:, :, None] + columns[:, None, :]).reshape(n, 1, -1)).to(images.device)
-    padded = F.pad(images, (padding,) * 4).flatten(2)
-    return padded.gather(2, index.expand(-1, channels, -1)).view(images.shape)
+    padded = F.pad(images, (padding,) * 4)
+    planes = np.arange(n * channels).reshape(n, channels, 1) * (
+        (height + 2 * padding) * (width + 2 * padding)
+    )
+    lines = planes + (top[:, None] + np.arange(height))[:, None] * (width + 2 * padding)
+    # One flat int32 index is read three times as fast as by gather, which wants int64.
+    lines, columns = (torch.from_numpy(x.astype(np.int32)).to(images.device) for x in (lines, columns))
+    index = lines.view(n, channels, height, 1) + columns.view(n, 1, 1, width)
+    return padded.reshape(-1).index_select(0, index.view(-1)).view(images.shape)
 
 
 def random_resized_crop(

@@ -12,7 +12,6 @@ import zlib
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
@@ -101,6 +100,8 @@ def beta(u: ArrayLike, a: float, b: float) -> NDArray[np.float64]:
         return u ** (1 / a)
     if a == 1:
         return -np.expm1(np.log1p(-u) / b)  # 1 - (1-u)^(1/b), accurate for small u too
+    from scipy import special
+
     return special.betaincinv(a, b, u)
 
 
@@ -120,7 +121,12 @@ def dirichlet(u: ArrayLike, alpha: float) -> NDArray[np.float64]:
     if alpha <= 0:
         raise ValueError(f"alpha: got {alpha}, wanted > 0")
     u = np.asarray(u, np.float64)
-    gamma = -np.log(u) if alpha == 1 else special.gammaincinv(alpha, u)
+    if alpha == 1:
+        gamma = -np.log(u)
+    else:
+        from scipy import special
+
+        gamma = special.gammaincinv(alpha, u)
     return gamma / gamma.sum(axis=-1, keepdims=True)
 
 

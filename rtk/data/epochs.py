@@ -64,3 +64,19 @@ def holdout_split(seed: int, rows: int, fraction: float) -> tuple[NDArray[np.int
     order = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(rows)
     held = max(1, round(rows * fraction)) if fraction > 0 else 0
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def window_size(shuffle_rows: int, batch_size: int) -> int:
+    """Rows of a window of a stream: whole global batches, so that no batch straddles two windows."""
+    return max(1, shuffle_rows // batch_size) * batch_size
+
+
+def group_order(seed: int, epoch: int, groups: int) -> NDArray[np.int64]:
+    """Permutation (groups,) in which a stream reads the row groups of its files in one epoch."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(groups)
+
+
+def window_order(seed: int, epoch: int, window: int, rows: int) -> NDArray[np.int64]:
+    """Permutation (rows,) of one window of a stream."""
+    philox = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, window + 1])
+    return np.random.Generator(philox).permutation(rows)

@@ -21,6 +21,7 @@ __all__ = [
     "draw_pixmix",
     "mixup",
     "mixup_targets",
+    "openmix_targets",
     "pixmix",
     "pixmix_draw_count",
 ]
@@ -73,6 +74,25 @@ def mixup_targets(
         raise ValueError(f"smoothing: got {smoothing}, wanted 0..1")
     one_hot_a, one_hot_b = (F.one_hot(labels, num_classes).to(lam.dtype) for labels in (labels_a, labels_b))
     return mixup(one_hot_a, one_hot_b, lam) * (1 - smoothing) + smoothing / num_classes
+
+
+def openmix_targets(labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:
+    """Soft targets of images mixed with outliers: `lam` of the label, the rest spread over all classes.
+
+    Source: OpenMix, Zhu et al., CVPR 2023, which gives the outlier's share to a reject class of its own. Here
+    it goes to the uniform distribution, so that the classifier keeps its C classes and its confidence falls
+    with the outlier's share.
+
+    Args:
+        labels: `(N,)` int64 classes of the images.
+        lam: `(N,)` share of the image in [0, 1].
+        num_classes: number of classes C.
+
+    Returns:
+        `(N, C)` in the type of `lam`; rows sum to 1.
+    """
+    one_hot = F.one_hot(labels, num_classes).to(lam.dtype)
+    return one_hot * lam[:, None] + (1 - lam[:, None]) / num_classes
 
 
 def cutmix(images_a: Tensor, images_b: Tensor, lam: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ maps the same memory; augmentation happens in the worker, on batches (`rtk.data.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.console import Progress
+from rtk.data.arrays import ImageArrays
 from rtk.data.dataset import ImageDataset, labels, read_integers
 from rtk.data.decode import BadImageError, decode_rgb
-from rtk.data.views import ImageArrays
+from rtk.data.faults import Fault, FaultLog
 
 ROWS_PER_BLOCK = 512
 
@@ -32,55 +34,88 @@ class Source:
     def __len__(self) -> int:
         return min(self.rows or self.dataset.rows, self.dataset.rows)
 
+    @property
+    def columns(self) -> list[str]:
+        """Columns to read for decoding and for naming what cannot be decoded."""
+        return [name for name in ("image", "sample_id", "path") if name in self.dataset.columns]
+
 
 def decode_datasets(
-    sources: Mapping[str, Source], progress: Progress | None = None
+    sources: Mapping[str, Source], progress: Progress | None = None, faults: FaultLog | None = None
 ) -> dict[str, ImageArrays]:
     """Decode several data sets in one Ray Data pass (starting a pass costs seconds).
 
     Args:
         sources: what to decode, by name.
         progress: called with the number of images done and their total.
+        faults: what is done with images that cannot be decoded; None: fail at the first.
 
     Returns:
-        Arrays by the same names, rows in the order of the files.
+        Arrays by the same names, rows in the order of the files, without those that were skipped.
 
     Raises:
-        BadImageError: naming data set and row where an image cannot be decoded.
+        BadImageError: naming data set and row where an image cannot be decoded, or too many cannot.
     """
     import ray
 
+    faults = faults or FaultLog()
+    warn_of_full_cluster()
     blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source)]
     decoded = ray.data.from_arrow(blocks).map_batches(
         decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
     )
+    decoded.context.execution_options.preserve_order = True  # so that the first fault is the first row's
     images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in sources.items()}
+    bad: dict[str, list[int]] = {name: [] for name in sources}
     done, total = 0, sum(len(source) for source in sources.values())
     for block in decoded.iter_batches(batch_size=None, batch_format="pyarrow"):
-        _place(block, images)
+        for fault in place(block, images):
+            faults.add(fault, len(sources[fault.set]))
+            bad[fault.set].append(fault.row)
         done += len(block)
         if progress is not None:
             progress(done, total)
-    return {name: _with_labels(images[name], source) for name, source in sources.items()}
+    return {name: _arrays(images[name], source, bad[name]) for name, source in sources.items()}
+
+
+def warn_of_full_cluster() -> None:
+    """Say on standard error that nothing can be decoded until a CPU is free, where none is."""
+    import ray
+
+    total = int(ray.cluster_resources().get("CPU", 0))
+    if ray.available_resources().get("CPU", 0) < 1:
+        print(
+            f"rtk: all {total} CPUs of the Ray cluster are taken; decoding waits until one is free",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def encoded_blocks(name: str, source: Source) -> Iterator[pa.Table]:
-    """Blocks of at most `ROWS_PER_BLOCK` encoded images, with columns `set`, `row`, `size`, `image`."""
-    row, left = 0, len(source)
+    """Blocks of at most `ROWS_PER_BLOCK` encoded images, with columns
+    `set`, `row`, `size`, `image`, `sample_id` and `path` (null where the data has none)."""
+    row, left, columns = 0, len(source), source.columns
     for file in source.dataset.files:
         with source.dataset.filesystem.open_input_file(file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(ROWS_PER_BLOCK, columns=["image"]):
-                images = batch.column(0)[:left]
-                count = len(images)
+            for batch in pq.ParquetFile(opened).iter_batches(ROWS_PER_BLOCK, columns=columns):
+                batch = batch.slice(0, left)
+                count = len(batch)
                 if count == 0:
                     return
-                columns = {
-                    "set": [name] * count,
-                    "row": range(row, row + count),
-                    "size": [source.size] * count,
-                }
-                yield pa.table({**columns, "image": images.cast(pa.binary())})
+                yield encoded_block(name, row, source.size, batch)
                 row, left = row + count, left - count
+
+
+def encoded_block(name: str, row: int, size: int, batch: pa.RecordBatch) -> pa.Table:
+    """A block for `decode_block` from consecutive rows of a file, the first of them row `row` of the set."""
+    count = len(batch)
+    kinds = {"image": pa.binary(), "sample_id": pa.int64(), "path": pa.string()}
+    columns = {
+        column: batch[column].cast(kind) if column in batch.schema.names else pa.nulls(count, kind)
+        for column, kind in kinds.items()
+    }
+    numbers = {"set": [name] * count, "row": range(row, row + count), "size": [size] * count}
+    return pa.table({**numbers, **columns})
 
 
 def sample_ids(source: Source) -> np.ndarray:
@@ -97,23 +132,29 @@ def decode_block(block: pa.Table) -> pa.Table:
     reasons: list[str | None] = []
     for data, size in zip(block["image"].to_pylist(), block["size"].to_pylist(), strict=True):
         try:
-            pixels.append(np.ascontiguousarray(decode_rgb(data, size).transpose(2, 0, 1)).tobytes())
+            pixels.append(decode_rgb(data or b"", size).transpose(2, 0, 1).tobytes())
             reasons.append(None)
         except BadImageError as error:
             pixels.append(None)
             reasons.append(str(error))
     columns = {"pixels": pa.array(pixels, pa.binary()), "reason": pa.array(reasons, pa.string())}
-    return pa.table({**{name: block[name] for name in ("set", "row", "size")}, **columns})
+    kept = ("set", "row", "size", "sample_id", "path")
+    return pa.table({**{name: block[name] for name in kept}, **columns})
 
 
-def _place(block: pa.Table, images: Mapping[str, np.ndarray]) -> None:
-    """Put decoded images where their row numbers say: blocks arrive in any order."""
-    columns = (block[name].to_pylist() for name in ("set", "row", "pixels", "reason"))
-    for name, row, pixels, reason in zip(*columns, strict=True):
-        if reason is not None:
-            raise BadImageError(f"data set {name!r}, row {row}: {reason}")
-        images[name][row] = np.frombuffer(pixels, np.uint8).reshape(images[name].shape[1:])
+def place(block: pa.Table, images: Mapping[str, np.ndarray], first: int = 0) -> Iterator[Fault]:
+    """Put decoded images where their row numbers say, counted from `first`; yield those that are none."""
+    names = ("set", "row", "pixels", "sample_id", "path", "reason")
+    for name, row, pixels, sample_id, path, reason in zip(
+        *(block[column].to_pylist() for column in names), strict=True
+    ):
+        if reason is None:
+            images[name][row - first] = np.frombuffer(pixels, np.uint8).reshape(images[name].shape[1:])
+        else:
+            yield Fault(name, row, sample_id, path, reason)
 
 
-def _with_labels(images: np.ndarray, source: Source) -> ImageArrays:
-    return ImageArrays(images, labels(source.dataset)[: len(images)], sample_ids(source))
+def _arrays(images: np.ndarray, source: Source, bad: list[int]) -> ImageArrays:
+    """Images with labels and ids, without the bad rows."""
+    arrays = ImageArrays(images, labels(source.dataset)[: len(images)], sample_ids(source))
+    return arrays.take(np.delete(np.arange(len(images)), bad)) if bad else arrays

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rtk.data.affine import cache_sized
 from rtk.data.augment import to_float
 from rtk.data.draws import beta as beta_quantile
 from rtk.data.draws import check_draws, randint
@@ -118,14 +119,17 @@ def pixmix(images: Tensor, pictures: Tensor, draws: PixMixDraws) -> Tensor:
         ValueError: if images, pictures and draws do not match.
     """
     pool, start, partner = _pixmix_pool(images, pictures, draws)
-    mixed = to_float(_rows(pool, start))
-    for step in range(draws.rounds.max(initial=0)):
-        for operation, mix in enumerate((mix_add, mix_multiply)):
-            chosen = np.flatnonzero((draws.rounds > step) & (draws.mix_op[:, step] == operation))
-            a, b = (torch.from_numpy(x[chosen, step]).to(images.device) for x in (draws.a, draws.b))
-            partners = to_float(_rows(pool, partner[chosen, step]))
-            index = torch.from_numpy(chosen).to(images.device)
-            mixed.index_copy_(0, index, mix(mixed.index_select(0, index), partners, a, b).clamp_(0, 1))
+    mixed = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    for part in cache_sized(images):
+        mixed[part] = to_float(_rows(pool, start[part]))
+        for step in range(draws.rounds[part].max(initial=0)):
+            for operation, mix in enumerate((mix_add, mix_multiply)):
+                wanted = (draws.rounds[part] > step) & (draws.mix_op[part, step] == operation)
+                chosen = part.start + np.flatnonzero(wanted)
+                if len(chosen):
+                    partners = to_float(_rows(pool, partner[chosen, step]))
+                    a, b = (torch.from_numpy(x[chosen, step]).to(images.device) for x in (draws.a, draws.b))
+                    _put(mixed, chosen, mix(_rows(mixed, chosen), partners, a, b).clamp_(0, 1))
     return mixed
 
 
@@ -146,9 +150,16 @@ def mix_multiply(images_a: Tensor, images_b: Tensor, a: Tensor, b: Tensor) -> Te
     """
     a, b = a.view(-1, 1, 1, 1), b.view(-1, 1, 1, 1)
     # In logarithms, one exp2 for both powers: twice as fast as pow, and 0^a comes out as exp2(-inf) = 0.
-    log_a = (2 * images_a).log2_().mul_(a)
-    log_b = (2 * images_b).clamp_(min=1e-37).log2_().mul_(b)
-    return log_a.add_(log_b).sub_(1).exp2_()
+    exponent = _log2(images_a).mul_(a).addcmul_(_log2(images_b.clamp(min=1e-37 / 2)), b)
+    return exponent.add_(a + b - 1).exp2_()
+
+
+def _log2(values: Tensor) -> Tensor:
+    """Base-2 logarithm, on a CPU by NumPy: its float32 kernel is up to four times as fast as torch's."""
+    if values.device.type != "cpu":
+        return values.log2()
+    with np.errstate(divide="ignore"):
+        return torch.from_numpy(np.log2(values.numpy()))
 
 
 def _pixmix_pool(
@@ -201,3 +212,11 @@ def _draw_weights(u: NDArray[np.float64], beta: float) -> tuple[NDArray[np.float
 def _rows(images: Tensor, index: NDArray[np.int64]) -> Tensor:
     """Images at positions that are on the host."""
     return images.index_select(0, torch.from_numpy(index).to(images.device))
+
+
+def _put(images: Tensor, index: NDArray[np.int64], values: Tensor) -> None:
+    """Replace images at positions that are on the host; on a CPU by NumPy, 15 times as fast as torch."""
+    if images.device.type == "cpu":
+        images.numpy()[index] = values.numpy()
+    else:
+        images.index_copy_(0, torch.from_numpy(index).to(images.device), values)

@@ -21,7 +21,7 @@ from rtk.config.load import ConfigError
 from rtk.console import Progress
 from rtk.data.dataset import labels
 from rtk.data.pipeline import Source, decode_block, encoded_blocks, sample_ids
-from rtk.evaluate.measure import classification_metrics
+from rtk.evaluate.measure import error_metrics
 from rtk.evaluate.predict import Predictor
 from rtk.run_folder import RunFolder
 from rtk.scores import FittedScore, Predictions, apply_score
@@ -125,7 +125,7 @@ def corruption_metrics(
             progress(done, len(source) * len(variants))
     return [
         {"corruption": kind, "severity": severity, "images": len(source)}
-        | classification_metrics(sure[f"{kind}/{severity}"], correct[f"{kind}/{severity}"])
+        | error_metrics(sure[f"{kind}/{severity}"], correct[f"{kind}/{severity}"])
         for kind, severity in variants
     ]
 
@@ -147,19 +147,20 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Rows of `corruptions.csv`, numbers as numbers; none where corruptions have not been measured."""
+def read_rows(folder: Path, step: int) -> list[dict[str, Any]]:
+    """Rows of `corruptions.csv`, numbers as numbers; none where the checkpoint of a step was not measured."""
     path = folder / FILE
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [
+        rows = [
             {key: _number(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)
         ]
+    return [row for row in rows if row.get("step") == step]
 
 
 def _number(key: str, text: str) -> Any:
-    kinds = {"corruption": str, "severity": int, "images": int}
+    kinds = {"corruption": str, "severity": int, "images": int, "step": int}
     return kinds.get(key, float)(text)
 
 

@@ -33,6 +33,7 @@ class DecisionRule:
         risk: wanted.
         chosen_on: in words, the images that the thresholds were chosen on.
         hyperparameters: of both scores, by score.
+        step: of the checkpoint that the thresholds were chosen for; they mean nothing for another.
     """
 
     confidence: str
@@ -42,6 +43,7 @@ class DecisionRule:
     risk: float
     chosen_on: str
     hyperparameters: dict[str, dict[str, Any]]
+    step: int
 
     def save(self, path: Path, outcome: dict[str, Any]) -> None:
         """Write the rule, and beside it what it reached."""

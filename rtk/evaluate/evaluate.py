@@ -17,7 +17,7 @@ from rtk.config.schema import RunConfig
 from rtk.console import progress_bar
 from rtk.evaluate import corruptions
 from rtk.evaluate.decision import DecisionRule, choose_thresholds, combine, outcome
-from rtk.evaluate.measure import calibration, mean_and_std, measure
+from rtk.evaluate.measure import calibration, measure, reduce_leaves
 from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
 from rtk.evaluate.protocol import (
     TunedScores,
@@ -101,13 +101,13 @@ def evaluate_run(
     result |= {"run": run.name, "checkpoint": checkpoint, "step": step}
     result["calibration"] = calibration(predictions["test"]["logits"], predictions["test"]["label"])
     if config.evaluate.risk is not None:
-        result["decision"] = _decide(evaluation, tuned, table, run.evaluation / DECISION_FILE)
+        result["decision"] = _decide(evaluation, tuned, table, run.evaluation / DECISION_FILE, step)
     if corrupted is not None:
         source = replace(sources["test"], rows=corrupted or sources["test"].rows)
         confidence = (config.evaluate.confidence, tuned.states[config.evaluate.confidence])
         with progress_bar("predicting corrupted images") as progress:
             shifted = corruptions.corruption_metrics(run, source, confidence, checkpoint, progress=progress)
-        corruptions.write_rows(run.evaluation, shifted)
+        corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
         result["corruptions"] = corruptions.summarise(shifted)
     _write(run, table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
@@ -132,7 +132,7 @@ def _measure_tuned(
 ) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
     table = score_table(evaluation.predictions, tuned.states, evaluation.sets)
     with progress_bar("measuring") as progress:
-        result = measure(evaluation.config, table, evaluation.names, evaluation.sets, progress)
+        result = measure(evaluation.config.evaluate, table, evaluation.names, evaluation.sets, progress)
     return table, tuned, {**result, **_describe(evaluation, tuned)}
 
 
@@ -151,13 +151,15 @@ def _measure_splits(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict
             )
         )
     measured = [{key: result[key] for key in MEASURED} for _, _, result in outcomes]
-    mean, std = mean_and_std(measured)
+    mean = reduce_leaves(measured, lambda values: float(values.mean()))
+    std = reduce_leaves(measured, lambda values: float(values.std(ddof=1)))
     described = _describe(evaluation, outcomes[0][1])
     described["protocol"]["splits"] = [tuned.describe() for _, tuned, _ in outcomes]
     return outcomes[0][0], outcomes[0][1], {**mean, "std": std, **described}
 
 
 MEASURED = ("summary", "test", "scores", "sets")
+RESULT_KEYS = (*MEASURED, "groups", "protocol", "calibration", "step")
 PROTOCOLS = {"fixed": _measure_fixed, "aps": _measure_aps, "rat_splits": _measure_splits}
 
 
@@ -176,7 +178,9 @@ def _describe(evaluation: Evaluation, tuned: TunedScores) -> dict[str, Any]:
     }
 
 
-def _decide(evaluation: Evaluation, tuned: TunedScores, table: pa.Table, path: Path) -> dict[str, Any]:
+def _decide(
+    evaluation: Evaluation, tuned: TunedScores, table: pa.Table, path: Path, step: int
+) -> dict[str, Any]:
     """Choose thresholds for the wanted risk on validation images, save them, and say what they reach."""
     settings = evaluation.config.evaluate
     pair = (settings.confidence, settings.ood_score)
@@ -205,6 +209,7 @@ def _decide(evaluation: Evaluation, tuned: TunedScores, table: pa.Table, path: P
             else f", tau_ood keeping {settings.id_coverage:.0%} of them"
         ),
         {name: dict(states[name].hyperparameters) for name in pair},
+        step,
     )
     rule.save(path, reached)
     return {"risk": wanted, "reached": True, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood, **reached}
@@ -238,9 +243,15 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     """What `evaluate_run` returned.
 
     Raises:
-        ConfigError: where the run has not been evaluated.
+        ConfigError: where the run has not been evaluated, or by a version of rtk that wrote something else.
     """
     result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text())
+    missing = [key for key in RESULT_KEYS if key not in result]
+    if missing:
+        raise ConfigError(
+            f"{run.name}: metrics.json lacks {missing[0]!r}, another version of rtk wrote it; "
+            f"run `rtk evaluate {run.path}` again"
+        )
     return result
 
 

@@ -53,8 +53,14 @@ class EvaluatedRun:
         return [group for group in GROUPS if group in there]
 
     def column(self, group: str, kind: str) -> np.ndarray:
-        """`confidence`, `ood_score` or `is_correct`, or a score by name, of a group (`id`, `near`, `far`)."""
-        return rows_of(self.table, "group", group)[self.result.get(kind, kind)]
+        """`confidence`, `ood_score` or `is_correct`, (N,), of a group (`id`, `near`, `far`)."""
+        names = {"confidence": self.result["confidence"], "ood_score": self.result["ood_score"]}
+        name = names.get(kind, kind)
+        return rows_of(self.table.select(["set", "group", name]), "group", group)[name]
+
+    def corruption_rows(self) -> list[dict[str, Any]]:
+        """What `corruptions.csv` says about the evaluated checkpoint."""
+        return corruptions.read_rows(self.run.evaluation, self.result["step"])
 
     def five(self, group: str) -> Five:
         """The arguments of the DS metrics, ID test set against all sets of a group."""
@@ -134,7 +140,7 @@ def surface_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
 
 def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
     """Accuracy and error AUROC against severity, means over the types, a line a run."""
-    rows = {entry.label: corruptions.read_rows(entry.run.evaluation) for entry in evaluated}
+    rows = {entry.label: entry.corruption_rows() for entry in evaluated}
     for key, title, good in (
         ("accuracy", "Accuracy under corruptions", "high, and falling slowly"),
         ("auroc_errors", "AUROC of errors under corruptions", "level: errors stay as easy to tell"),
@@ -170,8 +176,9 @@ def _roc(entry: EvaluatedRun, group: str) -> Captioned:
     distinct = {round(entry.result["scores"][name][f"auroc_{group}"], 4): name for name in ranked[::-1]}
     others = [name for name in ranked if name in distinct.values() and name != headline]
     shown = [headline, *others][:ROC_LINES]
-    known, unseen = rows_of(entry.table, "group", "id"), rows_of(entry.table, "group", group)
-    is_ood = np.repeat([False, True], [len(known["label"]), len(unseen["label"])])
+    table = entry.table.select(["set", "group", *shown])
+    known, unseen = rows_of(table, "group", "id"), rows_of(table, "group", group)
+    is_ood = np.repeat([False, True], [len(known[headline]), len(unseen[headline])])
     lines = {name: roc_curve(is_ood, -np.append(known[name], unseen[name]))[:2] for name in shown}
     title = f"ROC, {group}-OOD against the test set"
     svg = plots.curves(lines, title, "test images called OOD", "OOD images found", diagonal=True)

@@ -1,103 +1,146 @@
-"""Metrics of a score table: the headline, every score as a confidence, every score on every OOD set."""
+"""Metrics of a score table: each score as a confidence on the test set, and on every OOD set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rtk.config.schema import RunConfig
+from rtk.config.schema import EvaluateConfig
 from rtk.console import Progress
+from rtk.evaluate.parallel import in_parallel
 from rtk.evaluate.score_table import rows_of
 from rtk.evaluate.suites import GROUPS, OODSet
 from rtk.metrics import (
-    augrc,
-    aurc,
     brier,
     ds_aurc,
     ds_f1,
-    e_aurc,
     ece,
     misclassification_detection,
     nll,
     ood_detection,
     reliability_curve,
+    resample_rows,
+    selective_classification,
 )
 
-Columns = Mapping[str, np.ndarray]
-OOD_METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out", "ds_f1", "ds_aurc")
 RELIABILITY_BINS = 15
+LEVEL = 0.95  # of bootstrap intervals
+
+
+@dataclass(frozen=True)
+class ScoreColumns:
+    """One score, and the confidence beside it, of the test set or of an OOD set.
+
+    Attributes:
+        confidence: (N,).
+        score: (N,).
+        is_correct: (N,) booleans; meaningless for an OOD set.
+        group: `id`, `near` or `far`.
+    """
+
+    confidence: np.ndarray
+    score: np.ndarray
+    is_correct: np.ndarray
+    group: str
+
+    def take(self, rows: np.ndarray) -> ScoreColumns:
+        """Some rows, with repetitions where a number is repeated."""
+        return ScoreColumns(self.confidence[rows], self.score[rows], self.is_correct[rows], self.group)
 
 
 def measure(
-    config: RunConfig,
+    settings: EvaluateConfig,
     table: pa.Table,
     scores: Sequence[str],
     sets: Mapping[str, OODSet],
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a score table.
+    """Metrics of a score table, a Ray task for each score.
 
     Args:
-        config: names the confidence, the headline OOD score and the method of the DS metrics.
+        settings: name the confidence, the headline OOD score, the method of the DS metrics and the resamples.
         table: of `score_table`.
-        scores: names of its scores to measure.
+        scores: names of its scores to measure, the confidence and the headline score among them.
         sets: OOD sets.
-        progress: called with the number of pairs of score and set done and their total.
+        progress: called with the number of scores measured and their total.
 
     Returns:
         `summary`, the headline metrics; `test`, every score as a confidence; `sets`, every score on every OOD
-        set; `scores`, means of those over the near and the far sets. Values are fractions.
+        set; `scores`, means of those over the near and the far sets; where `settings.bootstrap` is not 0
+        `intervals`, the same tree with the ends of 95 % intervals. Values are fractions.
     """
-    known = rows_of(table, "set", "test")
-    correct, headline = known["is_correct"], config.evaluate.ood_score
-    by_set: dict[str, dict[str, dict[str, float]]] = {}
-    for done, name in enumerate(sets):
-        unseen = rows_of(table, "set", name)
-        by_set[name] = {}
-        for number, score in enumerate(scores):
-            by_set[name][score] = ood_metrics(known, unseen, config, score)
-            if progress is not None:
-                progress(done * len(scores) + number + 1, len(sets) * len(scores))
-    by_score = {score: _grouped(by_set, sets, score) for score in scores}
-    return {
-        "summary": {
-            **classification_metrics(known[config.evaluate.confidence], correct),
-            **by_score.get(headline, {}),
-        },
-        "test": {score: error_metrics(known[score], correct) for score in scores},
-        "scores": by_score,
-        "sets": by_set,
-    }
+    rows = {name: rows_of(table, "set", name) for name in ("test", *sets)}
+    groups = {"test": "id", **{name: entry.group for name, entry in sets.items()}}
+    arguments = [
+        (
+            {
+                name: ScoreColumns(own[settings.confidence], own[score], own["is_correct"], groups[name])
+                for name, own in rows.items()
+            },
+            settings.ds_method,
+            settings.bootstrap,
+        )
+        for score in scores
+    ]
+    pairs = in_parallel(measure_score, arguments, progress)
+    measured = {score: metrics for score, (metrics, _) in zip(scores, pairs, strict=True)}
+    result = _by_place(settings, measured)
+    if settings.bootstrap:
+        intervals = {score: ends for score, (_, ends) in zip(scores, pairs, strict=True)}
+        result["intervals"] = _by_place(settings, intervals)
+    return result
 
 
-def classification_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """Accuracy and how well the confidence tells right from wrong."""
-    return {"accuracy": float(correct.mean()), **error_metrics(confidence, correct)}
+def measure_score(
+    columns: Mapping[str, ScoreColumns], ds_method: str, resamples: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics of one score, and the ends of their bootstrap intervals (empty for no resamples).
+
+    A resample holds as many images of each set as there are, and the same test images against every OOD set.
+    """
+    metrics = score_metrics(columns, ds_method)
+    if not resamples:
+        return metrics, {}
+    sizes = [len(own.score) for own in columns.values()]
+    drawn = [
+        score_metrics(
+            {name: own.take(rows) for (name, own), rows in zip(columns.items(), draw, strict=True)}, ds_method
+        )
+        for draw in resample_rows(sizes, resamples, seed=0)
+    ]
+    return metrics, reduce_leaves(drawn, _interval_ends)
+
+
+def score_metrics(columns: Mapping[str, ScoreColumns], ds_method: str) -> dict[str, Any]:
+    """`test`: the score as a confidence; `sets`: on each OOD set; `means`: over the near and the far sets."""
+    known = columns["test"]
+    by_set = {name: ood_metrics(known, own, ds_method) for name, own in columns.items() if name != "test"}
+    means = {}
+    for group in GROUPS:
+        members = [metrics for name, metrics in by_set.items() if columns[name].group == group]
+        for metric in members[0] if members else ():
+            means[f"{metric}_{group}"] = float(np.mean([metrics[metric] for metrics in members]))
+    return {"test": error_metrics(known.score, known.is_correct), "sets": by_set, "means": means}
 
 
 def error_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """How well a score tells right from wrong: AURC family, AUROC and FPR95 of the errors."""
-    metrics = {
-        "aurc": aurc(confidence, correct),
-        "e_aurc": e_aurc(confidence, correct),
-        "augrc": augrc(confidence, correct),
-    }
+    """Accuracy, and how well a score tells right from wrong: AURC family, AUROC and FPR95 of the errors."""
+    metrics = selective_classification(confidence, correct)
     if 0 < correct.sum() < len(correct):  # AUROC needs both kinds
         found = misclassification_detection(confidence, correct)
         metrics |= {"auroc_errors": found["auroc"], "fpr95_errors": found["fpr95"]}
     return metrics
 
 
-def ood_metrics(known: Columns, unseen: Columns, config: RunConfig, score: str) -> dict[str, float]:
+def ood_metrics(known: ScoreColumns, unseen: ScoreColumns, ds_method: Any = "exact") -> dict[str, float]:
     """AUROC, FPR95, AUPR, DS-F1 and DS-AURC of one score on one OOD set."""
-    confidence = config.evaluate.confidence
-    five = (known[confidence], known[score], known["is_correct"], unseen[confidence], unseen[score])
-    method = config.evaluate.ds_method
-    joint = {"ds_f1": ds_f1(*five, method=method), "ds_aurc": ds_aurc(*five, method=method)}
-    return {**ood_detection(known[score], unseen[score]), **joint}
+    five = (known.confidence, known.score, known.is_correct, unseen.confidence, unseen.score)
+    joint = {"ds_f1": ds_f1(*five, method=ds_method), "ds_aurc": ds_aurc(*five, method=ds_method)}
+    return {**ood_detection(known.score, unseen.score), **joint}
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -123,24 +166,28 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def mean_and_std(results: Sequence[Any]) -> tuple[Any, Any]:
-    """Means and standard deviations, leaf by leaf, of results of one shape (the splits of a protocol).
+def reduce_leaves(results: Sequence[Any], function: Callable[[np.ndarray], Any]) -> Any:
+    """A function of the values at each leaf of results of one shape (splits, resamples).
 
     A leaf that some result lacks is left out: a split without a mistake has no AUROC of errors.
     """
     if not isinstance(results[0], Mapping):
-        return float(np.mean(results)), float(np.std(results, ddof=1))
+        return function(np.array(results))
     shared = [key for key in results[0] if all(key in result for result in results)]
-    pairs = {key: mean_and_std([result[key] for result in results]) for key in shared}
-    return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}
+    return {key: reduce_leaves([result[key] for result in results], function) for key in shared}
 
 
-def _grouped(by_set: Mapping[str, Any], sets: Mapping[str, OODSet], score: str) -> dict[str, float]:
-    """Means over the near and over the far sets: `auroc_near`, `auroc_far` and so on."""
-    grouped = {}
-    for metric in OOD_METRICS:
-        for group in GROUPS:
-            values = [by_set[name][score][metric] for name, entry in sets.items() if entry.group == group]
-            if values:
-                grouped[f"{metric}_{group}"] = float(np.mean(values))
-    return grouped
+def _by_place(settings: EvaluateConfig, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Turn results by score into the result's `summary`, `test`, `scores` and `sets`."""
+    names = next(iter(measured.values()))["sets"]
+    return {
+        "summary": {**measured[settings.confidence]["test"], **measured[settings.ood_score]["means"]},
+        "test": {score: own["test"] for score, own in measured.items()},
+        "scores": {score: own["means"] for score, own in measured.items()},
+        "sets": {name: {score: own["sets"][name] for score, own in measured.items()} for name in names},
+    }
+
+
+def _interval_ends(values: np.ndarray) -> list[float]:
+    ends: list[float] = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return ends

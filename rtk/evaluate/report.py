@@ -101,7 +101,7 @@ def score_set_table(entry: EvaluatedRun, metric: str) -> dict[str, Any]:
 def confidence_table(entry: EvaluatedRun) -> dict[str, Any]:
     """Every score as a confidence on the test set: how well it tells right from wrong."""
     by_score = entry.result["test"]
-    keys = [key for key in METRICS if any(key in metrics for metrics in by_score.values())]
+    keys = [key for key in METRICS if key != "accuracy" and any(key in own for own in by_score.values())]
     rows = []
     for score, metrics in by_score.items():
         cells = []
@@ -116,7 +116,7 @@ def confidence_table(entry: EvaluatedRun) -> dict[str, Any]:
 
 def corruption_table(entry: EvaluatedRun) -> dict[str, Any] | None:
     """Accuracy at each severity, means of AURC and AUROC of errors; None where not measured."""
-    measured = corruptions.read_rows(entry.run.evaluation)
+    measured = entry.corruption_rows()
     if not measured:
         return None
     kinds = dict.fromkeys(row["corruption"] for row in measured if row["severity"])
@@ -129,7 +129,7 @@ def corruption_table(entry: EvaluatedRun) -> dict[str, Any] | None:
         ]
         rows.append((kind, [{"text": text, "best": False} for text in texts]))
     severities = [f"severity {severity}" for severity in corruptions.SEVERITIES]
-    heading = f"accuracy % of {measured[0]['images']:,} test images, and means of AURC ‰ and AUROC errors %"
+    heading = f"accuracy % of {measured[0]['images']:,} test images; means of AURC ‰ and AUROC errors %"
     return {"heading": heading, "columns": [*severities, "AURC ‰", "AUROC errors %"], "rows": rows}
 
 

@@ -17,7 +17,12 @@ from rtk.models import Classifier
 from rtk.scores import DEFAULT_SCORES, SCORES, FitData, FittedScore, Predictions, apply_score, get_score
 
 Columns = Mapping[str, np.ndarray]
-NAMED_SETS = {"sure_plus": tuple(name for name in DEFAULT_SCORES if name in SCORES), "all": tuple(SCORES)}
+# Scores of images run the model, which `rtk evaluate` does not do for them yet.
+OF_PREDICTIONS = tuple(name for name, score in SCORES.items() if score.inputs != "images")
+NAMED_SETS = {
+    "sure_plus": tuple(name for name in DEFAULT_SCORES if name in OF_PREDICTIONS),
+    "all": OF_PREDICTIONS,
+}
 
 
 def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
@@ -85,6 +90,6 @@ def score_columns(inputs: Predictions, states: Mapping[str, FittedScore]) -> dic
 
 
 def rows_of(table: pa.Table, column: str, value: str) -> dict[str, np.ndarray]:
-    """Columns of the rows in which `column` (`set` or `group`) has a value."""
-    chosen = table.filter(pc.equal(table[column], value))
-    return {name: chosen[name].to_numpy() for name in chosen.column_names if name not in ("set", "group")}
+    """Numbers of the rows in which `column` (`set` or `group`) has a value, by name of their column."""
+    chosen = table.filter(pc.equal(table[column], value)).drop_columns(["set", "group"])
+    return {name: chosen[name].to_numpy() for name in chosen.column_names}

@@ -144,10 +144,8 @@ def pooled_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
 
 def _rows_of(run: str, result: Mapping[str, Any]) -> Iterator[Row]:
     spread = result.get("intervals") or result.get("std") or {}
-    accuracy = {"accuracy": result["summary"]["accuracy"]}
     for score, metrics in result["test"].items():
-        around = {**spread.get("summary", {}), **spread.get("test", {}).get(score, {})}
-        yield Row(run, "test", "id", score, accuracy | metrics, around)
+        yield Row(run, "test", "id", score, metrics, spread.get("test", {}).get(score, {}))
     for name, by_score in result["sets"].items():
         for score, metrics in by_score.items():
             around = spread.get("sets", {}).get(name, {}).get(score, {})

@@ -115,7 +115,7 @@ def _interval(
         raise ValueError("strata: got none, wanted at least one")
     estimate, values = statistic(strata), np.empty(resamples)
     sizes = [len(arrays[0]) for arrays in strata]
-    for i, drawn in enumerate(_draws(sizes, resamples, seed)):
+    for i, drawn in enumerate(resample_rows(sizes, resamples, seed)):
         taken = [tuple(a[rows] for a in arrays) for arrays, rows in zip(strata, drawn, strict=True)]
         try:
             values[i] = statistic(taken)
@@ -125,8 +125,8 @@ def _interval(
     return Interval(estimate, float(low), float(high), level)
 
 
-def _draws(sizes: Sequence[int], resamples: int, seed: int) -> Iterator[list[IntArray]]:
-    """Row numbers of each stratum, resample by resample."""
+def resample_rows(sizes: Sequence[int], resamples: int, seed: int) -> Iterator[list[IntArray]]:
+    """Row numbers of each stratum (of `sizes`), resample by resample; many metrics can share them."""
     generators = [np.random.default_rng([seed, number]) for number in range(len(sizes))]
     block = max(1, _BLOCK_DRAWS // sum(sizes))
     for start in range(0, resamples, block):

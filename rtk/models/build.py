@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rtk.config.schema import ModelConfig
+from rtk.models.backbones import build_backbone
 from rtk.models.heads import CosineHead, Head, LinearHead
-from rtk.models.resnet import ResNet18
+from rtk.models.layers import freeze_layers
+from rtk.models.lora import add_adapters
 
-TIMM = "timm/"
+if TYPE_CHECKING:
+    from rtk.config.schema import ModelConfig
 
 
 class Classifier(nn.Module):
@@ -82,44 +85,35 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
         image_size: side of the images in pixels, for backbones that are built for one size.
 
     Raises:
-        ValueError: naming `model.name` where no such backbone exists.
+        ValueError: naming the key where there is no such backbone, or it has no such option.
     """
-    backbone, features = _build_backbone(config, image_size)
+    backbone, features = build_backbone(config, image_size)
+    freeze_layers(backbone, config.freeze_layers)
     head: Head = LinearHead(features, num_classes)
     if config.head == "cosine":
         head = CosineHead(features, num_classes, config.temperature)
+    add_adapters(backbone, config.lora)
     return Classifier(backbone, head, config.mean, config.std, config.freeze_batchnorm)
 
 
-def _build_backbone(config: ModelConfig, image_size: int) -> tuple[nn.Module, int]:
-    check_backbone(config.name)
-    if config.name == "resnet18":
-        resnet = ResNet18(config.width)
-        return resnet, resnet.num_features
-    import timm
-
-    name = config.name.removeprefix(TIMM)
-    fixed = timm.get_pretrained_cfg(name).fixed_input_size
-    backbone = timm.create_model(name, num_classes=0, **({"img_size": image_size} if fixed else {}))
-    return backbone, backbone.num_features
+def batchnorm_buffers(model: nn.Module) -> list[Tensor]:
+    """Running statistics of the BatchNorm layers, which a step moves on every rank by its own images."""
+    statistics = [s for layer in batchnorm_layers(model) for s in (layer.running_mean, layer.running_var)]
+    return [statistic for statistic in statistics if statistic is not None]
 
 
-def check_backbone(name: str) -> None:
-    """Check that there is such a backbone.
+def concatenates_views(setting: str | bool, model: nn.Module) -> bool:
+    """Whether all views go through a model in one forward pass.
 
     Raises:
-        ValueError: naming `model.name`, with names that are near.
+        ValueError: naming `train.concatenate_views`, where it is forced on a model with BatchNorm.
     """
-    if name == "resnet18":
-        return
-    if not name.startswith(TIMM):
-        raise ValueError(f"model.name: got {name!r}, wanted resnet18 or timm/NAME")
-    import timm  # 4 s: only where it is asked for
-
-    wanted = name.removeprefix(TIMM)
-    if not timm.is_model(wanted):
-        near = timm.list_models(f"*{wanted.split('_')[0]}*")[:5]
-        raise ValueError(f"model.name: timm has no model {wanted!r}; some that it has: {', '.join(near)}")
+    mixes = any(layer.training for layer in batchnorm_layers(model))
+    if setting is True and mixes:
+        raise ValueError(
+            "train.concatenate_views: got true for a model with BatchNorm, whose statistics would mix views"
+        )
+    return not mixes if setting == "auto" else bool(setting)
 
 
 def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:

@@ -10,10 +10,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from rtk.models.build import fixed_running_statistics
 from rtk.objectives.cross_entropy import soft_cross_entropy
+from rtk.objectives.jensen_shannon import jensen_shannon
 from rtk.objectives.rat import CleanPass, attacked_images
 
 if TYPE_CHECKING:
@@ -25,13 +27,15 @@ if TYPE_CHECKING:
 class Term:
     """One weighed term: its name in the logs, its factor, and the view of the batch that it looks at.
 
-    A term with an `attack` looks at its view's images after the attack.
+    A term with an `attack` looks at its view's images after the attack. One of `consistency` looks at several
+    versions of each image (n, versions, 3, H, W) and compares their predictions with each other.
     """
 
     name: str
     weight: float
     view: str
     label_smoothing: float = 0.0
+    consistency: bool = False
     attack: RatConfig | None = None
 
 
@@ -42,32 +46,79 @@ def active_terms(config: ObjectiveConfig) -> list[Term]:
         Term("rat", config.rat.weight, "clean", attack=config.rat),
         Term("regmixup", config.regmixup.weight, "mixed"),
         Term("regpixmix", config.regpixmix.weight, "pixmix"),
+        Term("cutmix", config.cutmix.weight, "cutmix"),
+        Term("openmix", config.openmix.weight, "openmix"),
+        Term("augmix", config.augmix.weight, "augmix", consistency=True),
     ]
     return [term for term in terms if term.weight > 0]
 
 
 def compute_losses(
-    model: nn.Module, views: Mapping[str, View], terms: list[Term], first_pass: bool = True
-) -> Iterator[tuple[Term, Tensor]]:
-    """Yield each term with its per-sample losses (N,).
+    model: nn.Module,
+    views: Mapping[str, View],
+    terms: list[Term],
+    first_pass: bool = True,
+    concatenate: bool = False,
+) -> Iterator[list[tuple[Term, Tensor]]]:
+    """Yield terms with their per-sample losses (N,): those that share a forward pass come together.
 
-    It is lazy on purpose: the caller back-propagates a term before the next one's graph is built,
-    so that one graph is held at a time. Only the clean view of the first pass moves BatchNorm's
-    running statistics: mixed and PixMix pictures, and weights moved by SAM, are not what the
-    model is evaluated on.
+    It is lazy on purpose: the caller back-propagates what has come before the next graph is built, so that
+    one graph is held at a time. Only the clean view of the first pass moves BatchNorm's running statistics:
+    mixed and PixMix pictures, and weights moved by SAM, are not what the model is evaluated on.
+
+    Args:
+        model: images (N, 3, H, W) to logits (N, C).
+        views: by name.
+        terms: as `active_terms` orders them.
+        first_pass: not SAM's second one.
+        concatenate: put views through the model together, which is the same where no layer looks across a
+            batch, as BatchNorm does; an attacked clean view still goes first.
     """
-    attacked = any(term.attack is not None for term in terms)
     clean: CleanPass | None = None
-    for term in terms:
-        view, images = views[term.view], views[term.view].images
-        if term.attack is not None:
-            assert clean is not None, "the clean term comes first"
-            images = attacked_images(model, clean, term.attack)
-        is_clean = term.view == "clean" and term.attack is None
+    for together in forward_passes(terms, concatenate):
+        images = [_images(model, views, term, clean) for term in together]
+        first, view = together[0], views[together[0].view]
+        is_clean = _is_clean(first)
+        needs_gradient = is_clean and len(together) == 1 and any(term.attack is not None for term in terms)
         with nullcontext() if first_pass and is_clean else fixed_running_statistics(model):
-            if is_clean and attacked:
-                images = images.detach().requires_grad_(True)
-            logits = model(images)
-            yield term, soft_cross_entropy(logits, view.targets, term.label_smoothing)
-        if is_clean and attacked:
-            clean = CleanPass(images, view.targets, logits.detach())
+            if needs_gradient:
+                images = [images[0].detach().requires_grad_(True)]
+            logits = model(torch.cat(images) if len(images) > 1 else images[0])
+            parts = logits.split([len(part) for part in images])
+            yield [
+                (term, _losses(term, part, views[term.view]))
+                for term, part in zip(together, parts, strict=True)
+            ]
+        if needs_gradient:
+            clean = CleanPass(images[0], view.targets, logits.detach())
+
+
+def forward_passes(terms: list[Term], concatenate: bool) -> list[list[Term]]:
+    """Terms by forward pass, in order."""
+    if not concatenate:
+        return [[term] for term in terms]
+    # An attack starts from the gradient that the clean view's backward pass leaves on its images.
+    attacked = any(term.attack is not None for term in terms)
+    alone = [term for term in terms if attacked and _is_clean(term)]
+    rest = [term for term in terms if term not in alone]
+    return [passed for passed in (alone, rest) if passed]
+
+
+def _is_clean(term: Term) -> bool:
+    return term.view == "clean" and term.attack is None
+
+
+def _images(model: nn.Module, views: Mapping[str, View], term: Term, clean: CleanPass | None) -> Tensor:
+    if term.consistency:
+        return views[term.view].images.flatten(0, 1)
+    if term.attack is None:
+        return views[term.view].images
+    assert clean is not None, "the clean term comes first"
+    return attacked_images(model, clean, term.attack)
+
+
+def _losses(term: Term, logits: Tensor, view: View) -> Tensor:
+    """Per-sample losses (N,) of a term."""
+    if term.consistency:
+        return jensen_shannon(logits.unflatten(0, view.images.shape[:2]))
+    return soft_cross_entropy(logits, view.targets, term.label_smoothing)

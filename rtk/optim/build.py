@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from rtk.config.schema import OptimizerConfig
+from rtk.models.layers import learning_rate_scales
+
+if TYPE_CHECKING:
+    from rtk.config.schema import OptimizerConfig
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
-    """The torch optimiser that a config describes, over the parameters that take gradients."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """The torch optimiser that a config describes, over the parameters that take gradients.
+
+    Every parameter group has a `scale`, its factor on the scheduled learning rate (layer-wise decay).
+    """
+    groups = parameter_groups(model, config.lr, config.layer_decay)
     if config.name == "adamw":
-        return AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     return SGD(
-        parameters,
+        groups,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
     )
+
+
+def parameter_groups(model: nn.Module, lr: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Trained parameters by their factor on the learning rate, one group where there is no decay."""
+    parameters, groups = dict(model.named_parameters()), defaultdict(list)
+    for name, scale in learning_rate_scales(model, layer_decay).items():
+        groups[scale].append(parameters[name])
+    return [{"params": members, "lr": lr * scale, "scale": scale} for scale, members in groups.items()]

@@ -1,12 +1,20 @@
 """Scores of single images: larger = more trustworthy, more in-distribution.
 
 A score turns predictions (logits and features) into one number an image. Most are fitted first, on
-un-augmented training and validation images. Pure PyTorch; Gram, which needs feature maps, is in
-`rtk.scores.gram`.
+un-augmented training and validation images. Others run the model: on input gradients or feature maps. Pure
+PyTorch.
 """
 
 from rtk.scores.calibrated import fit_temperature
-from rtk.scores.compute import FittedScore, apply_score, compute_score, fit_score, get_score
+from rtk.scores.compute import (
+    FittedScore,
+    apply_score,
+    compute_image_score,
+    compute_score,
+    expand_scores,
+    fit_score,
+    get_score,
+)
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.table import DEFAULT_SCORES, SCORES, Score
 
@@ -18,7 +26,9 @@ __all__ = [
     "Predictions",
     "Score",
     "apply_score",
+    "compute_image_score",
     "compute_score",
+    "expand_scores",
     "fit_score",
     "fit_temperature",
     "get_score",

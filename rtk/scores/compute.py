@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rtk.scores.hyperparameters import check_hyperparameters, suggest
 from rtk.scores.predictions import FitData, Predictions
@@ -45,7 +45,7 @@ def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any
         ValueError: unknown score or hyper-parameter, a value out of range, or no `fit_data` where it is
             needed.
     """
-    score = get_score(name)
+    score = _score_of_predictions(name)
     check_hyperparameters(name, score.defaults, hyperparameters)
     settings = score.defaults | hyperparameters
     if score.fit is None:
@@ -72,7 +72,7 @@ def apply_score(name: str, state: FittedScore, predictions: Predictions, **hyper
         ValueError: unknown score or hyper-parameter, a value out of range, or predictions of another width
             than those fitted on.
     """
-    score = get_score(name)
+    score = _score_of_predictions(name)
     adjustable = {key: value for key, value in state.hyperparameters.items() if key not in score.fit_defaults}
     check_hyperparameters(name, adjustable, hyperparameters)
     if state.width is not None and predictions.width != state.width:
@@ -99,19 +99,63 @@ def compute_score(
     return apply_score(name, fit_score(name, fit_data, **hyperparameters), predictions)
 
 
+def compute_image_score(
+    name: str,
+    model: nn.Module,
+    images: Tensor,
+    tensors: Mapping[str, Tensor] | None = None,
+    **hyperparameters: Any,
+) -> Tensor:
+    """Score images by running a model, (N,), larger = more trustworthy.
+
+    Args:
+        name: key of `SCORES` whose `inputs` are images.
+        model: in evaluation mode, from images to logits.
+        images: (N, 3, H, W) in [0, 1], no more than a batch: the model sees them at once.
+        tensors: of `rtk.scores.gram.fit_gram`, for Gram.
+        **hyperparameters: of the score; the defaults are in `SCORES[name].defaults`.
+
+    Raises:
+        ValueError: unknown score or hyper-parameter, a value out of range, no `tensors` where they are
+            needed, or a score of predictions.
+    """
+    score = get_score(name)
+    if score.inputs != "images":
+        raise ValueError(f"score: got {name!r}, which scores predictions, wanted one of images")
+    check_hyperparameters(name, score.score_defaults, hyperparameters)
+    if score.fit is None:
+        return score.score(model, images, **hyperparameters)
+    if tensors is None:
+        raise ValueError(f"tensors: got None, wanted what {name} was fitted to")
+    return score.score(model, images, tensors, **hyperparameters)
+
+
+def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of scores, each once; `all` stands for every score.
+
+    Raises:
+        ValueError: there is no score of a name.
+    """
+    expanded = [name for given in names for name in (SCORES if given == "all" else (given,))]
+    return tuple(dict.fromkeys(get_score(name).name for name in expanded))
+
+
 def get_score(name: str) -> Score:
     """The row of `SCORES`.
 
     Raises:
         ValueError: there is none of this name; says which is the nearest.
     """
-    if name == "gram":
-        raise ValueError(
-            "score: got 'gram', which needs feature maps: wanted rtk.scores.gram on batches of them"
-        )
     if name not in SCORES:
         raise ValueError(f"score: got {name!r}, wanted one of {', '.join(SCORES)}{suggest(name, SCORES)}")
     return SCORES[name]
+
+
+def _score_of_predictions(name: str) -> Score:
+    score = get_score(name)
+    if score.inputs == "images":
+        raise ValueError(f"score: got {name!r}, which runs the model on images: wanted compute_image_score")
+    return score
 
 
 def _score(score: Score, state: FittedScore, predictions: Predictions, settings: Mapping[str, Any]) -> Tensor:

@@ -1,12 +1,13 @@
 """Gram matrices of feature maps: are the correlations between channels those of the predicted class?
 
-Gram looks at the feature maps of many layers, far too much to keep for every image. It therefore is not a row
-of `SCORES`: fit and score it on batches as the network produces them. The maps of a batch are a list with one
-tensor (N, C_l, ...) a layer, the trailing axes being the pixels; OpenOOD takes the output of every Conv2d and
-ReLU.
+Gram looks at the maps of many layers (`rtk.models.maps`), far too much to keep for every image. They are
+reduced to statistics while the network runs, and only bounds of these for each class are kept. So Gram is a
+score of a model and images, like those by input gradients, but is fitted first.
+
+Statistics are one row an image, (N, F): for every layer, P powers of its C_l channels, F = P * sum of C_l.
 
 Source: Sastry & Oore, "Detecting out-of-distribution examples with Gram matrices", ICML 2020 (arXiv
-1912.12510).
+1912.10512).
 """
 
 from __future__ import annotations
@@ -14,106 +15,153 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from rtk.models.maps import forward_maps
 from rtk.scores.logits import msp
 
 POWERS = (1, 2, 3, 4, 5)
 
-Maps = Sequence[Tensor]
 
-
-def gram_statistics(maps: Maps, powers: Sequence[int] = POWERS) -> list[Tensor]:
-    """Row sums of the Gram matrices of F^p, p-th root with the sign kept.
-
-    G_p(F)_c = sign(s) |s|^(1/p), s = sum_d sum_pixels F_c^p F_d^p.
+def gram(model: nn.Module, images: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """Minus the total normalised deviation from the bounds of the predicted class, over the MSP, (N,).
 
     Args:
-        maps: a tensor (N, C_l, ...) for each layer.
-        powers: P exponents.
+        model: in evaluation mode, from images to logits.
+        images: (N, 3, H, W) in [0, 1].
+        tensors: of `fit_gram`.
 
-    Returns:
-        A tensor (N, P, C_l) for each layer.
+    Source: Sastry & Oore, ICML 2020 (arXiv 1912.10512); layers, powers and the MSP as OpenOOD.
     """
-    return [
-        torch.stack([_rooted_row_sums(layer.reshape(*layer.shape[:2], -1), p) for p in powers], dim=1)
-        for layer in maps
-    ]
+    logits, statistics, _ = model_statistics(model, images)
+    return gram_confidence(tensors, statistics, logits)
+
+
+def gram_confidence(tensors: dict[str, Tensor], statistics: Tensor, logits: Tensor) -> Tensor:
+    """`gram` of images whose statistics (N, F) and logits (N, C) are known, (N,)."""
+    deviations = layer_deviations(tensors, statistics, logits.argmax(dim=1))
+    total = (deviations / tensors["normalizer"].to(deviations)).sum(dim=1)
+    return -total / msp(logits).to(total)
 
 
 def fit_gram(
-    train: Iterable[tuple[Maps, Tensor]],
-    held_out: Iterable[tuple[Maps, Tensor]] | None,
+    train: Iterable[tuple[Tensor, Tensor]],
+    held_out: Iterable[tuple[Tensor, Tensor]] | None,
     num_classes: int,
-    powers: Sequence[int] = POWERS,
+    sizes: Sequence[int],
 ) -> dict[str, Tensor]:
-    """Bounds of the Gram statistics for each class and channel, and the usual deviation of each layer.
+    """Bounds of the statistics for each class, and the usual deviation of each layer.
 
     Both streams are read once, batch by batch. A class without a training image has the bounds of all.
 
     Args:
-        train: batches (maps, labels (N,)).
-        held_out: batches (maps, predicted classes (N,)) of other in-distribution images; OpenOOD holds out
-            10 % of the training images of each class. None: layers are not normalised.
+        train: batches (statistics (N, F), labels (N,)), or parts of `class_bounds` in their place.
+        held_out: batches (statistics (N, F), predicted classes (N,)) of in-distribution images that are not
+            in `train`. None: layers are not normalised.
         num_classes: C.
-        powers: P exponents.
+        sizes: how many statistics each of the L layers has; they sum to F.
 
     Returns:
-        `powers` (P,); `lower_l` and `upper_l` (C, P, C_l) for each layer l; `normalizer` (L,).
+        `lower` and `upper` (C, F); `sizes` (L,); `normalizer` (L,).
 
     Raises:
         ValueError: a stream has no batch.
     """
-    state = {"powers": torch.tensor(powers), **_fit_bounds(train, num_classes, powers)}
-    ones = torch.ones(_num_layers(state), dtype=torch.float64)
-    return {**state, "normalizer": ones if held_out is None else _mean_deviations(state, held_out)}
+    state: dict[str, Tensor] = {}
+    for statistics, labels in train:
+        widen_bounds(state, num_classes, *class_bounds(statistics, labels))
+    if not state:
+        raise ValueError("train: got no batch, wanted at least one")
+    close_bounds(state, sizes)
+    if held_out is not None:
+        parts = [layer_deviations(state, *batch) for batch in held_out]
+        if not parts:
+            raise ValueError("held_out: got no batch, wanted at least one; None switches the normaliser off")
+        state["normalizer"] = mean_deviations(torch.cat(parts))
+    return state
 
 
-def gram(state: dict[str, Tensor], maps: Maps, logits: Tensor) -> Tensor:
-    """Minus the total normalised deviation from the bounds of the predicted class, over the MSP, (N,).
+def model_statistics(
+    model: nn.Module, images: Tensor, powers: Sequence[int] = POWERS
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Logits (N, C), statistics (N, F) of a model's maps, and the layers' shares of F."""
+    with torch.no_grad():
+        logits, parts = forward_maps(model, images, lambda values: layer_statistics(values, powers))
+    return logits, torch.cat(parts, dim=1), [part.shape[1] for part in parts]
+
+
+def layer_statistics(values: Tensor, powers: Sequence[int] = POWERS) -> Tensor:
+    """Row sums of the Gram matrices of F^p, p-th root with the sign kept, (N, P * C_l).
+
+    G_p(F)_c = sign(s) |s|^(1/p), s = sum_d sum_pixels F_c^p F_d^p.
 
     Args:
-        state: of `fit_gram`.
-        maps: a tensor (N, C_l, ...) for each layer.
-        logits: (N, C).
+        values: the map F (N, C_l, ...) of a layer, the trailing axes being the pixels.
+        powers: P exponents.
     """
-    deviations = layer_deviations(state, maps, logits.argmax(dim=1))
-    total = (deviations / state["normalizer"].to(deviations)).sum(dim=1)
-    return -total / msp(logits).to(total)
+    flat = values.reshape(*values.shape[:2], -1)
+    return torch.cat([_rooted_row_sums(flat, power) for power in powers], dim=1)
 
 
-def layer_deviations(state: dict[str, Tensor], maps: Maps, classes: Tensor) -> Tensor:
-    """How far the statistics are outside the bounds of a class, summed over powers and channels.
+def class_bounds(statistics: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The K classes present, and the least and largest statistics (K, F) of each."""
+    classes, places = labels.unique(return_inverse=True)
+    index = places.unsqueeze(1).expand_as(statistics)
+    lower = statistics.new_full((len(classes), statistics.shape[1]), torch.inf)
+    upper = torch.full_like(lower, -torch.inf)
+    lower.scatter_reduce_(0, index, statistics, "amin")
+    upper.scatter_reduce_(0, index, statistics, "amax")
+    return classes, lower, upper
+
+
+def widen_bounds(
+    state: dict[str, Tensor], num_classes: int, classes: Tensor, lower: Tensor, upper: Tensor
+) -> None:
+    """Take bounds (K, F) of some classes (K,), each named once, into `lower` and `upper` (C, F)."""
+    if not state:
+        state["lower"] = lower.new_full((num_classes, lower.shape[1]), torch.inf)
+        state["upper"] = torch.full_like(state["lower"], -torch.inf)
+    state["lower"][classes] = state["lower"][classes].minimum(lower)
+    state["upper"][classes] = state["upper"][classes].maximum(upper)
+
+
+def close_bounds(state: dict[str, Tensor], sizes: Sequence[int]) -> None:
+    """Give classes that were not seen the bounds of all, and a state its sizes and a normaliser of one."""
+    unseen = state["lower"][:, :1].isinf()
+    state["lower"] = torch.where(unseen, state["lower"].amin(dim=0), state["lower"])
+    state["upper"] = torch.where(unseen, state["upper"].amax(dim=0), state["upper"])
+    state["sizes"] = torch.tensor(sizes)
+    state["normalizer"] = torch.ones(len(sizes), dtype=torch.float64)
+
+
+def mean_deviations(deviations: Tensor) -> Tensor:
+    """Mean (L,) float64 of deviations (N, L), never zero: a layer may have none in any held-out image."""
+    return deviations.double().mean(dim=0).clamp_min(1e-6)
+
+
+def layer_deviations(tensors: dict[str, Tensor], statistics: Tensor, classes: Tensor) -> Tensor:
+    """How far statistics are outside the bounds of a class, summed over each layer, (N, L).
 
     An excess counts relative to the bound: (lower - g) / |lower + 1e-6| or (g - upper) / |upper + 1e-6|.
 
     Args:
-        state: of `fit_gram`.
-        maps: a tensor (N, C_l, ...) for each layer.
+        tensors: of `fit_gram`.
+        statistics: (N, F).
         classes: (N,) class whose bounds are taken.
 
-    Returns:
-        (N, L).
-
     Raises:
-        ValueError: the number of layers is not that of the fit.
+        ValueError: the statistics are not those of the fit.
     """
-    if len(maps) != _num_layers(state):
-        raise ValueError(
-            f"maps: got {len(maps)} layers, wanted the {_num_layers(state)} that Gram was fitted on"
-        )
-    return torch.stack(
-        [
-            _deviation(
-                values,
-                state[f"lower_{layer}"].to(values)[classes],
-                state[f"upper_{layer}"].to(values)[classes],
-            )
-            for layer, values in enumerate(gram_statistics(maps, state["powers"].tolist()))
-        ],
-        dim=1,
-    )
+    wanted = tensors["lower"].shape[1]
+    if statistics.shape[1] != wanted:
+        got = statistics.shape[1]
+        raise ValueError(f"statistics: got {got} an image, wanted the {wanted} that Gram was fitted on")
+    lower, upper = (tensors[name].to(statistics)[classes] for name in ("lower", "upper"))
+    below = relu(lower - statistics) / (lower + 1e-6).abs()
+    above = relu(statistics - upper) / (upper + 1e-6).abs()
+    parts = (below + above).split(tensors["sizes"].tolist(), dim=1)
+    return torch.stack([part.sum(dim=1) for part in parts], dim=1)
 
 
 def _rooted_row_sums(flat: Tensor, power: int) -> Tensor:
@@ -121,44 +169,3 @@ def _rooted_row_sums(flat: Tensor, power: int) -> Tensor:
     raised = flat**power
     sums = (raised * raised.sum(dim=1, keepdim=True)).sum(dim=2)
     return sums.sign() * sums.abs() ** (1 / power)
-
-
-def _deviation(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    below = relu(lower - values) / (lower + 1e-6).abs()
-    above = relu(values - upper) / (upper + 1e-6).abs()
-    return (below + above).sum(dim=(1, 2))
-
-
-def _fit_bounds(
-    batches: Iterable[tuple[Maps, Tensor]], num_classes: int, powers: Sequence[int]
-) -> dict[str, Tensor]:
-    bounds: dict[str, Tensor] = {}
-    for maps, labels in batches:
-        for layer, values in enumerate(gram_statistics(maps, powers)):
-            shape = (num_classes, *values.shape[1:])
-            lower = bounds.setdefault(f"lower_{layer}", values.new_full(shape, torch.inf))
-            upper = bounds.setdefault(f"upper_{layer}", values.new_full(shape, -torch.inf))
-            index = labels.view(-1, 1, 1).expand_as(values)
-            lower.scatter_reduce_(0, index, values, "amin")
-            upper.scatter_reduce_(0, index, values, "amax")
-    if not bounds:
-        raise ValueError("train: got no batch, wanted at least one")
-    for name, bound in bounds.items():
-        overall = bound.amin(dim=0) if name.startswith("lower") else bound.amax(dim=0)
-        bounds[name] = torch.where(bound.isinf(), overall, bound)
-    return bounds
-
-
-def _mean_deviations(state: dict[str, Tensor], batches: Iterable[tuple[Maps, Tensor]]) -> Tensor:
-    total, count = torch.zeros(_num_layers(state), dtype=torch.float64), 0
-    for maps, classes in batches:
-        total += layer_deviations(state, maps, classes).double().sum(dim=0).cpu()
-        count += len(classes)
-    if count == 0:
-        raise ValueError("held_out: got no batch, wanted at least one; None switches the normaliser off")
-    # A layer in which no held-out image leaves its bounds must not divide by zero.
-    return (total / count).clamp_min(1e-6)
-
-
-def _num_layers(state: dict[str, Tensor]) -> int:
-    return sum(name.startswith("lower_") for name in state)

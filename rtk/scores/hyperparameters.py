@@ -8,7 +8,10 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, get_args
 
+from rtk.scores.gradients import FastRadius, OdinStep
+from rtk.scores.minimal import Norm
 from rtk.scores.prototypes import FdbdNormalizer, SheMetric
+from rtk.scores.radius import Solver
 from rtk.scores.shaping import AshVariant
 from rtk.scores.sirc import SircConfidence, SircFeature
 from rtk.scores.subspace import ResidualSplit
@@ -39,8 +42,12 @@ def _one_of(literal: Any) -> tuple[str, Accepts]:
 # A hyper-parameter of one name means the same in every score.
 LIMITS: dict[str, tuple[str, Accepts]] = {
     "alpha": ("a positive integer", _positive_int),
+    "budget": ("a positive integer", _positive_int),
+    "clip": ("true or false", lambda value: isinstance(value, bool)),
     "confidence": _one_of(SircConfidence),
+    "definition": _one_of(FastRadius),
     "dim": ("a positive integer or None", lambda value: value is None or _positive_int(value)),
+    "epsilon": ("a number in [0, 1]", _number(0, 1)),
     "feature": _one_of(SircFeature),
     "fraction": ("a number in (0, 1]", _number(0, 1, low_allowed=False)),
     "gamma": ("a number above 0", _number(0, float("inf"), low_allowed=False, high_allowed=False)),
@@ -48,11 +55,19 @@ LIMITS: dict[str, tuple[str, Accepts]] = {
     "lmbda": ("a number in [0, 1]", _number(0, 1)),
     "m": ("a positive integer", _positive_int),
     "metric": _one_of(SheMetric),
+    "norm": _one_of(Norm),
     "normalizer": _one_of(FdbdNormalizer),
+    "overshoot": ("a number in [0, 1]", _number(0, 1)),
     "percentile": ("a number in [0, 100)", _number(0, 100, high_allowed=False)),
+    "rivals": ("a positive integer", _positive_int),
+    "solver": _one_of(Solver),
     "split": _one_of(ResidualSplit),
+    "step": _one_of(OdinStep),
+    "step_size": ("a number in (0, 1]", _number(0, 1, low_allowed=False)),
+    "steps": ("a positive integer", _positive_int),
     "tail": ("a positive integer", _positive_int),
     "temperature": ("a number above 0", _number(0, float("inf"), low_allowed=False, high_allowed=False)),
+    "tolerance": ("a number in (0, 1)", _number(0, 1, low_allowed=False, high_allowed=False)),
     "variant": _one_of(AshVariant),
 }
 

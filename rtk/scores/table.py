@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from rtk.scores import calibrated, gaussian, logits, neighbours, openmax, prototypes, shaping, sirc, subspace
+from rtk.scores import (
+    calibrated,
+    gaussian,
+    gradients,
+    gram,
+    logits,
+    minimal,
+    neighbours,
+    openmax,
+    prototypes,
+    radius,
+    shaping,
+    sirc,
+    subspace,
+)
 from rtk.scores.hyperparameters import defaults_of
 
 
@@ -16,12 +30,20 @@ from rtk.scores.hyperparameters import defaults_of
 class Score:
     """A score: larger = more trustworthy, more in-distribution.
 
+    There are three shapes, told apart by `inputs`; each returns (N,), every image for itself:
+
+    - "logits": `score(logits, **hyper-parameters)`, nothing to fit;
+    - "features": `score(predictions, fitted tensors, **hyper-parameters)`, after
+      `fit(fit_data, **hyper-parameters) -> tensors by name`;
+    - "images": `score(model, images, **hyper-parameters)`, which runs the model. Gram alone of these is
+      fitted, on a stream of batches (`gram.fit_gram`), and takes its tensors third.
+
     Attributes:
         name: key in `SCORES`.
-        score: `score(logits, **hyper-parameters) -> (N,)` where there is nothing to fit, otherwise
-            `score(predictions, fitted tensors, **hyper-parameters) -> (N,)`. Images are scored one by one.
+        score: as above.
         source: paper.
-        fit: `fit(fit_data, **hyper-parameters) -> tensors by name`; None for scores of the logits alone.
+        fit: as above; None where there is nothing to fit.
+        inputs: what is scored.
         search: values that OpenOOD's automatic search tries, by hyper-parameter.
     """
 
@@ -29,6 +51,7 @@ class Score:
     score: Callable[..., Tensor]
     source: str
     fit: Callable[..., dict[str, Tensor]] | None = None
+    inputs: Literal["logits", "features", "images"] = "logits"
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
@@ -80,30 +103,61 @@ _ROWS = (
         calibrated.temperature_scaling,
         "Guo et al., ICML 2017, arXiv 1706.04599",
         fit=calibrated.fit_temperature_scaling,
+        inputs="features",
     ),
-    Score("relu", calibrated.relu, "Dadalto et al., ICLR 2024, arXiv 2306.01710", fit=calibrated.fit_relu),
-    Score("klm", calibrated.klm, "Hendrycks et al., ICML 2022, arXiv 1911.11132", fit=calibrated.fit_klm),
     Score(
-        "openmax", openmax.openmax, "Bendale & Boult, CVPR 2016, arXiv 1511.06233", fit=openmax.fit_openmax
+        "relu",
+        calibrated.relu,
+        "Dadalto et al., ICLR 2024, arXiv 2306.01710",
+        fit=calibrated.fit_relu,
+        inputs="features",
     ),
-    Score("mds", gaussian.mds, "Lee et al., NeurIPS 2018, arXiv 1807.03888", fit=gaussian.fit_mds),
-    Score("rmds", gaussian.rmds, "Ren et al., 2021, arXiv 2106.09022", fit=gaussian.fit_rmds),
+    Score(
+        "klm",
+        calibrated.klm,
+        "Hendrycks et al., ICML 2022, arXiv 1911.11132",
+        fit=calibrated.fit_klm,
+        inputs="features",
+    ),
+    Score(
+        "openmax",
+        openmax.openmax,
+        "Bendale & Boult, CVPR 2016, arXiv 1511.06233",
+        fit=openmax.fit_openmax,
+        inputs="features",
+    ),
+    Score(
+        "mds",
+        gaussian.mds,
+        "Lee et al., NeurIPS 2018, arXiv 1807.03888",
+        fit=gaussian.fit_mds,
+        inputs="features",
+    ),
+    Score(
+        "rmds", gaussian.rmds, "Ren et al., 2021, arXiv 2106.09022", fit=gaussian.fit_rmds, inputs="features"
+    ),
     Score(
         "knn",
         neighbours.knn,
         "Sun et al., ICML 2022, arXiv 2204.06507",
         fit=neighbours.fit_knn,
+        inputs="features",
         search={"k": (50, 100, 200, 500, 1000)},
     ),
     Score(
-        "nnguide", neighbours.nnguide, "Park et al., ICCV 2023, arXiv 2309.14888", fit=neighbours.fit_nnguide
+        "nnguide",
+        neighbours.nnguide,
+        "Park et al., ICCV 2023, arXiv 2309.14888",
+        fit=neighbours.fit_nnguide,
+        inputs="features",
     ),
-    Score("she", prototypes.she, "Zhang et al., ICLR 2023", fit=prototypes.fit_she),
+    Score("she", prototypes.she, "Zhang et al., ICLR 2023", fit=prototypes.fit_she, inputs="features"),
     Score(
         "fdbd",
         prototypes.fdbd,
         "Liu & Qin, ICML 2024, arXiv 2312.11536",
         fit=prototypes.fit_fdbd,
+        inputs="features",
         search={"normalizer": ("distance_to_mean", "feature_norm")},
     ),
     Score(
@@ -111,17 +165,25 @@ _ROWS = (
         subspace.vim,
         "Wang et al., CVPR 2022, arXiv 2203.10807",
         fit=subspace.fit_vim,
+        inputs="features",
         search={"dim": (256, 1000)},
     ),
     Score(
-        "residual", subspace.residual, "Wang et al., CVPR 2022, arXiv 2203.10807", fit=subspace.fit_residual
+        "residual",
+        subspace.residual,
+        "Wang et al., CVPR 2022, arXiv 2203.10807",
+        fit=subspace.fit_residual,
+        inputs="features",
     ),
-    Score("sirc", sirc.sirc, "Xia & Bouganis, ACCV 2022, arXiv 2207.07506", fit=sirc.fit_sirc),
+    Score(
+        "sirc", sirc.sirc, "Xia & Bouganis, ACCV 2022, arXiv 2207.07506", fit=sirc.fit_sirc, inputs="features"
+    ),
     Score(
         "react",
         shaping.react,
         "Sun et al., NeurIPS 2021, arXiv 2111.12797",
         fit=shaping.fit_react,
+        inputs="features",
         search={"percentile": (85, 90, 95, 99)},
     ),
     Score(
@@ -129,6 +191,7 @@ _ROWS = (
         shaping.ash,
         "Djurisic et al., ICLR 2023, arXiv 2209.09858",
         fit=shaping.fit_head,
+        inputs="features",
         search=_SHAPING_SEARCH,
     ),
     Score(
@@ -136,6 +199,7 @@ _ROWS = (
         shaping.scale,
         "Xu et al., ICLR 2024, arXiv 2310.00227",
         fit=shaping.fit_head,
+        inputs="features",
         search=_SHAPING_SEARCH,
     ),
     Score(
@@ -143,7 +207,31 @@ _ROWS = (
         shaping.dice,
         "Sun & Li, ECCV 2022, arXiv 2111.09805",
         fit=shaping.fit_dice,
+        inputs="features",
         search={"percentile": (10, 30, 50, 70, 90)},
+    ),
+    Score(
+        "odin",
+        gradients.odin,
+        "Liang et al., ICLR 2018, arXiv 1706.02690",
+        inputs="images",
+        search={"temperature": (1, 10, 100, 1000), "epsilon": (0.0014, 0.0028)},
+    ),
+    Score("rr_fast", gradients.rr_fast, "RAT, arXiv 2503.14783", inputs="images"),
+    Score("rr_bs", radius.rr_bs, "RAT, arXiv 2503.14783", inputs="images"),
+    Score(
+        "deepfool",
+        minimal.deepfool,
+        "Moosavi-Dezfooli et al., CVPR 2016, arXiv 1511.04599",
+        inputs="images",
+    ),
+    Score("fab", minimal.fab, "Croce & Hein, ICML 2020, arXiv 1907.02044", inputs="images"),
+    Score(
+        "gram",
+        gram.gram,
+        "Sastry & Oore, ICML 2020, arXiv 1912.10512",
+        fit=gram.fit_gram,
+        inputs="images",
     ),
 )
 

@@ -21,7 +21,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rtk.optim.averaging import float_buffers
 from rtk.train.state import (
     TrainState,
     optimizer_counters,
@@ -282,16 +281,30 @@ def load_weights(folder: Path, model: nn.Module, averaged: bool = True) -> None:
         model: model of the run's config, on the CPU.
         averaged: take the averaged weights and their BatchNorm statistics where the run kept any.
     """
+    read = weights_reader(folder, averaged)
+    with torch.no_grad():
+        for name, value in model.state_dict(keep_vars=True).items():
+            value.copy_(read(name, value.shape))
+
+
+def weights_reader(folder: Path, averaged: bool = True) -> Callable[[str, torch.Size], Tensor]:
+    """A function that reads one tensor of a checkpoint's model, given its name and shape.
+
+    Args:
+        folder: checkpoint folder.
+        averaged: read the averaged weights and buffers where the run kept any.
+    """
     reader = ShardReader(resolve_checkpoint(folder))
     common = load_file(reader.folder / "common.safetensors")
     use_average = averaged and any(kind == "average" for kind, _ in reader.index)
-    with torch.no_grad():
-        for name, value in saved_buffers(model).items():
-            value.copy_(common[f"model|{name}"])
-        for name, parameter in model.named_parameters():
-            trained = "average" if use_average else "weight"
-            kind = "frozen" if ("frozen", name) in reader.index else trained
-            parameter.copy_(reader.read(kind, name, 0, parameter.numel()).view_as(parameter))
-        if use_average:
-            for name, buffer in float_buffers(model).items():
-                buffer.copy_(common[f"average|{name}"])
+
+    def read(name: str, shape: torch.Size) -> Tensor:
+        buffers = ("average", "model") if use_average else ("model",)
+        for kind in buffers:
+            if f"{kind}|{name}" in common:
+                return common[f"{kind}|{name}"].view(shape)
+        trained = "average" if use_average else "weight"
+        kind = "frozen" if ("frozen", name) in reader.index else trained
+        return reader.read(kind, name, 0, shape.numel()).view(shape)
+
+    return read

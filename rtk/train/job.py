@@ -11,8 +11,9 @@ import numpy as np
 
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig, duration_steps
+from rtk.data.arrays import ImageArrays
 from rtk.data.epochs import steps_per_epoch
-from rtk.data.views import ImageArrays
+from rtk.data.stream import Stream
 from rtk.run_folder import RunFolder
 
 
@@ -21,16 +22,25 @@ class TrainingData:
     """Decoded images of a run, in Ray's object store.
 
     Attributes:
-        train: training images.
+        train: training images; of a streamed set only the first, for BatchNorm statistics.
         validation: images for model selection, never of the test set.
         validation_ood: groups `near` and `far`, each OOD sets by name; never test sets.
         pictures: uint8 (P, 3, S, S) PixMix pictures; None without PixMix.
+        outliers: uint8 (O, 3, H, W) pictures of no class; None without OpenMix.
+        feed: a streamed training set and the actor that feeds it; None: all of it is in `train`.
     """
 
     train: ImageArrays
     validation: ImageArrays
     pictures: np.ndarray | None
+    outliers: np.ndarray | None = None
+    feed: tuple[Stream, Any] | None = None
     validation_ood: dict[str, dict[str, ImageArrays]] = field(default_factory=dict)
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training images."""
+        return len(self.feed[0] if self.feed else self.train)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,22 +14,26 @@ from rtk.config.schema import RunConfig, duration_steps
 from rtk.console import progress_bar
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
-from rtk.data.epochs import holdout_split, steps_per_epoch
+from rtk.data.epochs import holdout_split, steps_per_epoch, window_size
+from rtk.data.faults import FaultLog
 from rtk.data.fractals import render_fractals
 from rtk.data.pipeline import Source, decode_datasets
+from rtk.data.stream import Stream, check_decoding_cpus, open_stream, start_feeder
+from rtk.data.views import PICTURE_MARGIN
 from rtk.environment import describe_environment
-from rtk.models.build import check_backbone
 from rtk.ray_session import check_resources, start_ray
 from rtk.run_folder import RunFolder
 from rtk.tracking import mirrored
 from rtk.train.checkpoint import read_state
+from rtk.train.initial import check_model
 from rtk.train.interrupts import Interrupts
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.progress import ProgressDisplay
 
 MAY_CHANGE_ON_RESUME = ("train.duration", "train.workers", "train.threads", "train.max_restarts")
 FRACTALS = 128
-PICTURE_MARGIN = 9 / 8  # PixMix pictures are decoded larger than the images and cropped at random (36 for 32)
+SKIPPED_FILE = "skipped.csv"
+REFERENCE_ROWS = 2048  # of a streamed training set, decoded once for BatchNorm statistics
 POLL_SECONDS = 0.2
 
 
@@ -54,7 +59,7 @@ def launch_training(config: RunConfig) -> Outcome:
         TrainingError: where the run failed.
     """
     datasets = open_datasets(config)
-    check_backbone(config.model.name)
+    check_model(config, len(datasets["train"].classes))
     if total_steps(config, datasets) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
     _check_cluster(config)
@@ -83,7 +88,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
     """The config of a run with overrides that a resume allows; any other change is shown and refused."""
-    before = dict(flatten(run.config_tree()))
+    before = dict(flatten(run.config().model_dump(mode="json")))  # keys that are newer than the run included
     config = load_config(run.path / "config.yaml", overrides)
     after = dict(flatten(config.model_dump(mode="json")))
     changed = [key for key in {*before, *after} if before.get(key) != after.get(key)]
@@ -111,6 +116,8 @@ def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
     for group, sets in validation_ood(config).items():
         for name, path in sets.items():
             opened[f"{group}:{name}"] = _open(path, f"data.validation_{group}_ood.{name}", need_classes=False)
+    if config.data.outliers is not None and config.objective.openmix.weight:
+        opened["outliers"] = _open(config.data.outliers, "data.outliers", need_classes=False)
     _check_evaluation_sets(config)
     return opened
 
@@ -149,6 +156,8 @@ def _open(path: str, key: str, need_classes: bool = True) -> ImageDataset:
 def _check_cluster(config: RunConfig) -> None:
     start_ray()
     check_resources(config.train.workers, _use_gpus())
+    if config.data.stream:
+        check_decoding_cpus(config.train.workers)
 
 
 def _use_gpus() -> bool:
@@ -157,11 +166,21 @@ def _use_gpus() -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
-def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> TrainingData:
-    """Decode what the workers will share."""
+def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset], skipped: Path) -> TrainingData:
+    """Decode what the workers will share; of a streamed training set, only some images.
+
+    Args:
+        config: of the run.
+        datasets: from `open_datasets`.
+        skipped: CSV file for the images that are left out.
+    """
     side = config.data.image_size
     picture_side = round(side * PICTURE_MARGIN)
-    sources = {"train": Source(datasets["train"], side, config.data.train_rows)}
+    faults = FaultLog(config.data.on_error, config.data.max_errors, skipped)
+    train_source = Source(datasets["train"], config.data.decoded_side, config.data.train_rows)
+    feed = start_stream(config, train_source, faults) if config.data.stream else None
+    rows = min(len(train_source), REFERENCE_ROWS) if feed else len(train_source)
+    sources = {"train": replace(train_source, rows=rows)}
     if "validation" in datasets:
         sources["validation"] = Source(datasets["validation"], side)
     unseen = {group: list(sets) for group, sets in validation_ood(config).items()}
@@ -169,12 +188,14 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> 
         sources |= {f"{group}:{name}": Source(datasets[f"{group}:{name}"], side) for name in names}
     if "mixing" in datasets:
         sources["mixing"] = Source(datasets["mixing"], picture_side)
+    if "outliers" in datasets:
+        sources["outliers"] = Source(datasets["outliers"], config.data.decoded_side)
     with progress_bar("decoding images") as progress:
-        arrays = decode_datasets(sources, progress)
+        arrays = decode_datasets(sources, progress, faults)
     train, validation = arrays["train"], arrays.get("validation")
     if validation is None:
         kept, held = holdout_split(config.seed, len(train), config.data.validation_fraction)
-        train, validation = train.take(kept), train.take(held)
+        train, validation = train.take(kept), train.take(held).cropped(side)
     pictures: np.ndarray | None = None
     if config.objective.regpixmix.weight:
         rendered = "mixing" not in arrays
@@ -182,7 +203,14 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset]) -> 
             render_fractals(FRACTALS, picture_side, config.seed) if rendered else arrays["mixing"].images
         )
     ood = {group: {name: arrays[f"{group}:{name}"] for name in names} for group, names in unseen.items()}
-    return TrainingData(train, validation, pictures, ood)
+    outliers = arrays["outliers"].images if "outliers" in arrays else None
+    return TrainingData(train, validation, pictures, outliers, feed, ood)
+
+
+def start_stream(config: RunConfig, source: Source, faults: FaultLog) -> tuple[Stream, Any]:
+    """A streamed training set and the actor that feeds it to the workers."""
+    stream = open_stream(source, window_size(config.data.shuffle_rows, config.train.batch_size))
+    return stream, start_feeder(stream, config.seed, faults)
 
 
 def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset], resume: bool) -> Outcome:
@@ -191,9 +219,9 @@ def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset],
     run.clear_stop()
     # MLflow's thread starts first: making its database takes as long as decoding the data.
     with mirrored(run) as mirror, Interrupts() as interrupts:
-        data = load_training_data(config, datasets)
+        data = load_training_data(config, datasets, run.path / SKIPPED_FILE)
         num_classes = len(datasets["train"].classes)
-        job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, len(data.train), resume)
+        job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, data.train_rows, resume)
         result = _watch(job, ray.put(data), interrupts)
         if result["status"] == "failed":
             raise TrainingError(result["message"])

@@ -22,6 +22,7 @@ class TrainState:
     average: WeightAverage | None
     buffers: list[Tensor]
     local_ascent: bool = False  # SAM along each rank's own gradient
+    concatenate: bool = False  # all views in one forward pass
 
 
 def per_weight_tensors(state: TrainState) -> dict[str, list[Tensor]]:

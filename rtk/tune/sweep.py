@@ -21,11 +21,11 @@ from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, content_hash, open_dataset
 from rtk.data.epochs import steps_per_epoch
 from rtk.environment import describe_environment
-from rtk.models.build import check_backbone
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder, unique_name
 from rtk.tracking import SWEEP_FILE, note_status
-from rtk.train.launch import load_training_data, open_datasets, total_steps, validation_ood
+from rtk.train.initial import check_model
+from rtk.train.launch import SKIPPED_FILE, load_training_data, open_datasets, total_steps, validation_ood
 from rtk.tune.mirror import mirrored_sweep, note_trial
 from rtk.tune.space import SearchSpace, check_space, parse_space, points
 from rtk.tune.study import DONE, open_study, remaining_trials
@@ -143,8 +143,8 @@ def resume_sweep(sweep: Sweep, changes: Mapping[str, Any] | None = None) -> Swee
 
 def _open(space: SearchSpace, config: RunConfig) -> dict[str, ImageDataset]:
     """Everything that can be checked without Ray, and the opened data sets."""
-    check_backbone(config.model.name)
     datasets = open_datasets(_data_config(space, config))
+    check_model(config, len(datasets["train"].classes))
     _refuse_test_sets(config, datasets)
     epochs = _epochs(config, datasets)
     if space.scheduler.name == "asha" and space.scheduler.grace > epochs:
@@ -220,14 +220,14 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
     from rtk.tune.searcher import StudySearcher
 
     config = sweep.config()
-    data = load_training_data(_data_config(space, config), datasets)
+    data = load_training_data(_data_config(space, config), datasets, sweep.path / SKIPPED_FILE)
     hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
     plan = TrialPlan(
         path=str(sweep.path),
         config_tree=config.model_dump(mode="json"),
         environment={**describe_environment(), "data": hashes},
         num_classes=len(datasets["train"].classes),
-        train_rows=len(data.train),
+        train_rows=data.train_rows,
         resources=_resources(space),
     )
     for ended in study.get_trials(deepcopy=False, states=DONE):

@@ -141,7 +141,8 @@ def _train_here(job: TrainingJob, data: TrainingData, resources: dict[str, float
     import torch
     from ray import tune
 
-    from rtk.train.worker import keep_freed_memory, run_job
+    from rtk.train.setup import keep_freed_memory
+    from rtk.train.worker import run_job
 
     keep_freed_memory()
     torch.set_num_threads(job.config.train.threads or max(1, int(resources["CPU"])))

@@ -16,6 +16,7 @@ def test_defaults_then_recipe_then_overrides():
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monkeypatch):
     monkeypatch.setenv("RTK_DATA", "/data")
+    monkeypatch.setenv("RTK_WEIGHTS", "/weights")
     config = load_config(name)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))

@@ -79,7 +79,27 @@ def test_equals_pillow(name, size):
     )
     stacked, levels, signs = (np.stack(column) for column in zip(*cases, strict=True))
     result = apply_ops(to_tensor(stacked), np.full(len(cases), OPS.index(name)), levels, signs)
-    np.testing.assert_array_equal(result.numpy(), to_tensor(wanted).numpy())
+    off = np.abs(result.numpy().astype(int) - to_tensor(wanted).numpy())
+    # At round levels a shear's products are often whole grey levels, which rounding may miss by one.
+    assert off.max() <= name.startswith("shear")
+    assert (off > 0).mean() <= 0.005
+
+
+@pytest.mark.parametrize("name", ["shear_x", "shear_y", "rotate"])
+def test_equals_pillow_at_random_levels(name):
+    rng = np.random.default_rng(3)
+    images = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    levels, signs = rng.uniform(0.1, 9.9, 64), rng.choice([-1, 1], 64)
+    wanted = np.stack(
+        [
+            np.asarray(pillow_op(name, Image.fromarray(x), level, sign))
+            for x, level, sign in zip(images, levels, signs, strict=True)
+        ]
+    )
+    result = apply_ops(to_tensor(images), np.full(64, OPS.index(name)), levels, signs)
+    off = np.abs(result.numpy().astype(int) - to_tensor(wanted).numpy())
+    assert off.max() <= 1
+    assert (off > 0).mean() <= 1e-4
 
 
 def test_rotate_equals_pillow_at_every_angle():

@@ -5,9 +5,9 @@ import torch
 from rtk.config.load import build_config
 from rtk.data.epochs import epoch_order, rank_batch
 from rtk.data.fractals import render_fractals
-from rtk.data.views import ImageArrays, ViewMaker
+from rtk.data.views import VIEWS, ImageArrays, ViewMaker
 
-NAMES = ("clean", "mixed", "pixmix")
+NAMES = VIEWS
 CLASSES = 5
 
 
@@ -17,7 +17,9 @@ def maker():
     images = generator.integers(0, 256, (48, 3, 32, 32), dtype=np.uint8)
     train = ImageArrays(images, generator.integers(0, CLASSES, 48), np.arange(1000, 1048))
     config = build_config({"data": {"train": "unused"}})
-    return ViewMaker(train, render_fractals(8, 36, 0), CLASSES, config.data, config.objective, seed=7)
+    outliers = generator.integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
+    pictures = render_fractals(8, 36, 0)
+    return ViewMaker(train, pictures, CLASSES, config.data, config.objective, 7, outliers)
 
 
 def by_row(maker, batches, epoch):
@@ -57,7 +59,9 @@ def test_another_epoch_gives_other_views(maker):
 
 def test_label_mass_is_one_and_images_are_in_range(maker):
     views = maker(np.arange(48), 0, NAMES)
-    assert torch.allclose(views["mixed"].targets.sum(1), torch.ones(48))
+    for name in ("mixed", "cutmix", "openmix"):
+        assert torch.allclose(views[name].targets.sum(1), torch.ones(48))
+        assert views[name].targets.min() >= 0
     for view in views.values():
         assert view.images.dtype == torch.float32
         assert view.images.min() >= 0
@@ -79,6 +83,32 @@ def test_pixmix_without_pictures_is_refused(maker):
 def test_redrawn_views_are_other_ones_of_the_same_clean_images(maker):
     one, other = (maker(np.arange(48), 0, NAMES, redraw) for redraw in (0, 1))
     torch.testing.assert_close(one["clean"].images, other["clean"].images, rtol=0, atol=0)
-    for name in ("mixed", "pixmix"):
+    for name in ("mixed", "cutmix", "pixmix", "openmix"):
         same = (one[name].images == other[name].images).flatten(1).all(1)
         assert same.float().mean() < 0.3
+
+
+def test_resized_crops_have_the_size_that_the_model_sees(maker):
+    data = {"train": "unused", "image_size": 28, "decode_size": 32, "augment": {"crop": "resized"}}
+    config = build_config({"data": data})
+    resized = ViewMaker(maker.train, maker.pictures, CLASSES, config.data, config.objective, 7)
+    views = resized(np.arange(6), 0, {"clean", "mixed", "pixmix"})
+    assert {view.images.shape for view in views.values()} == {(6, 3, 28, 28)}
+
+
+def test_openmix_targets_fall_with_the_outliers_share(maker):
+    view = maker(np.arange(48), 0, {"openmix"})["openmix"]
+    labels = torch.from_numpy(maker.train.labels)
+    others = view.targets.clone().scatter_(1, labels[:, None], 2.0).amin(1)
+    own = view.targets.gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(own + (CLASSES - 1) * others, torch.ones(48))
+    assert (own > others).all()
+
+
+def test_views_of_images_in_any_memory_layout(maker):
+    images = np.ascontiguousarray(maker.train.images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    train = ImageArrays(images, maker.train.labels, maker.train.sample_ids)
+    data = build_config({"data": {"train": "x"}}).data
+    other = ViewMaker(train, maker.pictures, CLASSES, data, maker.objective, 7, maker.outliers)
+    for name, view in other(np.arange(48), 0, NAMES).items():
+        torch.testing.assert_close(view.images, maker(np.arange(48), 0, {name})[name].images)

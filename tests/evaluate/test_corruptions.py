@@ -75,13 +75,30 @@ def test_missing_library_and_small_images_are_refused(monkeypatch):
 
 def test_rows_are_written_read_and_summarised(tmp_path):
     rows = [
-        {"corruption": "none", "severity": 0, "images": 9, "accuracy": 1.0, "aurc": 0.0},
-        {"corruption": "fog", "severity": 1, "images": 9, "accuracy": 0.8, "aurc": 0.1, "auroc_errors": 0.7},
-        {"corruption": "fog", "severity": 2, "images": 9, "accuracy": 0.6, "aurc": 0.3, "auroc_errors": 0.5},
+        {"step": 8, "corruption": "none", "severity": 0, "images": 9, "accuracy": 1.0, "aurc": 0.0},
+        {
+            "step": 8,
+            "corruption": "fog",
+            "severity": 1,
+            "images": 9,
+            "accuracy": 0.8,
+            "aurc": 0.1,
+            "auroc_errors": 0.7,
+        },
+        {
+            "step": 8,
+            "corruption": "fog",
+            "severity": 2,
+            "images": 9,
+            "accuracy": 0.6,
+            "aurc": 0.3,
+            "auroc_errors": 0.5,
+        },
     ]
-    assert read_rows(tmp_path) == []
+    assert read_rows(tmp_path, 8) == []
     write_rows(tmp_path, rows)
-    assert read_rows(tmp_path) == rows
+    assert read_rows(tmp_path, 8) == rows
+    assert read_rows(tmp_path, 9) == []  # of another checkpoint
     assert summarise(rows) == pytest.approx({"accuracy": 0.7, "aurc": 0.2, "auroc_errors": 0.6})
     assert "auroc_errors" not in summarise(
         [rows[1], {**rows[2], "severity": 2} | {}, rows[0] | {"severity": 3}]

@@ -106,7 +106,7 @@ def test_bad_scores_are_refused():
 
 
 def test_rule_is_saved_and_read_back(tmp_path):
-    rule = DecisionRule("msp", "knn", 0.5, -0.3, 0.02, "100 images", {"msp": {}, "knn": {"k": 10}})
+    rule = DecisionRule("msp", "knn", 0.5, -0.3, 0.02, "100 images", {"msp": {}, "knn": {"k": 10}}, 7)
     rule.save(tmp_path / "decision.json", {"test": {"risk": 0.01}})
     assert DecisionRule.load(tmp_path / "decision.json") == rule
     with pytest.raises(ConfigError, match="rtk evaluate RUN --risk"):

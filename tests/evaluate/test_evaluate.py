@@ -101,8 +101,11 @@ def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
     near = resolve_path("builtin:digits/near_digits89.parquet")
     suite = run.path / "suite.yaml"
     suite.write_text(f"near: {{only: '{near}'}}\nvalidation_ood: '{photos}'\n")
-    assert main(["evaluate", str(run.path), "--suite", str(suite), "--risk", "0.1", "--json"]) == 0
-    reached = json.loads(capsys.readouterr().out)["decision"]
+    command = ["evaluate", str(run.path), "--suite", str(suite), "--protocol", "aps", "--risk", "0.1"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    reached = result["decision"]
+    assert [row["k"] for row in result["protocol"]["tried"]["knn"]] == [50, 100, 200]
     rule = DecisionRule.load(run.evaluation / "decision.json")
     test = rows_of(read_scores(run), "set", "test")
     accepted = decide(test[rule.confidence], test[rule.ood_score], rule.tau_id, rule.tau_ood) == "accept"
@@ -116,13 +119,13 @@ def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
 
 def test_corruptions_lower_the_accuracy_and_are_the_same_again(run):
     pytest.importorskip("imagecorruptions")
-    first = evaluate_run(run, corrupted=48)
-    rows = read_rows(run.evaluation)
+    first = evaluate_run(run, corrupted=24)
+    rows = read_rows(run.evaluation, first["step"])
     assert len(rows) == 1 + 15 * 5
-    assert {row["images"] for row in rows} == {48}
+    assert {row["images"] for row in rows} == {24}
     assert first["corruptions"]["accuracy"] < rows[0]["accuracy"]
-    evaluate_run(run, corrupted=48)
-    assert read_rows(run.evaluation) == rows
+    evaluate_run(run, corrupted=24)
+    assert read_rows(run.evaluation, first["step"]) == rows
     assert "Accuracy under corruptions" in write_report([run]).read_text()
 
 

@@ -15,7 +15,7 @@ from rtk.evaluate.protocol import (
     ood_criterion,
     tuned_scores,
 )
-from rtk.evaluate.score_table import expand_scores
+from rtk.evaluate.score_table import OF_PREDICTIONS, expand_scores
 from rtk.metrics import aurc, auroc
 from rtk.scores import DEFAULT_SCORES, SCORES, FitData, Predictions, compute_score
 
@@ -37,8 +37,8 @@ def fit() -> FitData:
 
 
 def test_named_sets_of_scores():
-    assert expand_scores(["sure_plus", "msp"]) == tuple(n for n in DEFAULT_SCORES if n in SCORES)
-    assert set(expand_scores(["all"])) == set(SCORES)
+    assert expand_scores(["sure_plus", "msp"]) == tuple(n for n in DEFAULT_SCORES if n in OF_PREDICTIONS)
+    assert set(expand_scores(["all"])) == set(OF_PREDICTIONS)
     with pytest.raises(ValueError, match="msp"):
         expand_scores(["mps"])
 
@@ -82,7 +82,7 @@ def test_neighbours_never_exceed_the_training_images(fit):
     assert tuned.states["nnguide"].hyperparameters["k"] == 20
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", OF_PREDICTIONS)
 def test_every_score_can_be_fixed_and_tuned(fit, name):
     fixed = fixed_scores(CONFIG, [name], fit)
     assert fixed.tried == {}

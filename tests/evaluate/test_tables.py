@@ -29,7 +29,10 @@ def ood(auroc: float) -> dict[str, float]:
 
 RESULT = {
     "summary": {"accuracy": 0.9, "aurc": 0.02, "auroc_near": 0.81},
-    "test": {"msp": {"aurc": 0.02, "auroc_errors": 0.8}, "soft_margin": {"aurc": 0.03, "auroc_errors": 0.9}},
+    "test": {
+        "msp": {"accuracy": 0.9, "aurc": 0.02, "auroc_errors": 0.8},
+        "soft_margin": {"accuracy": 0.9, "aurc": 0.03, "auroc_errors": 0.9},
+    },
     "sets": {
         "cats": {"msp": ood(0.8), "soft_margin": ood(0.7)},
         "dogs": {"msp": ood(0.6), "soft_margin": ood(0.9)},
@@ -79,7 +82,7 @@ def test_csv_and_json_hold_the_fractions():
 
 
 def test_intervals_stand_beside_their_values():
-    spread = {"sets": {"cats": {"msp": {"auroc": [0.75, 0.85]}}}, "summary": {"accuracy": [0.8, 1.0]}}
+    spread = {"sets": {"cats": {"msp": {"auroc": [0.75, 0.85]}}}, "test": {"msp": {"accuracy": [0.8, 1.0]}}}
     rows = pooled_rows({"run": {**RESULT, "intervals": spread}})
     plain = json.loads(FORMATS["json"](rows))
     assert (plain[0]["accuracy_low"], plain[0]["accuracy_high"]) == (0.8, 1.0)

@@ -56,6 +56,59 @@ def test_any_timm_backbone():
     assert build_model(ModelConfig(name="timm/test_resnet"), 5)(torch.rand(2, 3, 64, 64)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("resnet18", 11.220132),
+        ("resnet110", 1.736564),
+        ("wrn28_10", 36.536884),
+        ("resnet18_imagenet", 11.227812),
+        ("resnet50", 23.712932),
+        ("dinov3_s16", 21.625444),
+        ("dinov3_b16", 85.718116),
+        ("dinov3_l16", 303.181924),
+        ("dinov3_h16plus", 840.637540),
+        ("dinov3_7b16", 6716.440676),
+    ],
+)
+def test_backbones_have_the_published_sizes(name, millions):
+    with torch.device("meta"):
+        model = build_model(ModelConfig(name=name), 100, 64)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == millions
+
+
+@pytest.mark.parametrize("name", ["resnet110", "wrn28_10"])
+def test_cifar_backbones_halve_the_map_twice(name):
+    model = build_model(ModelConfig(name=name, width=8), 5).eval()
+    maps = model.backbone.stages(model.backbone.conv1(torch.rand(2, 3, 32, 32)))
+    assert maps.shape == (2, 32, 8, 8)
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+
+
+def test_dinov3_pools_the_class_token_unless_told_otherwise():
+    images = torch.rand(2, 3, 32, 32)
+    for pool, rows in ((None, slice(0, 1)), ("token", slice(0, 1)), ("avg", slice(5, None))):
+        model = build_model(ModelConfig(name="timm/vit_tiny_patch16_dinov3_qkvb", pool=pool), 5, 32).eval()
+        tokens = model.backbone.forward_features((images - 0.5) / 0.5)
+        torch.testing.assert_close(model.forward_features(images)[1], tokens[:, rows].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": "token"}, "model.pool: got 'token', resnet18 has none"),
+        ({"drop_path": 0.1}, "model.drop_path: got 0.1, resnet18 has none"),
+        ({"name": "resnet50", "pool": "token"}, "timm cannot build 'resnet50'"),
+        ({"name": "resnet50", "width": 8}, "model.width: got 8"),
+        ({"name": "dinov3_s16"}, "data.image_size: got 40, wanted a multiple of the patch size 16"),
+        ({"freeze_layers": 10}, "model.freeze_layers: got 10, wanted at most 9"),
+    ],
+)
+def test_options_that_a_backbone_lacks_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(ModelConfig(**options), 5, 40)
+
+
 @pytest.mark.parametrize("name", ["resnet19", "timm/resnet18x"])
 def test_unknown_backbones_are_named(name):
     with pytest.raises(ValueError, match="model.name"):

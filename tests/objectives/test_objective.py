@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from rtk.config.load import build_config
+from rtk.config.schema import ModelConfig
 from rtk.data.mixing import mixup, mixup_targets
 from rtk.data.views import View
+from rtk.models import build_model
+from rtk.models.build import concatenates_views
 from rtk.objectives import active_terms, compute_losses
 from rtk.objectives.cross_entropy import soft_cross_entropy
 
@@ -73,6 +76,45 @@ def test_only_the_first_clean_pass_moves_batchnorm_statistics():
 def test_losses_are_per_sample():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     views = {"clean": View(torch.rand(6, 3, 2, 2), torch.zeros(6, dtype=torch.long))}
-    ((term, losses),) = compute_losses(model, views, active_terms(objective()))
+    (((term, losses),),) = compute_losses(model, views, active_terms(objective()))
     assert term.name == "cross_entropy"
     assert losses.shape == (6,)
+
+
+def tiny_transformer():
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(name="timm/vit_tiny_patch16_dinov3_qkvb"), 5, 32)
+    return model.train()
+
+
+def step_gradient(model, views, terms, concatenate):
+    model.zero_grad()
+    losses = {}
+    for together in compute_losses(model, views, terms, concatenate=concatenate):
+        torch.stack([term.weight * per_sample.mean() for term, per_sample in together]).sum().backward()
+        losses |= {term.name: per_sample.detach() for term, per_sample in together}
+    return losses, torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("rat", [0, 0.5])
+def test_concatenated_views_equal_separate_ones(rat):
+    model = tiny_transformer()
+    labels = torch.randint(5, (6,))
+    views = {name: View(torch.rand(6, 3, 32, 32), labels) for name in ("clean", "pixmix")}
+    views["mixed"] = View(torch.rand(6, 3, 32, 32), torch.rand(6, 5).softmax(1))
+    terms = active_terms(objective(regmixup=0.7, regpixmix=1, rat=rat))
+    (separate, wanted), (together, got) = (step_gradient(model, views, terms, c) for c in (False, True))
+    assert list(together) == list(separate)
+    for name, losses in separate.items():
+        torch.testing.assert_close(together[name], losses, rtol=1e-5, atol=1e-5)
+    assert (got - wanted).norm() / wanted.norm() <= 1e-5
+
+
+def test_views_are_concatenated_where_nothing_looks_across_the_batch():
+    resnet = build_model(ModelConfig(width=4), 5)
+    assert concatenates_views("auto", tiny_transformer())
+    assert not concatenates_views("auto", resnet)
+    with pytest.raises(ValueError, match="train.concatenate_views"):
+        concatenates_views(True, resnet)
+    frozen = build_model(ModelConfig(width=4, freeze_batchnorm=True), 5).train()
+    assert concatenates_views(True, frozen)

@@ -9,7 +9,9 @@ from rtk.scores import (
     FitData,
     Predictions,
     apply_score,
+    compute_image_score,
     compute_score,
+    expand_scores,
     fit_score,
     get_score,
 )
@@ -28,7 +30,7 @@ def fit_data():
 
 
 def test_the_nine_of_sure_plus_are_there():
-    assert set(DEFAULT_SCORES) - set(SCORES) == {"gram"}
+    assert set(DEFAULT_SCORES) <= set(SCORES)
     assert len(DEFAULT_SCORES) == 9
 
 
@@ -66,7 +68,7 @@ def test_hyperparameters_hold_defaults(fit_data):
     ("name", "hyperparameters", "message"),
     [
         ("mps", {}, "score: got 'mps', wanted one of .*did you mean 'msp'"),
-        ("gram", {}, "score: got 'gram', which needs feature maps: wanted rtk.scores.gram"),
+        ("gram", {}, "score: got 'gram', which runs the model on images: wanted compute_image_score"),
         ("knn", {"K": 5}, "knn: got hyper-parameter 'K', wanted k"),
         ("react", {"percentil": 5}, "wanted percentile; did you mean 'percentile'"),
         ("msp", {"temperature": 5}, "msp: got hyper-parameter 'temperature', wanted no hyper-parameter"),
@@ -143,3 +145,22 @@ def test_split_covers_every_image_once():
     parts = list(made_up(10).split(4))
     assert [len(part) for part in parts] == [4, 4, 2]
     assert torch.equal(torch.cat([part.logits for part in parts]), made_up(10).logits)
+
+
+def test_all_is_every_score_once():
+    assert expand_scores(["knn", "all", "msp"]) == ("knn", *(name for name in SCORES if name != "knn"))
+    with pytest.raises(ValueError, match="got 'mps'"):
+        expand_scores(["all", "mps"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("knn", {}, "got 'knn', which scores predictions, wanted one of images"),
+        ("gram", {}, "tensors: got None, wanted what gram was fitted to"),
+        ("rr_bs", {"solver": "deepfool"}, "solver: got 'deepfool', wanted one of 'fgsm', 'pgd'"),
+    ],
+)
+def test_bad_use_of_image_scores_is_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        compute_image_score(name, torch.nn.Flatten(), torch.rand(2, 3, 4, 4), **options)

@@ -3,9 +3,23 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, conv2d, linear, relu
 
-from rtk.scores.gram import fit_gram, gram, gram_statistics, layer_deviations
+from rtk.config.schema import ModelConfig
+from rtk.models import build_model
+from rtk.models.maps import forward_maps
+from rtk.scores.gram import (
+    fit_gram,
+    gram_confidence,
+    layer_deviations,
+    layer_statistics,
+    model_statistics,
+)
 
 BATCH = 30
+SIZES = [5 * channels for channels in (8, 8, 12, 12, 12)]
+
+
+def statistics_of(maps):
+    return torch.cat([layer_statistics(values) for values in maps], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +42,10 @@ def network(recorded, images):
 
 
 def batches(recorded, rows, classes="labels"):
-    """Batches of (maps, labels or predictions) of training images, in a stream that can be read once."""
+    """Batches of (statistics, labels or predictions) of training images, to be read once."""
     for part in rows.split(BATCH):
         maps, logits = network(recorded, recorded["x_train"][part])
-        yield maps, recorded["y_train"][part] if classes == "labels" else logits.argmax(dim=1)
+        yield statistics_of(maps), recorded["y_train"][part] if classes == "labels" else logits.argmax(dim=1)
 
 
 def held_out_rows(recorded):
@@ -55,29 +69,33 @@ def test_recorded_network_is_rebuilt(recorded):
 
 def test_confidence_matches_openood(recorded):
     held, rest = held_out_rows(recorded)
-    state = fit_gram(batches(recorded, rest), batches(recorded, held), num_classes=10)
+    state = fit_gram(batches(recorded, rest), batches(recorded, held), num_classes=10, sizes=SIZES)
     np.testing.assert_allclose(
         state["normalizer"], recorded["openood__normalize_factors_per_layer"][0], rtol=1e-6
     )
     for split in ("test", "ood"):
         maps, logits = network(recorded, recorded[f"x_{split}"])
-        np.testing.assert_allclose(gram(state, maps, logits), recorded[f"openood__conf_{split}"], rtol=1e-6)
+        np.testing.assert_allclose(
+            gram_confidence(state, statistics_of(maps), logits), recorded[f"openood__conf_{split}"], rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("split", ["test", "ood"])
 def test_deviations_match_the_definition(recorded, split):
-    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10)
+    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10, sizes=SIZES)
     maps, logits = network(recorded, recorded[f"x_{split}"])
-    deviations = layer_deviations(state, maps, logits.argmax(dim=1))
+    deviations = layer_deviations(state, statistics_of(maps), logits.argmax(dim=1))
     np.testing.assert_allclose(deviations, recorded[f"own__layer_deviations_{split}"], rtol=1e-8, atol=1e-12)
     total = recorded[f"own__neg_total_deviation_{split}"]
     confidence = torch.softmax(logits, dim=1).amax(dim=1)
-    np.testing.assert_allclose(gram(state, maps, logits) * confidence, total, rtol=1e-8)
+    np.testing.assert_allclose(
+        gram_confidence(state, statistics_of(maps), logits) * confidence, total, rtol=1e-8
+    )
 
 
 def test_statistics_are_row_sums_of_gram_matrices():
     maps = torch.randn(3, 4, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    (found,) = gram_statistics([maps], powers=(1, 3))
+    found = layer_statistics(maps, powers=(1, 3)).reshape(3, 2, 4)
     for place, power in enumerate((1, 3)):
         flat = maps.flatten(2) ** power
         sums = (flat @ flat.transpose(1, 2)).sum(dim=2)
@@ -86,30 +104,64 @@ def test_statistics_are_row_sums_of_gram_matrices():
 
 def test_vectors_count_as_one_pixel():
     vectors = torch.tensor([[1.0, 2.0]])
-    np.testing.assert_allclose(gram_statistics([vectors], powers=(1,))[0], [[[3, 6]]])
+    np.testing.assert_allclose(layer_statistics(vectors, powers=(1,)), [[3, 6]])
 
 
 def test_training_images_have_no_deviation(recorded):
-    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10)
+    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10, sizes=SIZES)
     maps, _ = network(recorded, recorded["x_train"])
-    assert not layer_deviations(state, maps, recorded["y_train"]).any()
+    assert not layer_deviations(state, statistics_of(maps), recorded["y_train"]).any()
 
 
 def test_class_without_images_has_the_bounds_of_all(recorded):
     rows = (recorded["y_train"] != 3).nonzero().squeeze(1)
-    state = fit_gram(batches(recorded, rows), None, num_classes=10)
-    for layer in range(5):
-        lower, upper = state[f"lower_{layer}"], state[f"upper_{layer}"]
-        assert torch.equal(lower[3], lower[torch.arange(10) != 3].amin(dim=0))
-        assert torch.equal(upper[3], upper[torch.arange(10) != 3].amax(dim=0))
+    state = fit_gram(batches(recorded, rows), None, num_classes=10, sizes=SIZES)
+    lower, upper = state["lower"], state["upper"]
+    assert torch.equal(lower[3], lower[torch.arange(10) != 3].amin(dim=0))
+    assert torch.equal(upper[3], upper[torch.arange(10) != 3].amax(dim=0))
 
 
 def test_bad_input_is_named(recorded):
     with pytest.raises(ValueError, match="train: got no batch"):
-        fit_gram([], None, num_classes=10)
+        fit_gram([], None, num_classes=10, sizes=SIZES)
     with pytest.raises(ValueError, match="held_out: got no batch"):
-        fit_gram(batches(recorded, torch.arange(200)), [], num_classes=10)
-    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10)
+        fit_gram(batches(recorded, torch.arange(200)), [], num_classes=10, sizes=SIZES)
+    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10, sizes=SIZES)
     maps, logits = network(recorded, recorded["x_test"])
-    with pytest.raises(ValueError, match="maps: got 4 layers, wanted the 5"):
-        gram(state, maps[:4], logits)
+    with pytest.raises(ValueError, match="statistics: got 200 an image, wanted the 260"):
+        gram_confidence(state, statistics_of(maps[:4]), logits)
+
+
+class PlainNet(torch.nn.Sequential):
+    """Convolutions followed by in-place ReLUs, which overwrite what the convolutions gave."""
+
+    def __init__(self):
+        conv, again = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 5, 3)
+        rest = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        super().__init__(conv, torch.nn.ReLU(inplace=True), again, torch.nn.ReLU(inplace=True), *rest)
+
+
+def test_statistics_of_a_model_are_those_of_its_maps():
+    torch.manual_seed(0)
+    net, images = PlainNet(), torch.rand(6, 3, 8, 8)
+    logits, statistics, sizes = model_statistics(net, images)
+    first = net[0](images)
+    second = net[2](first.relu())
+    expected = statistics_of([first, first.relu(), second, second.relu()])
+    np.testing.assert_allclose(statistics, expected.detach(), rtol=1e-5)
+    assert torch.equal(logits, net(images))
+    assert sizes == [20, 20, 25, 25]
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet18", 37), ("timm/vit_tiny_patch16_224", 12)])
+def test_backbones_have_maps(name, layers):
+    model = build_model(ModelConfig(name=name, width=4), 10, 224 if "timm" in name else 32).eval()
+    images = torch.rand(2, 3, 224, 224) if "timm" in name else torch.rand(2, 3, 32, 32)
+    logits, maps = forward_maps(model, images)
+    assert logits.shape == (2, 10)
+    assert len(maps) == layers
+
+
+def test_a_model_without_maps_is_refused():
+    with pytest.raises(ValueError, match="model: got no convolution"):
+        forward_maps(torch.nn.Linear(3, 2), torch.rand(2, 3))

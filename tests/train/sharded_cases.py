@@ -20,7 +20,7 @@ from rtk.optim import SharpnessAware, WeightAverage, ema_rate
 from rtk.train.checkpoint import load_checkpoint, save_checkpoint
 from rtk.train.engine import build_engine, build_sharpness, set_learning_rate
 from rtk.train.state import TrainState
-from rtk.train.worker import train_step
+from rtk.train.step import train_step
 from rtk.train.zero_shards import engine_shards
 
 RANKS, STEPS, BATCH, CLIP = 2, 10, 16, 0.3

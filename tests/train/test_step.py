@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rtk.train.worker import NonFiniteLossError, finite_means
+from rtk.train.step import NonFiniteLossError, finite_means
 
 
 def test_means_are_named():

@@ -1,0 +1,131 @@
+"""What F-SAM and RAT cost over a plain step, in time and in memory, at every ZeRO stage.
+
+    python benchmarks/sharpness.py [--ranks 2] [--rounds 7] [--images 8]
+
+One process a rank holds the plain step, F-SAM's and RAT's on engines of their own; they take turns, so that a
+machine whose speed drifts is fair to all. The limit of both ratios is 2: two forward and two backward passes
+for one. Added memory is F-SAM's peak less the plain one's, beside 8 bytes a weight (the backup and the
+gradient average) divided by the ranks that share them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import socket
+import statistics
+import time
+from typing import Any
+
+import torch
+from rank_memory import CLASSES, measure_peaks, random_views, settings, start_rank
+
+from rtk.config.load import build_config
+from rtk.objectives import active_terms
+from rtk.train.job import TrainingJob
+from rtk.train.setup import build_state
+from rtk.train.state import TrainState
+from rtk.train.step import train_step
+
+PLAIN, FSAM, RAT = "plain", "F-SAM", "RAT"
+METHODS: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    FSAM: {"sharpness": {"variant": "fsam"}},
+    RAT: {"objective": {"rat": {"weight": 1.0}}},
+}
+
+
+def tree(stage: int, ranks: int, images: int, method: str) -> dict[str, Any]:
+    """ViT-S/16 at 128 px in fp32 with SGD: compute dominates."""
+    return settings(
+        stage,
+        ranks,
+        model={"name": "timm/vit_small_patch16_224"},
+        data={"image_size": 128},
+        train={"batch_size": images * ranks, "precision": "fp32"},
+        **METHODS[method],
+    )
+
+
+def step_seconds(stage: int, ranks: int, images: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every update on rank 0, by method; the first round warms up and is left out."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [
+        context.Process(target=_rank, args=(rank, stage, ranks, images, rounds, port, results))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    seconds: dict[str, list[float]] = results.get(timeout=3600)
+    for process in processes:
+        process.join()
+    return {method: values[1:] for method, values in seconds.items()}
+
+
+def _rank(rank: int, stage: int, ranks: int, images: int, rounds: int, port: int, results: Any) -> None:
+    start_rank(rank, ranks, port)
+    trees = {method: tree(stage, ranks, images, method) for method in METHODS}
+    states = {method: _state(one) for method, one in trees.items()}
+    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    for step in range(rounds + 1):
+        for method, state in states.items():
+            seconds[method].append(_timed_step(state, trees[method], ranks, step))
+    if rank == 0:
+        results.put(seconds)
+    torch.distributed.barrier()
+
+
+def _state(tree: dict[str, Any]) -> TrainState:
+    state = build_state(TrainingJob("", tree, CLASSES, 10**6, resume=False), torch.device("cpu"))
+    state.engine.module.train()
+    return state
+
+
+def _timed_step(state: TrainState, tree: dict[str, Any], ranks: int, step: int) -> float:
+    views, terms = random_views(tree, ranks), active_terms(build_config(tree).objective)
+    torch.distributed.barrier()
+    started = time.perf_counter()
+    train_step(state, views, terms, step)
+    return time.perf_counter() - started
+
+
+def added_memory(stage: int, ranks: int, images: int) -> tuple[int, int]:
+    """Bytes a rank that F-SAM adds to the peak: measured, and by the formula."""
+    plain, fsam = (max(measure_peaks(tree(stage, ranks, images, m), ranks)) for m in (PLAIN, FSAM))
+    with torch.device("meta"):
+        from rtk.models import build_model
+
+        config = build_config(tree(stage, ranks, images, PLAIN))
+        model = build_model(config.model, CLASSES, config.data.image_size)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return fsam - plain, 8 * weights // (1 if stage == 0 else ranks)
+
+
+def main() -> None:
+    """Print the ratios and the added memory of every stage."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=8, help="images a rank (default: 8)")
+    options = parser.parse_args()
+    print("ZeRO  plain s  F-SAM / plain  RAT / plain  added MiB  8 bytes a weight  ratio")
+    for stage in range(4):
+        seconds = step_seconds(stage, options.ranks, options.images, options.rounds)
+        fsam, rat = (
+            statistics.median(a / b for a, b in zip(seconds[method], seconds[PLAIN], strict=True))
+            for method in (FSAM, RAT)
+        )
+        added, formula = added_memory(stage, options.ranks, 4 * options.images)
+        columns = f"{added / 2**20:9.1f}  {formula / 2**20:16.1f}  {added / formula:5.2f}"
+        plain = statistics.median(seconds[PLAIN])
+        print(f"{stage:4}  {plain:7.2f}  {fsam:13.2f}  {rat:11.2f}  {columns}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

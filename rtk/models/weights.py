@@ -1,0 +1,122 @@
+"""Weights into a model, tensor by tensor, under whatever names they come; nothing is left over in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rtk.models.dinov3_weights import to_timm_names
+from rtk.models.weights_file import LISTED, LazyTensor, Weights, WeightsError
+
+
+def load_weights(
+    model: Any,
+    weights: Weights,
+    origin: str,
+    new_head: bool = False,
+    writing: Callable[[Tensor], AbstractContextManager[bool]] = lambda _: nullcontext(True),
+) -> None:
+    """Copy weights into a classifier, tensor by tensor.
+
+    Args:
+        model: a `Classifier`.
+        weights: by rtk's names (`backbone.`, `head.`), timm's, Meta's or Hugging Face's.
+        origin: where they come from, for messages.
+        new_head: leave the head as it is.
+        writing: within it a tensor of the model is whole, and it yields whether this process fills it.
+
+    Raises:
+        WeightsError: listing every missing, unexpected and wrongly shaped tensor; nothing is loaded then.
+    """
+    found = fitting_weights(model, weights, origin, new_head)
+    for name, target in model.state_dict(keep_vars=True).items():
+        if name in found:
+            with torch.no_grad(), writing(target) as here:
+                if here:
+                    target.copy_(found[name].read())
+
+
+def fitting_weights(
+    model: Any, weights: Weights, origin: str, new_head: bool = False
+) -> dict[str, LazyTensor]:
+    """The weights by the model's names, all of which they have; the model may be on torch's `meta` device.
+
+    Raises:
+        WeightsError: as `load_weights`.
+    """
+    state = model.state_dict(keep_vars=True)
+    found = renamed_weights(model, weights, set(state))
+    if new_head:
+        state, found = _without_head(state), _without_head(found)
+    _check_fit({name: full_shape(tensor) for name, tensor in state.items()}, found, origin)
+    return found
+
+
+def _without_head(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+
+
+def full_shape(tensor: Any) -> tuple[int, ...]:
+    """Shape of a model's tensor, also where it is cut over ranks."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def renamed_weights(model: Any, weights: Weights, targets: set[str]) -> dict[str, LazyTensor]:
+    """The same tensors by rtk's names."""
+    if any(name.startswith("backbone.") for name in weights):
+        return dict(weights)
+    wanted = {name.removeprefix("backbone.") for name in targets}
+    renamed = to_timm_names(weights, wanted)
+    heads = getattr(model.backbone, "default_cfg", {}).get("classifier") or "fc"
+    heads = (heads,) if isinstance(heads, str) else heads
+    found = {}
+    for name, tensor in renamed.items():
+        head = next((head for head in heads if name.startswith(f"{head}.")), None)
+        found[f"head.{name.removeprefix(f'{head}.')}" if head else f"backbone.{name}"] = tensor
+    return _with_resized_positions(model.backbone, found)
+
+
+def _with_resized_positions(backbone: Any, weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Learned position embeddings interpolated to the grid of the model's image size (RoPE needs none)."""
+    name, target = "backbone.pos_embed", getattr(backbone, "pos_embed", None)
+    if target is None or name not in weights or weights[name].shape == full_shape(target):
+        return weights
+    from timm.layers import resample_abs_pos_embed
+
+    prefix = 0 if backbone.no_embed_class else backbone.num_prefix_tokens
+    source, grid = weights[name], list(backbone.patch_embed.grid_size)
+
+    def read() -> Tensor:
+        return resample_abs_pos_embed(source.read(), new_size=grid, num_prefix_tokens=prefix)
+
+    return weights | {name: LazyTensor(full_shape(target), read)}
+
+
+def _check_fit(wanted: Mapping[str, tuple[int, ...]], found: Weights, origin: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        WeightsError: listing what is missing, unexpected and wrongly shaped.
+    """
+    # RoPE's periods follow from the config; Meta's files hold them, timm's do not.
+    missing = [name for name in wanted if name not in found and name != "backbone.rope.periods"]
+    unexpected = [name for name in found if name not in wanted]
+    wrong = [
+        f"{name} {found[name].shape} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in found and found[name].shape != shape
+    ]
+    parts = {"missing": missing, "unexpected": unexpected, "wrongly shaped": wrong}
+    lines = [f"{what} ({len(names)}): {_some(names)}" for what, names in parts.items() if names]
+    if lines:
+        head = any("head." in name for name in [*missing, *unexpected, *wrong])
+        hint = "; model.head_weights=new draws the head at random" if head else ""
+        raise WeightsError(f"model.weights: {origin} does not fit the model: {'; '.join(lines)}{hint}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

@@ -1,0 +1,95 @@
+"""`rtk predict`: find the model, find the images, predict them batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from rtk.config.load import ConfigError
+from rtk.console import Progress
+from rtk.packaged_model import DESCRIPTION, PackagedModel
+
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
+BATCH = 64
+
+
+def open_model(place: str) -> PackagedModel:
+    """The model of an exported run, of a folder that `rtk export` wrote, or of an MLflow URI.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    root = Path(place)
+    if ":/" in place:
+        import mlflow
+
+        root = Path(mlflow.artifacts.download_artifacts(place))
+    # In an MLflow model the folder lies in `data/`.
+    for folder in (root, root / "export", *sorted(root.glob("data/*"))):
+        if (folder / DESCRIPTION).is_file():
+            return PackagedModel.load(folder)
+    raise ConfigError(
+        f"model: got {place!r}, wanted an exported run (rtk export RUN), its folder, or models:/NAME/VERSION"
+    )
+
+
+def find_images(paths: Iterable[str]) -> list[Path]:
+    """Files to predict: those named, and all image and Parquet files below the folders named, in order.
+
+    Raises:
+        ConfigError: where a path does not exist, or a folder has no images.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ConfigError(f"images: {path} does not exist")
+        inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_image(p))
+        if not inside:
+            raise ConfigError(f"images: no image files below {path}")
+        found += inside
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in {*IMAGE_ENDINGS, ".parquet"}
+
+
+def predict_files(
+    model: PackagedModel, files: list[Path], progress: Progress | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row an image: `image`, its file (for Parquet `FILE:ROW`), and what `PackagedModel.predict` says.
+
+    Args:
+        model: packaged model.
+        files: of `find_images`.
+        progress: called with the number of images done and their total.
+    """
+    total = sum(pq.ParquetFile(f).metadata.num_rows if _is_parquet(f) else 1 for f in files)
+    done = 0
+    images = _encoded(files)
+    while batch := list(islice(images, BATCH)):
+        names, data = zip(*batch, strict=True)
+        yield from ({"image": name, **row} for name, row in zip(names, model.predict(data), strict=True))
+        done += len(batch)
+        if progress is not None:
+            progress(done, total)
+
+
+def _encoded(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+    for file in files:
+        if not _is_parquet(file):
+            yield str(file), file.read_bytes()
+            continue
+        row = 0
+        for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["image"]):
+            for data in batch.column(0).to_pylist():
+                yield f"{file}:{row}", data or b""
+                row += 1
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet"

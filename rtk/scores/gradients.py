@@ -1,0 +1,104 @@
+"""Scores of the model itself, by its input gradient: ODIN's input step and RAT's fast robust radius.
+
+Every function takes a model in evaluation mode, from images to logits, and images (N, 3, H, W) in [0, 1], and
+returns (N,), larger = more trustworthy. Radii are in pixel units. y is the predicted class throughout.
+
+Directions come from the soft margin m = z_y - log sum_(i != y) exp z_i: the gradient of the cross-entropy
+of y is -(1 - p_y) times that of m, so that the signs are the same, but it vanishes where p_y rounds to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rtk.perturb import fgsm, logits_and_gradient
+from rtk.scores.logits import margin, msp, soft_margin
+
+OdinStep = Literal["up", "down"]
+FastRadius = Literal["paper", "published", "exp", "smooth"]
+
+# Pixels are in [0, 1]: no larger change of one can be made.
+LARGEST_RADIUS = 1.0
+
+
+def odin(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    temperature: float = 1000.0,
+    epsilon: float = 0.0014,
+    step: OdinStep = "up",
+) -> Tensor:
+    """ODIN: max_c softmax(z / T)_c after a small step of the input that raises it.
+
+    Args:
+        model: from images to logits.
+        images: (N, 3, H, W).
+        temperature: T, of the step and of the score.
+        epsilon: size of the step, in pixel units and not clipped to [0, 1].
+        step: "up" the confidence (the paper, OpenOOD), or "down" as RAT_MisD's `NoisePerturbedTester`.
+
+    Source: Liang et al., "Enhancing the reliability of out-of-distribution image detection in neural
+    networks", ICLR 2018 (arXiv 1706.02690), eq. 2; epsilon as OpenOOD.
+    """
+    _, gradient = logits_and_gradient(model, images, lambda z: soft_margin(z / temperature).sum())
+    moved = fgsm(images, gradient, epsilon if step == "up" else -epsilon, clip=False)
+    return msp(_logits(model, moved) / temperature)
+
+
+def rr_fast(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    step_size: float = 0.01,
+    temperature: float = 1.0,
+    definition: FastRadius = "paper",
+) -> Tensor:
+    """RR-Fast: the robust radius, were every logit linear along the attack's direction.
+
+    With d = sign(grad CE(z(x) / T, y)) and D_i = (z_i(x + a d) - z_i(x)) / (a T), class i overtakes y at
+    q_i = (z_y - z_i) / (T (D_i - D_y)); the score is the least q_i >= 0, at most 1.
+
+    Args:
+        model: from images to logits.
+        images: (N, 3, H, W).
+        step_size: the paper's alpha, a.
+        temperature: T.
+        definition: "paper", as above. RAT_MisD's code: "published" (`RobustRadiusFast`) divides only the
+            first pass by T, the same at T = 1; "exp" (`RobustRadiusFastExp`) is the margin of the two
+            largest logits over the L1 norm of its gradient, "smooth" (`RobustRadiusFastSmooth`) the same
+            with the soft margin; these need no second pass.
+
+    Source: RAT, arXiv 2503.14783 (RR-Fast; alpha = 0.01).
+    """
+    if definition in ("exp", "smooth"):
+        return _linear_radius(model, images, temperature, smooth=definition == "smooth")
+    logits, gradient = logits_and_gradient(model, images, lambda z: soft_margin(z / temperature).sum())
+    moved = _logits(model, fgsm(images, gradient, -step_size, clip=False))
+    before = logits / temperature
+    after = moved / temperature if definition == "paper" else moved
+    return _first_overtaking(before, (after - before) / step_size)
+
+
+def _linear_radius(model: nn.Module, images: Tensor, temperature: float, smooth: bool) -> Tensor:
+    gap = soft_margin if smooth else margin
+    logits, gradient = logits_and_gradient(model, images, lambda z: gap(z / temperature).sum())
+    return gap(logits / temperature) / gradient.flatten(1).abs().sum(dim=1)
+
+
+def _first_overtaking(logits: Tensor, slopes: Tensor) -> Tensor:
+    """Least q > 0 (N,) at which another logit, growing by its slope (N, C), reaches the predicted one."""
+    winner = logits.argmax(dim=1, keepdim=True)
+    ahead = logits.gather(1, winner) - logits
+    closing = slopes - slopes.gather(1, winner)
+    radius = torch.where(closing > 0, ahead / closing, torch.inf).scatter(1, winner, torch.inf)
+    return radius.amin(dim=1).clamp_max(LARGEST_RADIUS)
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model(images)
+    return logits

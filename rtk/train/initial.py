@@ -1,0 +1,132 @@
+"""The model that a run starts from: built, cut over the ranks where it is large, and filled with weights."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rtk.config.load import ConfigError
+from rtk.config.schema import LoraConfig, RunConfig
+from rtk.models import Classifier, build_model
+from rtk.models.build import concatenates_views
+from rtk.models.lora import add_adapters
+from rtk.models.weights import fitting_weights, load_weights
+from rtk.models.weights_file import LazyTensor, open_weights
+from rtk.run_folder import RunFolder
+from rtk.train.checkpoint import read_state, resolve_checkpoint, weights_reader
+from rtk.train.engine import partitioned_build, whole
+
+PARTITION_ABOVE = 50_000_000  # parameters; smaller models are built whole, then cut
+
+
+def initial_model(
+    config: RunConfig, num_classes: int, pretrained: bool = True, partition_above: int = PARTITION_ABOVE
+) -> Classifier:
+    """The classifier at the start of a run, with its weights from `model.weights` or random ones.
+
+    Under ZeRO-3 a large model is cut over the ranks module by module while it is built, and filled tensor by
+    tensor, so that no rank ever holds it whole.
+
+    Args:
+        config: of the run.
+        num_classes: C.
+        pretrained: load `model.weights`; not needed where a checkpoint will be.
+        partition_above: number of parameters from which a model is large.
+
+    Raises:
+        WeightsError: where the weights do not fit.
+    """
+    cut = config.train.zero_stage == 3 and _parameters(config, num_classes) > partition_above
+    with partitioned_build(config) if cut else nullcontext():
+        model = _build(config, num_classes)
+    if config.model.weights is None and cut:
+        _finish_random_weights(model.backbone)
+    if config.model.weights is not None and pretrained:
+        path = config.model.weights
+        load_weights(model, open_source(path), path, config.model.head_weights == "new", whole)
+    add_adapters(model.backbone, config.model.lora)
+    if config.train.checkpoint_activations:
+        _checkpoint_activations(model.backbone)
+    if config.train.compile:
+        model.backbone.compile()
+    return model
+
+
+def check_model(config: RunConfig, num_classes: int) -> None:
+    """Check what can be known of a run's model without allocating it.
+
+    Raises:
+        ValueError: naming the key, where there is no such model or option, or the weights do not fit.
+    """
+    with torch.device("meta"):
+        model = _build(config, num_classes)
+        concatenates_views(config.train.concatenate_views, model)
+    if config.model.weights is not None:
+        new_head = config.model.head_weights == "new"
+        fitting_weights(model, open_source(config.model.weights), config.model.weights, new_head)
+    if config.train.checkpoint_activations:
+        _checkpoint_activations(model.backbone)
+    add_adapters(model.backbone, config.model.lora)
+
+
+def open_source(path: str) -> dict[str, LazyTensor]:
+    """Tensors of `model.weights`, by name: of a file, a folder of files, or the best checkpoint of a run.
+
+    Raises:
+        ValueError: where there is none of these.
+    """
+    if (Path(path) / "config.yaml").is_file():
+        return _run_weights(RunFolder.open(path))
+    return open_weights(Path(path))
+
+
+def _run_weights(run: RunFolder) -> dict[str, LazyTensor]:
+    """Weights of a run's best checkpoint, averaged where it kept an average."""
+    folder = resolve_checkpoint(run.checkpoints / "best")
+    config = run.config()
+    if config.model.lora.rank:
+        raise ConfigError(f"model.weights: {run.path} was trained with adapters, wanted a run without")
+    with torch.device("meta"):
+        state = _build(config, read_state(folder)["num_classes"]).state_dict()
+    read = weights_reader(folder)
+    return {
+        name: LazyTensor(tuple(tensor.shape), partial(read, name, tensor.shape))
+        for name, tensor in state.items()
+    }
+
+
+def _build(config: RunConfig, num_classes: int) -> Classifier:
+    """The classifier without adapters, which come after the weights."""
+    plain = config.model.model_copy(update={"lora": LoraConfig()})
+    return build_model(plain, num_classes, config.data.image_size)
+
+
+def _parameters(config: RunConfig, num_classes: int) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in _build(config, num_classes).parameters())
+
+
+@torch.no_grad()
+def _finish_random_weights(backbone: Any) -> None:
+    """The part of timm's initialisation that ZeRO-3 misses: it reaches into layers that are cut already."""
+    if not hasattr(backbone, "fix_init_weight"):
+        return
+    for index, block in enumerate(backbone.blocks):
+        scaled = (block.attn.proj.weight, block.mlp.fc2.weight)
+        with whole(*scaled) as here:
+            if here:
+                for weight in scaled:
+                    weight.div_(math.sqrt(2 * (index + 1)))
+
+
+def _checkpoint_activations(backbone: Any) -> None:
+    if not hasattr(backbone, "set_grad_checkpointing"):
+        raise ValueError(
+            f"train.checkpoint_activations: got true, {type(backbone).__name__} is not built for it"
+        )
+    backbone.set_grad_checkpointing(True)

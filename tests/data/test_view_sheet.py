@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+from rtk.config import load_config
+from rtk.data.view_sheet import view_sheet
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path))
+    return lambda *overrides: load_config("digits_demo", overrides)
+
+
+def test_a_row_a_view_and_a_column_an_image(config):
+    sheet = view_sheet(config(), 4)
+    assert sheet.size == (80 + 4 * 100, 5 * 100)
+    cells = np.asarray(sheet)[:, 80:].reshape(5, 100, 4, 100, 3)
+    assert (cells.std((1, 3, 4)) > 0).all()
+    for row in range(1, 5):
+        assert (cells[row] != cells[0]).any()
+
+
+def test_openmix_has_a_row_where_there_are_outliers(config):
+    sheet = view_sheet(config("data.outliers=builtin:digits/far_photos.parquet"), 2)
+    assert sheet.size == (80 + 2 * 100, 6 * 100)
+
+
+def test_a_missing_set_is_named(config):
+    with pytest.raises(ValueError, match="data.train: .*nowhere.parquet"):
+        view_sheet(config("data.train=nowhere.parquet"))

@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import pytest
+
+from rtk.config import ConfigError, load_config
+from rtk.plan import GIB, Load, count_classes, plan_recipe, plan_stage
+
+# SURE+ with AdamW on 8 ranks: 1000 weights, three terms, F-SAM's average and an EMA.
+LOAD = Load(
+    ranks=8,
+    trained=1000,
+    frozen=0,
+    weight_bytes=4,
+    activations=10**6,
+    images=0,
+    terms=3,
+    passes=2,
+    moments=2,
+    averages=2,
+    backup=True,
+    local=False,
+    masters=False,
+    autocast=True,
+    bucket=1000,
+    live=10**9,
+)
+
+
+def test_replicated_state_counted_by_hand():
+    parts = plan_stage(0, LOAD).parts
+    assert parts == {
+        "weights": 4000,
+        "optimizer": 8000,
+        "averages": 8000,
+        "SAM backup": 4000,
+        "gradients": 4000,
+        "activations": 10**6,
+        "buffers": 0,
+    }
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_method_state_is_cut_over_the_ranks(stage):
+    parts = plan_stage(stage, LOAD).parts
+    assert parts["optimizer"] == parts["averages"] == 1000
+    assert parts["SAM backup"] == 500
+    assert parts["weights"] == {1: 4500, 2: 4500, 3: 1000}[stage]
+
+
+def test_a_local_ascent_backs_up_all_weights_and_saves_communication():
+    local = replace(LOAD, local=True, averages=1)
+    assert plan_stage(1, local).parts["SAM backup"] == 4000
+    # One reduction and one gather less, each 7/8 of the weights.
+    assert plan_stage(1, LOAD).communication - plan_stage(1, local).communication == 2 * 3500
+
+
+def test_weights_that_zero3_keeps_gathered_are_gathered_once_a_pass():
+    kept, released = plan_stage(3, LOAD), plan_stage(3, replace(LOAD, live=100))
+    assert kept.communication < released.communication
+    assert kept.parts["buffers"] > released.parts["buffers"]
+
+
+def test_recipe():
+    config = load_config("digits_demo", ["train.workers=2"])
+    plans = plan_recipe(config, count_classes(config))
+    assert [plan.stage for plan in plans] == [0, 1, 2, 3]
+    assert all(plan.fits(80 * GIB) and not plan.fits(plan.total) for plan in plans)
+    assert plans[1].total < plans[0].total
+
+
+def test_classes_of_a_set_that_is_not_there():
+    config = load_config("digits_demo", ["data.train=/nowhere"])
+    with pytest.raises(ConfigError, match=r"^data.train: .*--classes"):
+        count_classes(config)
