@@ -26,7 +26,7 @@ from rtk.metrics import aurc, ds_aurc, ds_f1, e_aurc, misclassification_detectio
 from rtk.models import Classifier
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder
-from rtk.scores import FitData, Predictions, apply_score, fit_score, get_score
+from rtk.scores import SCORES, FitData, Predictions, apply_score, expand_scores, fit_score
 from rtk.train.checkpoint import read_state
 
 GROUPS = ("near", "far")
@@ -83,7 +83,7 @@ def evaluate_run(
     Args:
         run: a trained run.
         ood: OOD test sets beside, or instead of those of the same name in, the recipe's.
-        scores: names of OOD scores; None: the recipe's.
+        scores: names of OOD scores, `all` for every one; None: the recipe's.
         test: Parquet of the in-distribution test set; None: the recipe's.
         checkpoint: `best` or `last`.
         rows: use the first so many images of every set; None: all.
@@ -94,14 +94,13 @@ def evaluate_run(
     """
     config = run.config()
     sets = {entry.name: entry for entry in [*configured_ood(config), *(ood or [])]}
-    names = scores or config.evaluate.scores
-    wanted = tuple(dict.fromkeys([*names, config.evaluate.confidence, config.evaluate.ood_score]))
-    for name in wanted:
-        get_score(name)  # a misspelt one is refused before anything is predicted
+    names = expand_scores(scores or config.evaluate.scores)
+    wanted = expand_scores([*names, config.evaluate.confidence, config.evaluate.ood_score])
+    of_images = tuple(name for name in wanted if SCORES[name].inputs == "images")
     step = read_state(run.checkpoints / checkpoint)["step"]
     sources = evaluation_sources(config, sets, test, rows)
     start_ray()
-    paths = predict_datasets(run, sources, checkpoint, progress=progress)
+    paths = predict_datasets(run, sources, checkpoint, progress=progress, scores=of_images)
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     table = score_table(config, predictions, wanted, fit, sets)
@@ -143,8 +142,11 @@ def _open(path: str, key: str) -> Any:
 
 
 def _tensors(columns: Mapping[str, np.ndarray], rows: np.ndarray | slice = slice(None)) -> Predictions:
-    picked = [torch.from_numpy(columns[name][rows].copy()) for name in ("logits", "features", "label")]
-    return Predictions(*picked)
+    logits, features, targets = (
+        torch.from_numpy(columns[name][rows].copy()) for name in ("logits", "features", "label")
+    )
+    scores = {name: torch.from_numpy(columns[name][rows].copy()) for name in columns if name in SCORES}
+    return Predictions(logits, features, targets, scores)
 
 
 def fit_data(
@@ -171,7 +173,7 @@ def score_table(
 ) -> pa.Table:
     """One row an image of the test and OOD sets: `set`, `group`, ids, `is_correct` and every score."""
     bank = len(fit.train.labels)
-    settings = {"knn": {"k": min(config.evaluate.knn_k, bank)}}
+    settings = {"knn": {"k": min(config.evaluate.knn_k, bank)}, "nnguide": {"k": min(100, bank)}}
     states = {name: fit_score(name, fit, **settings.get(name, {})) for name in names}
     parts = []
     for name in ("test", *sets):
