@@ -64,12 +64,12 @@ def decode_datasets(
     return {name: _with_labels(images[name], source) for name, source in sources.items()}
 
 
-def encoded_blocks(name: str, source: Source) -> Iterator[pa.Table]:
-    """Blocks of at most `ROWS_PER_BLOCK` encoded images, with columns `set`, `row`, `size`, `image`."""
+def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
+    """Blocks of at most `size` encoded images, with columns `set`, `row`, `size`, `image`."""
     row, left = 0, len(source)
     for file in source.dataset.files:
         with source.dataset.filesystem.open_input_file(file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(ROWS_PER_BLOCK, columns=["image"]):
+            for batch in pq.ParquetFile(opened).iter_batches(size, columns=["image"]):
                 images = batch.column(0)[:left]
                 count = len(images)
                 if count == 0:

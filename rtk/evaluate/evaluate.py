@@ -31,6 +31,7 @@ from rtk.evaluate.score_table import (
     Columns,
     as_predictions,
     fit_data,
+    image_scores,
     rows_of,
     score_columns,
     score_table,
@@ -90,10 +91,10 @@ def evaluate_run(
     step = read_state(run.checkpoints / checkpoint)["step"]
     sources = evaluation_sources(config, rows)
     if corrupted is not None:
-        corruptions.check_corruptions(config.data.image_size)
+        corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
     start_ray()
     with progress_bar("predicting") as progress:
-        paths = predict_datasets(run, sources, checkpoint, progress=progress)
+        paths = predict_datasets(run, sources, checkpoint, progress=progress, scores=image_scores(names))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
