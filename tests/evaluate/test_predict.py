@@ -17,6 +17,7 @@ from rtk.data.pipeline import Source, decode_datasets
 from rtk.evaluate import predict
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
+from rtk.evaluate.sets import evaluation_config
 from rtk.run_folder import RunFolder
 from rtk.scores import SCORES, compute_image_score
 from rtk.scores.gram import fit_gram, model_statistics
@@ -166,7 +167,8 @@ def test_only_what_is_missing_is_computed(run, sources, tmp_path, monkeypatch):
 
 
 def test_evaluation_takes_every_score(run, tmp_path):
-    result = evaluate_run(fresh(run, tmp_path, 1), scores=("all",), rows=96)
+    again = fresh(run, tmp_path, 1)
+    result = evaluate_run(again, evaluation_config(again, ["evaluate.scores=[all]"]), rows=96)
     assert set(result["scores"]) == set(SCORES)
     values = [metric for score in result["scores"].values() for metric in score.values()]
     assert np.isfinite(values).all()
