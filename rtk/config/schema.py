@@ -403,6 +403,9 @@ class EvaluateConfig(Section):
     )
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
     batch_size: PositiveInt = Field(256, description="images a forward pass")
+    actors: PositiveInt | None = Field(
+        None, description="processes that predict; null: one a GPU, or one on a cluster without"
+    )
 
 
 class RunConfig(Section):

@@ -91,13 +91,13 @@ def warn_of_full_cluster() -> None:
         )
 
 
-def encoded_blocks(name: str, source: Source) -> Iterator[pa.Table]:
-    """Blocks of at most `ROWS_PER_BLOCK` encoded images, with columns
+def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
+    """Blocks of at most `size` encoded images, with columns
     `set`, `row`, `size`, `image`, `sample_id` and `path` (null where the data has none)."""
     row, left, columns = 0, len(source), source.columns
     for file in source.dataset.files:
         with source.dataset.filesystem.open_input_file(file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(ROWS_PER_BLOCK, columns=columns):
+            for batch in pq.ParquetFile(opened).iter_batches(size, columns=columns):
                 batch = batch.slice(0, left)
                 count = len(batch)
                 if count == 0:

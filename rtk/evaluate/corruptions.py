@@ -23,6 +23,7 @@ from rtk.data.dataset import labels
 from rtk.data.pipeline import Source, decode_block, encoded_blocks, sample_ids
 from rtk.evaluate.measure import error_metrics
 from rtk.evaluate.predict import Predictor
+from rtk.evaluate.score_table import image_scores
 from rtk.run_folder import RunFolder
 from rtk.scores import FittedScore, Predictions, apply_score
 
@@ -52,11 +53,12 @@ ROWS_PER_BLOCK = 128
 FILE = "corruptions.csv"
 
 
-def check_corruptions(image_size: int) -> None:
+def check_corruptions(image_size: int, confidence: str) -> None:
     """Refuse what cannot be corrupted, before anything is predicted.
 
     Raises:
-        ConfigError: the library is not installed, or the images are too small for it.
+        ConfigError: the library is not installed, the images are too small for it, or the confidence runs the
+            model again.
     """
     try:
         import imagecorruptions  # noqa: F401
@@ -64,6 +66,10 @@ def check_corruptions(image_size: int) -> None:
         raise ConfigError(
             f"--corruptions: {error}; pip install 'reliability-toolkit[corruptions]' brings it"
         ) from None
+    if image_scores([confidence]):
+        raise ConfigError(
+            f"--corruptions: got evaluate.confidence {confidence}, wanted a score of predictions"
+        )
     if image_size < SMALLEST_SIDE:
         raise ConfigError(f"--corruptions: got data.image_size {image_size}, wanted {SMALLEST_SIDE} or more")
 

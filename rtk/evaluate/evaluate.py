@@ -4,66 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.load import ConfigError
 from rtk.config.schema import RunConfig
 from rtk.console import progress_bar
+from rtk.data.pipeline import Source
 from rtk.evaluate import corruptions
-from rtk.evaluate.decision import DecisionRule, choose_thresholds, combine, outcome
-from rtk.evaluate.measure import calibration, measure, reduce_leaves
+from rtk.evaluate.measure import calibration
 from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
-from rtk.evaluate.protocol import (
-    TunedScores,
-    draw_splits,
-    error_criterion,
-    fixed_scores,
-    ood_criterion,
-    tuned_scores,
-)
-from rtk.evaluate.score_table import (
-    Columns,
-    as_predictions,
-    fit_data,
-    rows_of,
-    score_columns,
-    score_table,
-    wanted_scores,
-)
-from rtk.evaluate.sets import VALIDATION_OOD, configured_ood, evaluation_sources
-from rtk.evaluate.suites import GROUPS, OODSet
+from rtk.evaluate.run_decision import decide_for_run
+from rtk.evaluate.run_protocol import MEASURED, PROTOCOLS, Evaluation
+from rtk.evaluate.score_table import fit_data, image_scores, wanted_scores
+from rtk.evaluate.sets import configured_ood, evaluation_sources
 from rtk.evaluate.tables import FORMATS, pooled_rows, write_table
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder
-from rtk.scores import FitData
+from rtk.scores import FittedScore
 from rtk.train.checkpoint import read_state
 
 DECISION_FILE = "decision.json"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is fixed once the images are predicted.
-
-    Attributes:
-        config: the config the run is evaluated with.
-        predictions: columns of every set, by name.
-        fit: what scores are fitted on.
-        sets: OOD test sets.
-        names: scores to measure.
-    """
-
-    config: RunConfig
-    predictions: Mapping[str, Columns]
-    fit: FitData
-    sets: Mapping[str, OODSet]
-    names: tuple[str, ...]
+RESULT_KEYS = (*MEASURED, "groups", "protocol", "calibration", "step")
 
 
 def evaluate_run(
@@ -90,144 +56,34 @@ def evaluate_run(
     step = read_state(run.checkpoints / checkpoint)["step"]
     sources = evaluation_sources(config, rows)
     if corrupted is not None:
-        corruptions.check_corruptions(config.data.image_size)
+        corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
     start_ray()
     with progress_bar("predicting") as progress:
-        paths = predict_datasets(run, sources, checkpoint, progress=progress)
+        paths = predict_datasets(run, sources, checkpoint, progress=progress, scores=image_scores(names))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
-    table, tuned, result = PROTOCOLS[config.evaluate.protocol](evaluation)
-    result |= {"run": run.name, "checkpoint": checkpoint, "step": step}
+    measured = PROTOCOLS[config.evaluate.protocol](evaluation)
+    result = measured.result | {"run": run.name, "checkpoint": checkpoint, "step": step}
     result["calibration"] = calibration(predictions["test"]["logits"], predictions["test"]["label"])
     if config.evaluate.risk is not None:
-        result["decision"] = _decide(evaluation, tuned, table, run.evaluation / DECISION_FILE, step)
+        result["decision"] = decide_for_run(evaluation, measured, run.evaluation / DECISION_FILE, step)
     if corrupted is not None:
         source = replace(sources["test"], rows=corrupted or sources["test"].rows)
-        confidence = (config.evaluate.confidence, tuned.states[config.evaluate.confidence])
-        with progress_bar("predicting corrupted images") as progress:
-            shifted = corruptions.corruption_metrics(run, source, confidence, checkpoint, progress=progress)
+        confidence = (config.evaluate.confidence, measured.tuned.states[config.evaluate.confidence])
+        shifted = _measure_corruptions(run, source, confidence, checkpoint)
         corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
         result["corruptions"] = corruptions.summarise(shifted)
-    _write(run, table, result)
+    _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result
 
 
-def _measure_fixed(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
-    return _measure_tuned(evaluation, fixed_scores(evaluation.config, evaluation.names, evaluation.fit))
-
-
-def _measure_aps(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
-    criterion = ood_criterion(
-        evaluation.fit.validation, as_predictions(evaluation.predictions[VALIDATION_OOD])
-    )
-    return _measure_tuned(
-        evaluation, tuned_scores(evaluation.config, evaluation.names, evaluation.fit, criterion)
-    )
-
-
-def _measure_tuned(
-    evaluation: Evaluation, tuned: TunedScores
-) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
-    table = score_table(evaluation.predictions, tuned.states, evaluation.sets)
-    with progress_bar("measuring") as progress:
-        result = measure(evaluation.config.evaluate, table, evaluation.names, evaluation.sets, progress)
-    return table, tuned, {**result, **_describe(evaluation, tuned)}
-
-
-def _measure_splits(evaluation: Evaluation) -> tuple[pa.Table, TunedScores, dict[str, Any]]:
-    """RAT's protocol; the table, and so the report's plots, are those of the first split."""
-    test, fit, outcomes = evaluation.predictions["test"], evaluation.fit, []
-    for tune, rest in draw_splits(evaluation.config.seed, len(test["label"])):
-        validation = as_predictions(test, tune)
-        part = FitData(fit.train, validation, fit.weight, fit.bias)
-        tuned = tuned_scores(evaluation.config, evaluation.names, part, error_criterion(validation))
-        left = {name: values[rest] for name, values in test.items()}
-        predictions = {**evaluation.predictions, "test": left}
-        outcomes.append(
-            _measure_tuned(
-                Evaluation(evaluation.config, predictions, part, evaluation.sets, evaluation.names), tuned
-            )
-        )
-    measured = [{key: result[key] for key in MEASURED} for _, _, result in outcomes]
-    mean = reduce_leaves(measured, lambda values: float(values.mean()))
-    std = reduce_leaves(measured, lambda values: float(values.std(ddof=1)))
-    described = _describe(evaluation, outcomes[0][1])
-    described["protocol"]["splits"] = [tuned.describe() for _, tuned, _ in outcomes]
-    return outcomes[0][0], outcomes[0][1], {**mean, "std": std, **described}
-
-
-MEASURED = ("summary", "test", "scores", "sets")
-RESULT_KEYS = (*MEASURED, "groups", "protocol", "calibration", "step")
-PROTOCOLS = {"fixed": _measure_fixed, "aps": _measure_aps, "rat_splits": _measure_splits}
-
-
-def _describe(evaluation: Evaluation, tuned: TunedScores) -> dict[str, Any]:
-    """What the figures were made with."""
-    settings = evaluation.config.evaluate
-    return {
-        "ood_score": settings.ood_score,
-        "confidence": settings.confidence,
-        "groups": {name: entry.group for name, entry in evaluation.sets.items()},
-        "paths": {
-            "test": evaluation.config.data.test,
-            **{name: e.path for name, e in evaluation.sets.items()},
-        },
-        "protocol": {"name": settings.protocol, **tuned.describe()},
-    }
-
-
-def _decide(
-    evaluation: Evaluation, tuned: TunedScores, table: pa.Table, path: Path, step: int
-) -> dict[str, Any]:
-    """Choose thresholds for the wanted risk on validation images, save them, and say what they reach."""
-    settings = evaluation.config.evaluate
-    pair = (settings.confidence, settings.ood_score)
-    states = {name: tuned.states[name] for name in pair}
-    validation = evaluation.fit.validation
-    known = score_columns(validation, states)
-    correct = (validation.logits.argmax(1) == validation.labels).numpy()
-    unseen: dict[str, np.ndarray] = {}
-    if VALIDATION_OOD in evaluation.predictions:
-        unseen = score_columns(as_predictions(evaluation.predictions[VALIDATION_OOD]), states)
-    images = combine(known[pair[0]], known[pair[1]], correct, *(unseen[name] for name in pair if unseen))
-    wanted = settings.risk or 0.0
-    thresholds = choose_thresholds(images, wanted, settings.id_coverage)
-    if thresholds is None:
-        path.unlink(missing_ok=True)
-        return {"risk": wanted, "reached": False}
-    reached = {"validation": outcome(images, *thresholds), **_outcomes(table, pair, thresholds)}
-    rule = DecisionRule(
-        *pair,
-        *thresholds,
-        wanted,
-        f"{int(images.is_known.sum())} validation images"
-        + (
-            f" and {int((~images.is_known).sum())} OOD validation images"
-            if unseen
-            else f", tau_ood keeping {settings.id_coverage:.0%} of them"
-        ),
-        {name: dict(states[name].hyperparameters) for name in pair},
-        step,
-    )
-    rule.save(path, reached)
-    return {"risk": wanted, "reached": True, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood, **reached}
-
-
-def _outcomes(
-    table: pa.Table, pair: tuple[str, str], thresholds: tuple[float, float]
-) -> dict[str, dict[str, Any]]:
-    """Coverage and risk on the test set alone, and with the near and the far sets."""
-    known = rows_of(table, "group", "id")
-    five = [*(known[name] for name in pair), known["is_correct"]]
-    reached = {"test": outcome(combine(*five), *thresholds)}
-    for group in GROUPS:
-        unseen = rows_of(table, "group", group)
-        if len(unseen["is_correct"]):
-            images = combine(*five, *(unseen[name] for name in pair))
-            reached[f"test_and_{group}"] = outcome(images, *thresholds)
-    return reached
+def _measure_corruptions(
+    run: RunFolder, source: Source, confidence: tuple[str, FittedScore], checkpoint: str
+) -> list[dict[str, Any]]:
+    with progress_bar("predicting corrupted images") as progress:
+        return corruptions.corruption_metrics(run, source, confidence, checkpoint, progress=progress)
 
 
 def read_scores(run: RunFolder) -> pa.Table:

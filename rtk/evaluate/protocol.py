@@ -70,9 +70,14 @@ def tuned_scores(config: RunConfig, names: Iterable[str], fit: FitData, criterio
 
 
 def grid(name: str) -> list[dict[str, Any]]:
-    """Every combination of the values that the automatic search tries; empty where a score has none."""
-    search = get_score(name).search
-    return [dict(zip(search, values, strict=True)) for values in product(*search.values())] if search else []
+    """Every combination of the values that the automatic search tries; empty where there is none.
+
+    Scores of images are not searched: each combination would run the model on every image again.
+    """
+    score = get_score(name)
+    if not score.search or score.inputs == "images":
+        return []
+    return [dict(zip(score.search, values, strict=True)) for values in product(*score.search.values())]
 
 
 def ood_criterion(known: Predictions, unseen: Predictions) -> Criterion:
@@ -112,8 +117,8 @@ def _fits(values: Mapping[str, Any], fit: FitData) -> bool:
 
 def _fixed(config: RunConfig, name: str, fit: FitData) -> Mapping[str, Any]:
     """Values of a score that is not tuned: a neighbour must be one of the training images."""
-    defaults = get_score(name).defaults
-    if "k" not in defaults:
+    score = get_score(name)
+    if score.inputs == "images" or "k" not in score.defaults:
         return {}
-    wanted = config.evaluate.knn_k if name == "knn" else defaults["k"]
+    wanted = config.evaluate.knn_k if name == "knn" else score.defaults["k"]
     return {"k": min(wanted, len(fit.train))}

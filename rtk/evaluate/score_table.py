@@ -14,27 +14,9 @@ from rtk.config.schema import RunConfig
 from rtk.data.epochs import holdout_split
 from rtk.evaluate.suites import OODSet
 from rtk.models import Classifier
-from rtk.scores import DEFAULT_SCORES, SCORES, FitData, FittedScore, Predictions, apply_score, get_score
+from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score, expand_scores
 
 Columns = Mapping[str, np.ndarray]
-# Scores of images run the model, which `rtk evaluate` does not do for them yet.
-OF_PREDICTIONS = tuple(name for name, score in SCORES.items() if score.inputs != "images")
-NAMED_SETS = {
-    "sure_plus": tuple(name for name in DEFAULT_SCORES if name in OF_PREDICTIONS),
-    "all": OF_PREDICTIONS,
-}
-
-
-def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of scores, with `sure_plus` and `all` replaced by what they stand for.
-
-    Raises:
-        ValueError: there is no such score; says which is the nearest.
-    """
-    expanded = dict.fromkeys(score for name in names for score in NAMED_SETS.get(name, (name,)))
-    for name in expanded:
-        get_score(name)
-    return tuple(expanded)
 
 
 def wanted_scores(config: RunConfig) -> tuple[str, ...]:
@@ -43,10 +25,16 @@ def wanted_scores(config: RunConfig) -> tuple[str, ...]:
     return expand_scores([*settings.scores, settings.confidence, settings.ood_score])
 
 
+def image_scores(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the scores that run the model on images, and so are computed with the predictions."""
+    return tuple(name for name in names if SCORES[name].inputs == "images")
+
+
 def as_predictions(columns: Columns, rows: np.ndarray | slice = slice(None)) -> Predictions:
     """Columns of a predictions file as what scores take, all rows or some."""
-    picked = [torch.from_numpy(columns[name][rows].copy()) for name in ("logits", "features", "label")]
-    return Predictions(*picked)
+    picked = {name: torch.from_numpy(columns[name][rows].copy()) for name in columns}
+    image_scores = {name: values for name, values in picked.items() if name in SCORES}
+    return Predictions(picked["logits"], picked["features"], picked["label"], image_scores)
 
 
 def fit_data(config: RunConfig, predictions: Mapping[str, Columns], model: Classifier) -> FitData:

@@ -10,6 +10,7 @@ from rtk.config.schema import RunConfig
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
 from rtk.data.pipeline import Source
+from rtk.evaluate.score_table import image_scores
 from rtk.evaluate.suites import OODSet, is_missing, load_suite
 from rtk.run_folder import RunFolder
 
@@ -125,13 +126,20 @@ def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
     """`validation_ood` where something is tuned on it.
 
     Raises:
-        ConfigError: the automatic search has nothing to search on.
+        ConfigError: the automatic search, or the choice of thresholds, has no images to be made on.
     """
-    if config.evaluate.protocol == "aps" and config.data.validation_ood is None:
+    settings = config.evaluate
+    of_images = image_scores((settings.confidence, settings.ood_score))
+    if settings.risk is not None and of_images and config.data.validation is None:
+        raise ConfigError(
+            "data.validation: got null, wanted images to choose thresholds on, for "
+            f"{of_images[0]} runs the model and is not computed for training images"
+        )
+    if settings.protocol == "aps" and config.data.validation_ood is None:
         raise ConfigError(
             "data.validation_ood: got null, wanted OOD images that evaluate.protocol=aps can tune on"
         )
-    return (VALIDATION_OOD,) if config.evaluate.protocol == "aps" or config.evaluate.risk is not None else ()
+    return (VALIDATION_OOD,) if settings.protocol == "aps" or settings.risk is not None else ()
 
 
 def open_set(path: str, key: str, need_classes: bool = False) -> ImageDataset:

@@ -67,7 +67,7 @@ class _Collect(TorchFunctionMode):
 
 def _transformer_blocks(model: nn.Module) -> list[nn.Module]:
     for module in model.modules():
-        if hasattr(module, "patch_embed") and hasattr(module, "blocks"):
-            blocks: Any = module.blocks
+        blocks = getattr(module, "blocks", None)
+        if hasattr(module, "patch_embed") and isinstance(blocks, nn.Sequential | nn.ModuleList):
             return list(blocks)
     return []

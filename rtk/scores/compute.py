@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rtk.scores.hyperparameters import check_hyperparameters, suggest
 from rtk.scores.predictions import FitData, Predictions
-from rtk.scores.table import SCORES, Score
+from rtk.scores.table import DEFAULT_SCORES, SCORES, Score
 
 # Images are scored so many at a time, so that a score may use memory of N x C x a few.
 CHUNK = 4096
@@ -34,7 +34,7 @@ class FittedScore:
 
 @torch.no_grad()
 def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any) -> FittedScore:
-    """Fit a score.
+    """Fit a score; one of images has been computed already, so that nothing is left to fit or to set.
 
     Args:
         name: key of `SCORES`.
@@ -45,7 +45,10 @@ def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any
         ValueError: unknown score or hyper-parameter, a value out of range, or no `fit_data` where it is
             needed.
     """
-    score = _score_of_predictions(name)
+    score = get_score(name)
+    if score.inputs == "images":
+        check_hyperparameters(name, {}, hyperparameters)
+        return FittedScore({}, score.score_defaults, None)
     check_hyperparameters(name, score.defaults, hyperparameters)
     settings = score.defaults | hyperparameters
     if score.fit is None:
@@ -69,10 +72,12 @@ def apply_score(name: str, state: FittedScore, predictions: Predictions, **hyper
         **hyperparameters: replace those of the state, as far as fitting does not use them.
 
     Raises:
-        ValueError: unknown score or hyper-parameter, a value out of range, or predictions of another width
-            than those fitted on.
+        ValueError: unknown score or hyper-parameter, a value out of range, predictions of another width
+            than those fitted on, or without the image score asked for.
     """
-    score = _score_of_predictions(name)
+    score = get_score(name)
+    if score.inputs == "images":
+        return _computed(name, predictions)
     adjustable = {key: value for key, value in state.hyperparameters.items() if key not in score.fit_defaults}
     check_hyperparameters(name, adjustable, hyperparameters)
     if state.width is not None and predictions.width != state.width:
@@ -131,12 +136,13 @@ def compute_image_score(
 
 
 def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of scores, each once; `all` stands for every score.
+    """Names of scores, each once; `all` stands for every score, `sure_plus` for those of SURE+'s tables.
 
     Raises:
         ValueError: there is no score of a name.
     """
-    expanded = [name for given in names for name in (SCORES if given == "all" else (given,))]
+    sets = {"all": tuple(SCORES), "sure_plus": DEFAULT_SCORES}
+    expanded = [name for given in names for name in sets.get(given, (given,))]
     return tuple(dict.fromkeys(get_score(name).name for name in expanded))
 
 
@@ -151,11 +157,14 @@ def get_score(name: str) -> Score:
     return SCORES[name]
 
 
-def _score_of_predictions(name: str) -> Score:
-    score = get_score(name)
-    if score.inputs == "images":
-        raise ValueError(f"score: got {name!r}, which runs the model on images: wanted compute_image_score")
-    return score
+def _computed(name: str, predictions: Predictions) -> Tensor:
+    if name not in predictions.image_scores:
+        there = ", ".join(predictions.image_scores) or "none"
+        raise ValueError(
+            f"image_scores: got {there}, wanted {name!r}: it runs the model (compute_image_score) and is "
+            "computed with the predictions"
+        )
+    return predictions.image_scores[name]
 
 
 def _score(score: Score, state: FittedScore, predictions: Predictions, settings: Mapping[str, Any]) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class Predictions:
         logits: (N, C) float32 or float64, C >= 2.
         features: (N, D) float32 or float64, what the linear head multiplies.
         labels: (N,) int64; any value for images of no known class, scores never look at these.
+        image_scores: (N,) by name, scores that ran the model on the images when these were predicted.
 
     Raises:
         ValueError: a shape or dtype is another, or there is no image.
@@ -25,6 +26,7 @@ class Predictions:
     logits: Tensor
     features: Tensor
     labels: Tensor
+    image_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require_matrix("logits", self.logits, min_columns=2)
@@ -37,6 +39,9 @@ class Predictions:
         if self.labels.shape != (n,) or self.labels.dtype != torch.int64:
             got = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
             raise ValueError(f"labels: got {got}, wanted torch.int64 of shape ({n},)")
+        for name, values in self.image_scores.items():
+            if values.shape != (n,):
+                raise ValueError(f"image_scores.{name}: got shape {tuple(values.shape)}, wanted ({n},)")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,7 +55,8 @@ class Predictions:
         """Consecutive parts of at most `size` images, as views."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
-            yield Predictions(self.logits[rows], self.features[rows], self.labels[rows])
+            scores = {name: values[rows] for name, values in self.image_scores.items()}
+            yield Predictions(self.logits[rows], self.features[rows], self.labels[rows], scores)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,8 @@ class Score:
     - "features": `score(predictions, fitted tensors, **hyper-parameters)`, after
       `fit(fit_data, **hyper-parameters) -> tensors by name`;
     - "images": `score(model, images, **hyper-parameters)`, which runs the model. Gram alone of these is
-      fitted, on a stream of batches (`gram.fit_gram`), and takes its tensors third.
+      fitted, on a stream of batches (`gram.fit_gram`), and takes its tensors third. An evaluation computes
+      these while it predicts, with their defaults: there is nothing to search.
 
     Attributes:
         name: key in `SCORES`.
@@ -215,7 +216,6 @@ _ROWS = (
         gradients.odin,
         "Liang et al., ICLR 2018, arXiv 1706.02690",
         inputs="images",
-        search={"temperature": (1, 10, 100, 1000), "epsilon": (0.0014, 0.0028)},
     ),
     Score("rr_fast", gradients.rr_fast, "RAT, arXiv 2503.14783", inputs="images"),
     Score("rr_bs", radius.rr_bs, "RAT, arXiv 2503.14783", inputs="images"),

@@ -15,9 +15,9 @@ from rtk.evaluate.protocol import (
     ood_criterion,
     tuned_scores,
 )
-from rtk.evaluate.score_table import OF_PREDICTIONS, expand_scores
+from rtk.evaluate.score_table import image_scores
 from rtk.metrics import aurc, auroc
-from rtk.scores import DEFAULT_SCORES, SCORES, FitData, Predictions, compute_score
+from rtk.scores import DEFAULT_SCORES, SCORES, FitData, Predictions, compute_score, expand_scores
 
 CONFIG = load_config("digits_ce")
 CLASSES, WIDTH = 5, 12
@@ -28,7 +28,8 @@ def predictions(seed: int, rows: int, shift: float = 0.0) -> Predictions:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, CLASSES, (rows,), generator=generator)
     features = (HEAD[labels] * 0.5 + torch.randn(rows, WIDTH, generator=generator) + shift).relu()
-    return Predictions(features @ HEAD.T, features, labels)
+    of_images = {name: torch.rand(rows, generator=generator) for name in image_scores(SCORES)}
+    return Predictions(features @ HEAD.T, features, labels, of_images)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def fit() -> FitData:
 
 
 def test_named_sets_of_scores():
-    assert expand_scores(["sure_plus", "msp"]) == tuple(n for n in DEFAULT_SCORES if n in OF_PREDICTIONS)
-    assert set(expand_scores(["all"])) == set(OF_PREDICTIONS)
+    assert expand_scores(["sure_plus", "msp"]) == DEFAULT_SCORES
+    assert expand_scores(["all"]) == tuple(SCORES)
     with pytest.raises(ValueError, match="msp"):
         expand_scores(["mps"])
 
@@ -82,7 +83,7 @@ def test_neighbours_never_exceed_the_training_images(fit):
     assert tuned.states["nnguide"].hyperparameters["k"] == 20
 
 
-@pytest.mark.parametrize("name", OF_PREDICTIONS)
+@pytest.mark.parametrize("name", SCORES)
 def test_every_score_can_be_fixed_and_tuned(fit, name):
     fixed = fixed_scores(CONFIG, [name], fit)
     assert fixed.tried == {}

@@ -130,6 +130,12 @@ def test_a_copy_of_a_test_set_is_found_too(run, tmp_path):
         evaluation_sources(config)
 
 
+def test_thresholds_of_an_image_score_need_validation_images_of_their_own(run):
+    overrides = ["evaluate.risk=0.1", "evaluate.confidence=rr_fast", "data.validation=null"]
+    with pytest.raises(ConfigError, match="data.validation: got null.*rr_fast runs the model"):
+        evaluation_sources(evaluation_config(run, overrides))
+
+
 def test_validation_ood_is_read_only_where_something_is_tuned(run):
     assert "validation_ood" not in evaluation_sources(evaluation_config(run, ["data.validation_ood=/no"]))
 

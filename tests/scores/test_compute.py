@@ -68,7 +68,6 @@ def test_hyperparameters_hold_defaults(fit_data):
     ("name", "hyperparameters", "message"),
     [
         ("mps", {}, "score: got 'mps', wanted one of .*did you mean 'msp'"),
-        ("gram", {}, "score: got 'gram', which runs the model on images: wanted compute_image_score"),
         ("knn", {"K": 5}, "knn: got hyper-parameter 'K', wanted k"),
         ("react", {"percentil": 5}, "wanted percentile; did you mean 'percentile'"),
         ("msp", {"temperature": 5}, "msp: got hyper-parameter 'temperature', wanted no hyper-parameter"),
@@ -164,3 +163,15 @@ def test_all_is_every_score_once():
 def test_bad_use_of_image_scores_is_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         compute_image_score(name, torch.nn.Flatten(), torch.rand(2, 3, 4, 4), **options)
+
+
+def test_image_scores_come_with_the_predictions():
+    images = made_up(10)
+    values = torch.arange(10.0)
+    scored = Predictions(images.logits, images.features, images.labels, {"rr_bs": values})
+    assert torch.equal(apply_score("rr_bs", fit_score("rr_bs"), scored), values)
+    assert [len(part.image_scores["rr_bs"]) for part in scored.split(4)] == [4, 4, 2]
+    with pytest.raises(ValueError, match="image_scores: got rr_bs, wanted 'gram'"):
+        apply_score("gram", fit_score("gram"), scored)
+    with pytest.raises(ValueError, match="rr_bs: got hyper-parameter 'solver', wanted no hyper-parameter"):
+        fit_score("rr_bs", solver="pgd")

@@ -1,0 +1,174 @@
+"""Prediction by a pool of actors: every column once, the same from any pool, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from rtk.config import load_config
+from rtk.data.catalog import resolve_path
+from rtk.data.dataset import open_dataset
+from rtk.data.epochs import holdout_split
+from rtk.data.pipeline import Source, decode_datasets
+from rtk.evaluate import predict
+from rtk.evaluate.evaluate import evaluate_run
+from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
+from rtk.evaluate.sets import evaluation_config
+from rtk.run_folder import RunFolder
+from rtk.scores import SCORES, compute_image_score
+from rtk.scores.gram import fit_gram, model_statistics
+from rtk.train.launch import launch_training
+
+pytestmark = pytest.mark.slow
+
+IMAGE_SCORES = ("odin", "rr_fast", "rr_bs", "deepfool", "fab", "gram")
+SMALL = ["model.width=4", "data.train_rows=192", "train.duration=2ep", "evaluate.batch_size=32"]
+
+
+@pytest.fixture(scope="module")
+def run(ray_session, tmp_path_factory) -> RunFolder:
+    output = tmp_path_factory.mktemp("runs")
+    return launch_training(load_config("digits_ce", [f"output={output}", *SMALL])).run
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, Source]:
+    sets = {"train": ("train", 192), "test": ("test", 96), "photos": ("far_photos", 40)}
+    return {
+        name: Source(
+            open_dataset(resolve_path(f"builtin:digits/{file}.parquet"), need_classes=False), 32, rows
+        )
+        for name, (file, rows) in sets.items()
+    }
+
+
+def fresh(run, tmp_path, count) -> RunFolder:
+    """The same run without its evaluation."""
+    folder = tmp_path / str(count)
+    folder.mkdir()
+    for name in ("config.yaml", "checkpoints"):
+        (folder / name).symlink_to(run.path / name)
+    return RunFolder(folder)
+
+
+def columns(paths):
+    return {name: read_predictions(path) for name, path in paths.items()}
+
+
+def assert_identical(first, second):
+    assert first.keys() == second.keys()
+    for name, table in first.items():
+        assert table.keys() == second[name].keys()
+        for column, values in table.items():
+            np.testing.assert_array_equal(values, second[name][column], err_msg=f"{name}.{column}")
+
+
+@pytest.fixture(scope="module")
+def alone(run, sources, tmp_path_factory):
+    """Everything from one actor."""
+    folder = fresh(run, tmp_path_factory.mktemp("alone"), 1)
+    return folder, predict_datasets(folder, sources, actors=1, scores=IMAGE_SCORES)
+
+
+def images_of(source):
+    return torch.from_numpy(decode_datasets({"x": source})["x"].images).float() / 255
+
+
+def test_columns_are_those_of_the_model_in_the_order_of_the_data(run, sources, alone):
+    saved = columns(alone[1])
+    assert saved["train"].keys() == {"sample_id", "label", "prediction", "logits", "features"}
+    assert saved["test"].keys() == saved["train"].keys() | set(IMAGE_SCORES)
+    model, images = load_model(run), images_of(sources["test"])
+    with torch.no_grad():
+        logits, features = model.forward_features(images)
+    # Predictions are bf16 where the machine has it, scores of images never are.
+    np.testing.assert_allclose(saved["test"]["logits"], logits, atol=0.1)
+    np.testing.assert_allclose(saved["test"]["features"], features, atol=0.1)
+    for name in ("odin", "rr_fast", "rr_bs"):
+        expected = compute_image_score(name, model, images)
+        np.testing.assert_allclose(saved["test"][name], expected, rtol=1e-2, atol=1e-5)
+
+
+def test_gram_is_fitted_on_the_split_of_the_run(run, sources, alone):
+    config, model = run.config(), load_model(run)
+    kept, held = holdout_split(config.seed, len(sources["train"]), config.data.validation_fraction)
+    images, targets = images_of(sources["train"]), torch.from_numpy(columns(alone[1])["train"]["label"])
+
+    def statistics(rows):
+        logits, values, sizes = model_statistics(model, images[rows])
+        return values, logits.argmax(1), sizes
+
+    values, _, sizes = statistics(kept)
+    tensors = fit_gram([(values, targets[kept])], [statistics(held)[:2]], 10, sizes)
+    expected = compute_image_score("gram", model, images_of(sources["test"]), tensors)
+    np.testing.assert_allclose(columns(alone[1])["test"]["gram"], expected, rtol=2e-2)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_any_number_of_actors_gives_the_same(run, sources, alone, tmp_path, count):
+    found = predict_datasets(fresh(run, tmp_path, count), sources, actors=count, scores=IMAGE_SCORES)
+    assert_identical(columns(found), columns(alone[1]))
+
+
+class KilledOnce:
+    """Kills one of the actors, with SIGKILL, as soon as a block of results has come."""
+
+    def __init__(self, ray):
+        self.ray, self.killed = ray, 0
+
+    def __call__(self, done, total):
+        if self.killed or done == total:
+            return
+        from ray.util.state import list_actors
+
+        mine = [a for a in list_actors(filters=[("state", "=", "ALIVE")]) if "MapWorker" in a.class_name]
+        self.killed = mine[0].pid
+        os.kill(self.killed, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_killed_actor_changes_nothing(ray_session, run, sources, alone, tmp_path, count):
+    killer = KilledOnce(ray_session)
+    found = predict_datasets(
+        fresh(run, tmp_path, count), sources, actors=count, scores=IMAGE_SCORES, progress=killer
+    )
+    assert killer.killed
+    assert_identical(columns(found), columns(alone[1]))
+
+
+def test_only_what_is_missing_is_computed(run, sources, tmp_path, monkeypatch):
+    folder = fresh(run, tmp_path, 1)
+    passes = []
+    run_blocks = predict.Pool.run_blocks
+
+    def spied(pool, part, actor, *args):
+        passes.append((sorted(part), actor.__name__, *args[:2]))
+        return run_blocks(pool, part, actor, *args)
+
+    monkeypatch.setattr(predict.Pool, "run_blocks", spied)
+    predict_datasets(folder, sources)
+    assert passes == [(["photos", "test", "train"], "Predictor", True, ())]
+    before = columns({name: folder.evaluation / "predictions" / f"{name}.parquet" for name in sources})
+    passes.clear()
+    predict_datasets(folder, sources, scores=("rr_fast",))
+    assert passes == [(["photos", "test"], "Predictor", False, ("rr_fast",))]
+    passes.clear()
+    found = columns(predict_datasets(folder, sources, scores=("odin", "rr_fast")))
+    assert passes == [(["photos", "test"], "Predictor", False, ("odin",))]
+    for name, table in before.items():
+        assert_identical({name: table}, {name: {column: found[name][column] for column in table}})
+    passes.clear()
+    predict_datasets(folder, sources, scores=("odin", "rr_fast"))
+    assert passes == []
+
+
+def test_evaluation_takes_every_score(run, tmp_path):
+    again = fresh(run, tmp_path, 1)
+    result = evaluate_run(again, evaluation_config(again, ["evaluate.scores=[all]"]), rows=96)
+    assert set(result["scores"]) == set(SCORES)
+    values = [metric for score in result["scores"].values() for metric in score.values()]
+    assert np.isfinite(values).all()
