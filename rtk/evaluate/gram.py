@@ -77,7 +77,7 @@ def _fit_bounds(pool: Pool, source: Source, kept: np.ndarray) -> dict[str, Tenso
     for block in pool.run_blocks({FIT_SET: source}, GramBounds, used):
         if len(block) == 0:
             continue
-        lower, upper = (torch.from_numpy(as_matrix(block[name], len(block))) for name in ("lower", "upper"))
+        lower, upper = (torch.tensor(as_matrix(block[name], len(block))) for name in ("lower", "upper"))
         widen_bounds(state, classes, torch.from_numpy(block["class"].to_numpy().copy()), lower, upper)
         sizes = block["sizes"][0].as_py()
     close_bounds(state, sizes)

@@ -6,6 +6,7 @@ p = softmax(z / T), T = 1 where there is none.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from rtk.scores.logits import msp
 from rtk.scores.moments import group_means, row_chunks
 from rtk.scores.predictions import FitData, Predictions
+
+softmax = partial(torch.softmax, dim=1)
 
 COLDEST, HOTTEST = 0.01, 100.0
 
@@ -74,11 +77,9 @@ def fit_relu(fit_data: FitData, *, lmbda: float = 0.5, temperature: float = 1.0)
     Returns:
         `matrix` (C, C).
     """
-    validation = fit_data.validation
-    probs = torch.softmax(validation.logits / temperature, dim=1)
-    wrong = validation.logits.argmax(dim=1) != validation.labels
-    matrix = lmbda * _co_occurrence(probs[wrong]) - (1 - lmbda) * _co_occurrence(probs[~wrong])
-    matrix = matrix.clamp_min(0).fill_diagonal_(0)
+    logits, labels = fit_data.validation.logits, fit_data.validation.labels
+    right, wrong = _co_occurrences(logits, labels, temperature)
+    matrix = (lmbda * wrong - (1 - lmbda) * right).clamp_min(0).fill_diagonal_(0)
     if not matrix.any():
         matrix = torch.ones_like(matrix).fill_diagonal_(0)
     return {"matrix": matrix / matrix.norm()}
@@ -101,7 +102,7 @@ def fit_klm(fit_data: FitData) -> dict[str, Tensor]:
     """
     logits = fit_data.validation.logits
     classes = logits.shape[1]
-    templates, counts = group_means(torch.softmax(logits, dim=1), logits.argmax(dim=1), classes)
+    templates, counts = group_means(logits, logits.argmax(dim=1), classes, of=softmax)
     empty = (counts == 0).unsqueeze(1)
     return {"templates": torch.where(empty, torch.eye(classes).to(templates), templates)}
 
@@ -132,6 +133,13 @@ def _nll_slope_and_curvature(logits: Tensor, labels: Tensor, inverse: float) -> 
     return slope / len(logits), curvature / len(logits)
 
 
-def _co_occurrence(probs: Tensor) -> Tensor:
-    """Mean of p pᵀ (C, C) over the rows of `probs` (N, C); zero for none."""
-    return probs.T @ probs / max(len(probs), 1)
+def _co_occurrences(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Mean of p pᵀ (C, C) over the right predictions and over the wrong ones; zero for none."""
+    sums, counts = logits.new_zeros(2, logits.shape[1], logits.shape[1]), [0, 0]
+    for rows, targets in row_chunks(logits, labels):
+        wrong = rows.argmax(dim=1) != targets
+        for place, chosen in enumerate((~wrong, wrong)):
+            probs = softmax(rows[chosen] / temperature)
+            sums[place].addmm_(probs.T, probs)
+            counts[place] += len(probs)
+    return sums[0] / max(counts[0], 1), sums[1] / max(counts[1], 1)

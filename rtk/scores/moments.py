@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -18,14 +18,16 @@ def row_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True)
 
 
-def group_means(values: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
+def group_means(
+    values: Tensor, groups: Tensor, num_groups: int, of: Callable[[Tensor], Tensor] = Tensor.double
+) -> tuple[Tensor, Tensor]:
     """Means (G, D) float64 of the rows of `values` (N, D) by group (N,), and the counts (G,).
 
-    An empty group has mean zero.
+    An empty group has mean zero. `of` is applied to a chunk of rows before it is summed.
     """
     sums = torch.zeros(num_groups, values.shape[1], dtype=torch.float64, device=values.device)
     for rows, group in row_chunks(values, groups):
-        sums.index_add_(0, group, rows.double())
+        sums.index_add_(0, group, of(rows).double())
     counts = torch.bincount(groups, minlength=num_groups)
     return sums / counts.clamp_min(1).unsqueeze(1), counts
 
@@ -61,6 +63,6 @@ def second_moment(values: Tensor, centres: Tensor, groups: Tensor | None = None)
 
 
 def percentile_of(values: Tensor, percentile: float) -> Tensor:
-    """Percentile of all entries, linearly interpolated, as a scalar tensor."""
+    """Percentile of all entries, linearly interpolated, as a scalar tensor; needs a copy of `values`."""
     # torch.quantile refuses more than 16 million entries.
     return values.new_tensor(np.percentile(values.cpu().numpy(), percentile))

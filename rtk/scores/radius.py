@@ -88,7 +88,7 @@ def first_crossing(
     rows = torch.arange(len(margin), device=margin.device)
     for trial in range(budget):
         bracket = (low[rows], high[rows], margin_low[rows], margin_high[rows])
-        radius = _next_radius(*bracket, slope[rows], tolerance, halve=trial % 4 == 3 or trial > 8)
+        radius = _next_radius(*bracket, slope[rows], tolerance, halve=trial >= 6)
         found = margin_at(rows, radius)
         crossed = found < 0
         falling = (bracket[2] - found) / (radius - bracket[0])
@@ -117,7 +117,7 @@ def _next_radius(
 
     If the estimate is good to `tolerance` / 2, the two ends then close around it in two trials. Without an
     upper end the line is continued, at most to four times the radius. `halve`: take the geometric middle
-    instead; every fourth trial, and after nine, when the margin is no line, for good.
+    instead, once interpolation has had six trials: the margin is no line then.
     """
     inside = high.isfinite()
     reach = torch.where(inside, high, (4 * low).clamp_min(LARGEST_RADIUS * (low == 0))) - low
