@@ -184,6 +184,7 @@ def _write(path: Path, source: Source, outputs: dict[str, np.ndarray], stamp: di
 def _stamp(source: Source, checkpoint: str, step: int) -> dict[str, Any]:
     """What predictions depend on: they are made anew when any of it changes."""
     data = {"data": content_hash(source.dataset), "rows": len(source), "size": source.size}
+    data |= {"crop_share": source.crop_share, "interpolation": source.interpolation}
     return {**data, "checkpoint": checkpoint, "step": step}
 
 
