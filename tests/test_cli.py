@@ -29,7 +29,7 @@ def test_help_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "evaluate", "report", "data prepare", "data inspect", "doctor"]
+    "command", ["demo", "train", "evaluate", "report", "data prepare", "data inspect", "data views", "doctor"]
 )
 def test_every_command_has_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stop:
