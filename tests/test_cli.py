@@ -37,6 +37,7 @@ def test_help_loads_nothing_heavy():
         "report",
         "data prepare",
         "data inspect",
+        "data views",
         "doctor",
         "sweep",
         "compare",

@@ -100,6 +100,15 @@ class DataConfig(Section):
     )
     mixing: str | None = Field(None, description="Parquet of PixMix pictures; null: fractals rendered by rtk")
     image_size: PositiveInt = Field(32, description="side in pixels of the images that the model sees")
+    crop_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of an evaluation image's side that is kept (timm: crop_pct)",
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="resizing of evaluation images (timm: interpolation)"
+    )
     decode_size: PositiveInt | None = Field(
         None,
         description="side of decoded training images; null: image_size, or 8/7 of it for resized crops",

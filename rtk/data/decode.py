@@ -3,6 +3,7 @@
 Needs only Pillow and NumPy, so that data-loading workers import it cheaply.
 """
 
+import math
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -103,32 +104,46 @@ def _wide_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
-def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """Brings the shorter side to `size` (bilinear, antialiased), then crops the centre to size x size.
+def resize_and_crop(
+    image: Image.Image, size: int, crop_share: float = 1.0, interpolation: str = "bilinear"
+) -> Image.Image:
+    """Brings the shorter side to `size / crop_share` (antialiased), then crops the centre to size x size.
 
-    Sizes and offsets are rounded as in torchvision's `Resize(size)` and `CenterCrop(size)`.
+    Sizes and offsets are rounded as in torchvision's `Resize` and `CenterCrop`, and as in timm's evaluation
+    transform, whose `crop_pct` is `crop_share`.
+
+    Args:
+        image: The image.
+        size: Side of the result in pixels.
+        crop_share: Share of the resized shorter side that the crop keeps, in (0, 1].
+        interpolation: `bilinear` or `bicubic`.
 
     Raises:
         BadImageError: The image is so narrow that the resized whole would be a decompression bomb.
     """
     shorter = min(image.size)
-    width, height = (int(size * side / shorter) for side in image.size)
+    resized = math.floor(size / crop_share)
+    width, height = (int(resized * side / shorter) for side in image.size)
     if width * height > MAX_PIXELS:
         raise BadImageError(f"{image.width}x{image.height} is too narrow to be resized to {size}")
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    if width == height:
+        image = image.resize((width, height), Image.Resampling[interpolation.upper()])
+    if width == height == size:
         return image
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
 
-def decode_rgb(data: bytes, size: int | None) -> np.ndarray:
+def decode_rgb(
+    data: bytes, size: int | None, crop_share: float = 1.0, interpolation: str = "bilinear"
+) -> np.ndarray:
     """Decodes an image to 8-bit RGB.
 
     Args:
         data: Encoded bytes, in one of `FORMATS`.
         size: Side of the square result in pixels (see `resize_and_crop`); None keeps the image's own size.
+        crop_share: See `resize_and_crop`.
+        interpolation: See `resize_and_crop`.
 
     Returns:
         uint8 (H, W, 3), writable.
@@ -138,7 +153,7 @@ def decode_rgb(data: bytes, size: int | None) -> np.ndarray:
     """
     image = to_rgb(open_image(data))
     if size is not None:
-        image = resize_and_crop(image, size)
+        image = resize_and_crop(image, size, crop_share, interpolation)
     return np.array(image)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +21,24 @@ from rtk.data.dataset import ImageDataset, labels, read_integers
 from rtk.data.decode import BadImageError, decode_rgb
 from rtk.data.faults import Fault, FaultLog
 
+if TYPE_CHECKING:
+    from rtk.config.schema import DataConfig
+
 ROWS_PER_BLOCK = 512
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set to decode: images of `size` x `size` pixels, the first `rows` of them (None: all)."""
+    """A data set to decode: images of `size` x `size` pixels, the first `rows` of them (None: all).
+
+    `crop_share` and `interpolation` are those of `rtk.data.decode.resize_and_crop`.
+    """
 
     dataset: ImageDataset
     size: int
     rows: int | None = None
+    crop_share: float = 1.0
+    interpolation: str = "bilinear"
 
     def __len__(self) -> int:
         return min(self.rows or self.dataset.rows, self.dataset.rows)
@@ -38,6 +47,11 @@ class Source:
     def columns(self) -> list[str]:
         """Columns to read for decoding and for naming what cannot be decoded."""
         return [name for name in ("image", "sample_id", "path") if name in self.dataset.columns]
+
+
+def evaluation_source(data: DataConfig, dataset: ImageDataset, rows: int | None = None) -> Source:
+    """A data set as images to evaluate on."""
+    return Source(dataset, data.image_size, rows, data.crop_share, data.interpolation)
 
 
 def decode_datasets(
@@ -92,8 +106,7 @@ def warn_of_full_cluster() -> None:
 
 
 def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
-    """Blocks of at most `size` encoded images, with columns
-    `set`, `row`, `size`, `image`, `sample_id` and `path` (null where the data has none)."""
+    """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
     row, left, columns = 0, len(source), source.columns
     for file in source.dataset.files:
         with source.dataset.filesystem.open_input_file(file) as opened:
@@ -102,20 +115,25 @@ def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Ite
                 count = len(batch)
                 if count == 0:
                     return
-                yield encoded_block(name, row, source.size, batch)
+                yield encoded_block(name, row, source, batch)
                 row, left = row + count, left - count
 
 
-def encoded_block(name: str, row: int, size: int, batch: pa.RecordBatch) -> pa.Table:
-    """A block for `decode_block` from consecutive rows of a file, the first of them row `row` of the set."""
+def encoded_block(name: str, row: int, source: Source, batch: pa.RecordBatch) -> pa.Table:
+    """A block for `decode_block` from consecutive rows of a file, the first of them row `row` of the set.
+
+    Its columns are `set`, `row`, `image`, `sample_id` and `path` (null where the data has none), and how to
+    resize: `size`, `crop_share`, `how`.
+    """
     count = len(batch)
     kinds = {"image": pa.binary(), "sample_id": pa.int64(), "path": pa.string()}
     columns = {
         column: batch[column].cast(kind) if column in batch.schema.names else pa.nulls(count, kind)
         for column, kind in kinds.items()
     }
-    numbers = {"set": [name] * count, "row": range(row, row + count), "size": [size] * count}
-    return pa.table({**numbers, **columns})
+    same = {"set": name, "size": source.size, "crop_share": source.crop_share, "how": source.interpolation}
+    repeated = {column: pa.repeat(value, count) for column, value in same.items()}
+    return pa.table({**repeated, "row": pa.array(range(row, row + count)), **columns})
 
 
 def sample_ids(source: Source) -> np.ndarray:
@@ -130,16 +148,17 @@ def decode_block(block: pa.Table) -> pa.Table:
     """Encoded images to raw CHW bytes; an image that cannot be decoded yields its reason instead."""
     pixels: list[bytes | None] = []
     reasons: list[str | None] = []
-    for data, size in zip(block["image"].to_pylist(), block["size"].to_pylist(), strict=True):
+    columns = (block[name].to_pylist() for name in ("image", "size", "crop_share", "how"))
+    for data, *how in zip(*columns, strict=True):
         try:
-            pixels.append(decode_rgb(data or b"", size).transpose(2, 0, 1).tobytes())
+            pixels.append(decode_rgb(data or b"", *how).transpose(2, 0, 1).tobytes())
             reasons.append(None)
         except BadImageError as error:
             pixels.append(None)
             reasons.append(str(error))
-    columns = {"pixels": pa.array(pixels, pa.binary()), "reason": pa.array(reasons, pa.string())}
+    decoded = {"pixels": pa.array(pixels, pa.binary()), "reason": pa.array(reasons, pa.string())}
     kept = ("set", "row", "size", "sample_id", "path")
-    return pa.table({**{name: block[name] for name in kept}, **columns})
+    return pa.table({**{name: block[name] for name in kept}, **decoded})
 
 
 def place(block: pa.Table, images: Mapping[str, np.ndarray], first: int = 0) -> Iterator[Fault]:

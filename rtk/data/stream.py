@@ -104,12 +104,13 @@ class WindowFeeder:
             try:
                 if self.position != key:
                     self.windows = self._decode(epoch, index)
+                self.kept = dict([*self.kept.items()][1 - WINDOWS_KEPT :])
                 window = ray.put(next(self.windows))
             except BadImageError as error:
                 self.error = str(error)
             else:
                 self.position = (epoch, index + 1)
-                self.kept = dict([*self.kept.items(), (key, window)][-WINDOWS_KEPT:])
+                self.kept[key] = window
         return (None, self.error) if self.error else (self.kept[key], None)
 
     def _decode(self, epoch: int, first: int) -> Iterator[ImageArrays]:
@@ -187,7 +188,7 @@ def decode_group(
             first, last = max(0, skip - position), min(len(batch), stop - position)
             if first < last:
                 encoded = batch.slice(first, last - first)
-                yield decode_block(encoded_block(NAME, int(start) + position + first, source.size, encoded))
+                yield decode_block(encoded_block(NAME, int(start) + position + first, source, encoded))
             position += len(batch)
 
 

@@ -241,4 +241,5 @@ def read_stamp(path: Path) -> dict[str, Any]:
 def _stamp(source: Source, checkpoint: str, step: int) -> dict[str, Any]:
     """What predictions depend on: they are made anew when any of it changes."""
     data = {"data": content_hash(source.dataset), "rows": len(source), "size": source.size}
+    data |= {"crop_share": source.crop_share, "interpolation": source.interpolation}
     return {**data, "checkpoint": checkpoint, "step": step}

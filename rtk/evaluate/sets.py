@@ -9,7 +9,7 @@ from rtk.config.load import ConfigError, build_config, flatten, load_config
 from rtk.config.schema import RunConfig
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
-from rtk.data.pipeline import Source
+from rtk.data.pipeline import Source, evaluation_source
 from rtk.evaluate.score_table import image_scores
 from rtk.evaluate.suites import OODSet, is_missing, load_suite
 from rtk.run_folder import RunFolder
@@ -102,21 +102,22 @@ def evaluation_sources(config: RunConfig, rows: int | None = None) -> dict[str, 
     Raises:
         ConfigError: a set is missing, its name is taken, or images to tune on are images to test on.
     """
-    size, sets = config.data.image_size, configured_ood(config)
+    data, sets = config.data, configured_ood(config)
     if config.data.test is None:
         raise ConfigError("data.test: got null, wanted the in-distribution test set (--test PATH)")
     reserved = [name for name in sets if name in (*ID_SETS, VALIDATION_OOD)]
     if reserved:
         raise ConfigError(f"--ood: the name {reserved[0]!r} is taken, wanted another")
     train = open_set(config.data.train, "data.train", need_classes=True)
-    sources = {"train": Source(train, size, rows or config.data.train_rows)}
+    sources = {"train": evaluation_source(data, train, rows or data.train_rows)}
     for name in ("validation", "test", *_tuning_sets(config)):
         path = getattr(config.data, name)
         if path is not None:
-            sources[name] = Source(open_set(path, f"data.{name}"), size, rows)
+            sources[name] = evaluation_source(data, open_set(path, f"data.{name}"), rows)
     check_labels(sources["test"].dataset, len(train.classes))
     sources |= {
-        name: Source(open_set(entry.path, f"--ood {name}"), size, rows) for name, entry in sets.items()
+        name: evaluation_source(data, open_set(entry.path, f"--ood {name}"), rows)
+        for name, entry in sets.items()
     }
     _check_validation_apart(sources)
     return sources

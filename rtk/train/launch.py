@@ -17,7 +17,7 @@ from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_data
 from rtk.data.epochs import holdout_split, steps_per_epoch, window_size
 from rtk.data.faults import FaultLog
 from rtk.data.fractals import render_fractals
-from rtk.data.pipeline import Source, decode_datasets
+from rtk.data.pipeline import Source, decode_datasets, evaluation_source
 from rtk.data.stream import Stream, check_decoding_cpus, open_stream, start_feeder
 from rtk.data.views import PICTURE_MARGIN
 from rtk.environment import describe_environment
@@ -178,14 +178,15 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset], ski
     picture_side = round(side * PICTURE_MARGIN)
     faults = FaultLog(config.data.on_error, config.data.max_errors, skipped)
     train_source = Source(datasets["train"], config.data.decoded_side, config.data.train_rows)
-    feed = start_stream(config, train_source, faults) if config.data.stream else None
-    rows = min(len(train_source), REFERENCE_ROWS) if feed else len(train_source)
+    rows = min(len(train_source), REFERENCE_ROWS) if config.data.stream else len(train_source)
     sources = {"train": replace(train_source, rows=rows)}
     if "validation" in datasets:
-        sources["validation"] = Source(datasets["validation"], side)
+        sources["validation"] = evaluation_source(config.data, datasets["validation"])
     unseen = {group: list(sets) for group, sets in validation_ood(config).items()}
     for group, names in unseen.items():
-        sources |= {f"{group}:{name}": Source(datasets[f"{group}:{name}"], side) for name in names}
+        sources |= {
+            f"{group}:{name}": evaluation_source(config.data, datasets[f"{group}:{name}"]) for name in names
+        }
     if "mixing" in datasets:
         sources["mixing"] = Source(datasets["mixing"], picture_side)
     if "outliers" in datasets:
@@ -203,6 +204,7 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset], ski
             render_fractals(FRACTALS, picture_side, config.seed) if rendered else arrays["mixing"].images
         )
     ood = {group: {name: arrays[f"{group}:{name}"] for name in names} for group, names in unseen.items()}
+    feed = start_stream(config, train_source, faults) if config.data.stream else None
     outliers = arrays["outliers"].images if "outliers" in arrays else None
     return TrainingData(train, validation, pictures, outliers, feed, ood)
 

@@ -2,10 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import open_dataset
-from rtk.data.decode import BadImageError, encode_png
+from rtk.data.decode import BadImageError, encode_png, resize_and_crop
 from rtk.data.pipeline import Source, decode_datasets
 
 
@@ -46,3 +47,17 @@ def test_builtin_digits(tmp_path, monkeypatch):
     assert rows == {"train": 865, "validation": 145, "test": 433, "near_digits89": 354, "far_photos": 400}
     with pytest.raises(ValueError, match="no such file, there are .*train.parquet"):
         resolve_path("builtin:digits/trian.parquet")
+
+
+@pytest.mark.parametrize(
+    ("crop_share", "interpolation"), [(1.0, "bilinear"), (0.95, "bicubic"), (0.875, "bilinear")]
+)
+@pytest.mark.parametrize("size", [(61, 43), (40, 40), (300, 200)])
+def test_evaluation_images_are_timms(crop_share, interpolation, size):
+    timm_data = pytest.importorskip("timm.data")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    transform = timm_data.create_transform(
+        32, interpolation=interpolation, crop_pct=crop_share, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    wanted = (transform(image) * 255).round().byte().permute(1, 2, 0).numpy()
+    assert (np.asarray(resize_and_crop(image, 32, crop_share, interpolation)) == wanted).all()

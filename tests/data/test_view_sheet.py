@@ -1,6 +1,10 @@
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from rtk.cli import main
 from rtk.config import load_config
 from rtk.data.view_sheet import view_sheet
 
@@ -28,3 +32,15 @@ def test_openmix_has_a_row_where_there_are_outliers(config):
 def test_a_missing_set_is_named(config):
     with pytest.raises(ValueError, match="data.train: .*nowhere.parquet"):
         view_sheet(config("data.train=nowhere.parquet"))
+
+
+def test_command(config, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["data", "views", "digits_demo", "--out", str(out), "--images", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"views": str(out)}
+    assert Image.open(out).size == (80 + 3 * 100, 5 * 100)
+
+
+def test_a_file_that_cannot_be_written_is_named(config, tmp_path, capsys):
+    assert main(["data", "views", "digits_demo", "--out", str(tmp_path / "no" / "sheet.png")]) == 2
+    assert "--out: cannot write" in capsys.readouterr().err
