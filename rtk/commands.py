@@ -487,7 +487,8 @@ def _print_table(title: str, rows: list[list[str]]) -> None:
     print(title)
     table = Table()
     for index, heading in enumerate(rows[0]):
-        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        justify: Any = "left" if index == 0 else "right"
+        table.add_column(heading, justify=justify, no_wrap=index == 0, overflow="fold")
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)

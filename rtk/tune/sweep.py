@@ -39,6 +39,7 @@ TUNE_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a stopped trial of several workers to end
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a killed process is replaced, a failure is in the table
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 

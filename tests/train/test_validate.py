@@ -32,7 +32,7 @@ def test_ood_metrics_are_means_over_the_sets_of_a_group():
     torch.manual_seed(0)
     model = build_model(config.model, 8, 32).eval()
     known, near = arrays(40, 0), {"a": arrays(30, 1), "b": arrays(20, 2)}
-    data = TrainingData(arrays(8, 3), known, None, {"near": near})
+    data = TrainingData(arrays(8, 3), known, None, validation_ood={"near": near})
     state = TrainState(SimpleNamespace(module=model), None, None, None, [])
     found = validate(state, data, 16, False, config.evaluate)
 
