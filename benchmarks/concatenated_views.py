@@ -2,8 +2,8 @@
 
     python benchmarks/concatenated_views.py [--model dinov3_s16] [--batch 8] [--side 64] [--rounds 7]
 
-Forward and backward of the SURE+ objective in fp32 on the CPU, in turns, timed in processor seconds, so that other
-work on the machine matters little. Under ZeRO-3 it also saves two gathers of the weights out of three.
+Forward and backward of the SURE+ objective in fp32 on the CPU, in turns, timed in processor seconds, so that
+other work on the machine matters little. Under ZeRO-3 it also saves two gathers of the weights out of three.
 """
 
 from __future__ import annotations

@@ -180,9 +180,10 @@ def _predicted(
     gpus = int(ray.cluster_resources().get("GPU", 0))
     ids = sample_ids(source)
     blocks = [
-        part.append_column("sample_id", pa.array(ids[part["row"].to_numpy()]))
-        for block in encoded_blocks("test", source)
-        for part in (block.slice(start, ROWS_PER_BLOCK) for start in range(0, len(block), ROWS_PER_BLOCK))
+        block.set_column(
+            block.column_names.index("sample_id"), "sample_id", pa.array(ids[block["row"].to_numpy()])
+        )
+        for block in encoded_blocks("test", source, ROWS_PER_BLOCK)
     ]
     predicted = (
         ray.data.from_arrow(blocks)

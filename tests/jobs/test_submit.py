@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -66,7 +68,9 @@ def cluster(tmp_path_factory):
             _wait_until_ready(environment, process)
             yield environment
         finally:
-            process.terminate()
+            for part in [*psutil.Process(process.pid).children(recursive=True), process]:
+                with suppress(psutil.NoSuchProcess):
+                    part.kill()
             process.wait(60)
             shutil.rmtree(sockets, ignore_errors=True)
 

@@ -155,7 +155,9 @@ def test_statistics_of_a_model_are_those_of_its_maps():
 
 @pytest.mark.parametrize(("name", "layers"), [("resnet18", 37), ("timm/vit_tiny_patch16_224", 12)])
 def test_backbones_have_maps(name, layers):
-    model = build_model(ModelConfig(name=name, width=4), 10, 224 if "timm" in name else 32).eval()
+    model = build_model(
+        ModelConfig(name=name, width=None if "timm" in name else 4), 10, 224 if "timm" in name else 32
+    ).eval()
     images = torch.rand(2, 3, 224, 224) if "timm" in name else torch.rand(2, 3, 32, 32)
     logits, maps = forward_maps(model, images)
     assert logits.shape == (2, 10)

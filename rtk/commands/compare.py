@@ -1,0 +1,66 @@
+"""`rtk compare`: runs, trials or an experiment side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtk.commands.output import print_json
+from rtk.commands.parsers import Options, Parsers, add_command, add_json
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk compare`."""
+    parser = add_command(
+        commands,
+        "compare",
+        run,
+        "set runs, a sweep's trials or an experiment side by side, seeds taken together",
+        """rtk compare BASELINE_RUN RUN RUN
+        rtk compare --sweep NAME --html sweep.html
+        rtk compare --experiment rtk --where "params.model.width = 8 and metrics.accuracy > 0.9"
+        rtk compare runs/digits_* --csv runs.csv""",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs, those of the baseline first")
+    parser.add_argument("--sweep", metavar="NAME", help="the trials of a sweep")
+    parser.add_argument("--experiment", metavar="NAME", help="all runs of a tracking.experiment")
+    parser.add_argument(
+        "--where", metavar="CONDITIONS", help="params.KEY = VALUE, metrics.NAME < VALUE, and ..."
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="columns (default: a handful)"
+    )
+    parser.add_argument("--sort", metavar="NAME", help="metric to sort by (default: objective, or DS-AURC)")
+    parser.add_argument("--html", metavar="FILE", help="write a self-contained page with figures")
+    parser.add_argument("--csv", metavar="FILE", help="write all metrics and differing params, a row a run")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where names are looked for")
+    add_json(parser)
+
+
+def run(options: Options) -> int:
+    """`rtk compare`."""
+    from rtk.compare.compare import compare as compare_runs
+    from rtk.compare.table import as_csv, as_records, as_text, difference_records, heading
+
+    keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output")
+    found = compare_runs(**{key: getattr(options, key) for key in keys})
+    written = []
+    if options.html:
+        from rtk.compare.page import write_page
+
+        given = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
+        written.append(write_page(Path(options.html), *given))
+    if options.csv:
+        written.append(Path(options.csv))
+        written[-1].write_text(as_csv(found.groups))
+    if options.json:
+        records = {"runs": as_records(found.groups), "differences": difference_records(found.differences)}
+        print_json(records | {"written": [str(path) for path in written]})
+        return 0
+    print(found.title, as_text(found.groups, found.metrics), sep="\n\n")
+    for one in found.differences:
+        sure = "significant" if one.is_significant else "not significant"
+        interval = f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
+        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.seeds} seeds)")
+    for path in written:
+        print(f"written: {path}")
+    return 0

@@ -1,0 +1,136 @@
+"""`rtk data`: prepare image sets and look at them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rtk.commands.output import print_json, print_some
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk data`."""
+    data = commands.add_parser("data", help="prepare and look at image sets")
+    actions = data.add_subparsers(dest="data_command", metavar="ACTION", required=True)
+    _add_prepare(actions)
+    _add_inspect(actions)
+    _add_views(actions)
+
+
+def _add_prepare(actions: Parsers) -> None:
+    parser = add_command(
+        actions,
+        "prepare",
+        run_prepare,
+        "turn image folders, CIFAR archives, MNIST idx files or Parquet into rtk's Parquet",
+        """rtk data prepare photos/ --out data/photos
+        rtk data prepare cifar-100-python.tar.gz --out data/cifar100
+        rtk data prepare photos/ --out data/photos --skip-bad""",
+    )
+    parser.add_argument("source", help="folder, archive or Parquet")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
+    parser.add_argument("--image-size", type=positive, metavar="PX", help="resize and crop to this side")
+    add_json(parser)
+
+
+def _add_inspect(actions: Parsers) -> None:
+    parser = add_command(
+        actions,
+        "inspect",
+        run_inspect,
+        "show counts, sizes, class balance and a contact sheet of an image set",
+        """rtk data inspect data/photos/train.parquet
+        rtk data inspect data/photos --sheet sheet.png""",
+    )
+    parser.add_argument("path", help="Parquet file or folder")
+    parser.add_argument(
+        "--sheet", default="contact_sheet.png", metavar="FILE", help="default: contact_sheet.png"
+    )
+    parser.add_argument("--sample", type=positive, metavar="N", help="look at N images only")
+    add_json(parser)
+
+
+def _add_views(actions: Parsers) -> None:
+    parser = add_command(
+        actions,
+        "views",
+        run_views,
+        "draw a contact sheet of the views that a recipe trains on",
+        """rtk data views digits_demo
+        rtk data views my_recipe.yaml data.augment.crop=resized --out sheet.png""",
+    )
+    parser.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument("--out", default="views.png", metavar="FILE", help="default: views.png")
+    parser.add_argument("--images", type=positive, default=8, metavar="N", help="columns (default: 8)")
+    add_json(parser)
+
+
+def run_prepare(options: Options) -> int:
+    """`rtk data prepare`."""
+    from rtk.console import progress_bar
+    from rtk.data.prepare import BadImagesError, prepare
+
+    try:
+        with progress_bar("checking images") as progress:
+            done = prepare(
+                Path(options.source),
+                Path(options.out),
+                skip_bad=options.skip_bad,
+                image_size=options.image_size,
+                progress=progress,
+            )
+    except BadImagesError as error:
+        print(f"rtk: error: {error}\nnothing was written; --skip-bad leaves them out", file=sys.stderr)
+        return 1
+    if options.json:
+        print_json(done.manifest())
+        return 0
+    print(f"{done.rows} images, {len(done.classes)} classes -> {done.out} (from {done.kind})")
+    for summary in done.files:
+        print(f"  {summary.file}: {summary.rows} images")
+    print_some("skipped, could not be read", [f"{bad.origin}: {bad.reason}" for bad in done.skipped])
+    print_some("ignored, no image of a class", list(done.ignored))
+    return 0
+
+
+def run_inspect(options: Options) -> int:
+    """`rtk data inspect`."""
+    from rtk.data.dataset import open_dataset
+    from rtk.data.inspect_data import contact_sheet, inspect_dataset
+
+    found = inspect_dataset(options.path, sample=options.sample)
+    contact_sheet(open_dataset(options.path, need_classes=False)).save(options.sheet)
+    if options.json:
+        print_json({**asdict(found), "contact_sheet": options.sheet})
+        return 0
+    print(f"{found.path}: {found.rows} images, {len(found.classes)} classes, {found.files} files")
+    for name, value in asdict(found.balance).items():
+        print(f"  images a class, {name}: {value}")
+    for name in ("sizes", "modes", "encodings"):
+        print(f"  {name}: " + ", ".join(f"{kind} ({count})" for kind, count in getattr(found, name).items()))
+    print(f"  encoded bytes: {found.bytes}, of {found.looked_at} images looked at")
+    print(f"  duplicates: {found.duplicates} ({found.conflicts} with another label)")
+    print(f"  unreadable: {found.unreadable}")
+    print(f"contact sheet: {options.sheet}")
+    return 0
+
+
+def run_views(options: Options) -> int:
+    """`rtk data views`."""
+    from rtk.config.load import ConfigError, load_with_origins
+    from rtk.data.view_sheet import view_sheet
+
+    config = load_with_origins(options.recipe, options.overrides).config
+    try:
+        view_sheet(config, options.images).save(options.out)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {options.out} ({error.strerror or error})") from None
+    if options.json:
+        print_json({"views": options.out})
+    else:
+        print(f"views: {options.out}")
+    return 0

@@ -1,0 +1,146 @@
+"""`rtk evaluate`: predictions, scores and metrics of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rtk.commands.output import print_json, print_table
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk evaluate`."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        run,
+        "measure a run: predictions, scores, metrics for every OOD set",
+        """rtk evaluate RUN
+        rtk evaluate RUN --suite cifar100 --scores all
+        rtk evaluate RUN --ood cifar10=data/cifar10/test.parquet --ood far:xrays=data/xrays
+        rtk evaluate RUN --protocol aps --validation-ood data/places.parquet
+        rtk evaluate RUN --risk 0.02                  thresholds for 2 % wrong among the accepted
+        rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
+        rtk evaluate RUN --scores msp energy --bootstrap 1000 --json""",
+    )
+    parser.add_argument("run", help="run folder, or its name under --output")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of evaluate.*")
+    _add_sets(parser)
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        metavar="SCORE",
+        help="scores to compare; sure_plus: those of SURE+'s tables, all: every one (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=["fixed", "aps", "rat_splits"],
+        help="how hyper-parameters of scores are found (default: the recipe's, fixed)",
+    )
+    parser.add_argument(
+        "--risk", type=float, metavar="R", help="choose thresholds for this share of wrong accepted images"
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="95 %% intervals from N resamples (evaluate.ds_method=grid makes them faster)",
+    )
+    parser.add_argument(
+        "--corruptions",
+        nargs="?",
+        type=positive,
+        const=0,
+        metavar="ROWS",
+        help="measure common corruptions, of the first ROWS test images (default: of all)",
+    )
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
+    add_json(parser)
+
+
+def _add_sets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--suite",
+        metavar="SUITE",
+        help="OOD sets of a benchmark: cifar10, cifar100, imagenet1k, ... or a YAML file",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave out sets of the suite that are not there"
+    )
+    parser.add_argument(
+        "--ood",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=PATH",
+        help="OOD test set; near:NAME=PATH or far:NAME=PATH where NAME is in no shipped suite",
+    )
+    parser.add_argument("--test", metavar="PATH", help="in-distribution test set (default: the recipe's)")
+    parser.add_argument("--validation-ood", metavar="PATH", help="OOD images to tune on, never to test on")
+
+
+def run(options: Options) -> int:
+    """`rtk evaluate`."""
+    from rtk.evaluate.evaluate import evaluate_run
+    from rtk.evaluate.report import write_report
+    from rtk.evaluate.sets import evaluation_config
+    from rtk.evaluate.suites import parse_ood
+    from rtk.run_folder import RunFolder
+    from rtk.tracking import send_evaluation
+
+    run = RunFolder.open(options.run, options.output)
+    ood = [parse_ood(text) for text in options.ood]
+    overrides = [*_evaluate_overrides(options), *options.overrides]
+    config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
+    result = evaluate_run(run, config, options.checkpoint, corrupted=options.corruptions)
+    report = write_report([run])
+    send_evaluation(run)
+    if options.json:
+        print_json({**result, "report": str(report)})
+    else:
+        _print_evaluation(run, result, report)
+    return 0 if result.get("decision", {}).get("reached", True) else 1
+
+
+def _evaluate_overrides(options: Options) -> list[str]:
+    """Options of `rtk evaluate` as the config keys that they stand for."""
+    keys = {
+        "evaluate.scores": options.scores,
+        "evaluate.protocol": options.protocol,
+        "evaluate.risk": options.risk,
+        "evaluate.bootstrap": options.bootstrap,
+        "data.test": options.test,
+        "data.validation_ood": options.validation_ood,
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in keys.items() if value is not None]
+
+
+def _print_evaluation(run: Any, result: dict[str, Any], report: Path) -> None:
+    from rtk.evaluate.tables import score_rows
+
+    print_table(f"{run.name} ({result['checkpoint']})", score_rows(result))
+    if "corruptions" in result:
+        means = ", ".join(f"{key} {value:.4f}" for key, value in result["corruptions"].items())
+        print(f"corruptions, mean of all types and severities: {means}")
+    if "decision" in result:
+        print("\n".join(_decision_lines(result["decision"])))
+    print(f"tables: {run.evaluation / 'table.{csv,json,md,tex,html}'}")
+    print(f"report: {report}")
+
+
+def _decision_lines(decision: dict[str, Any]) -> list[str]:
+    if not decision["reached"]:
+        return [
+            f"no thresholds reach a risk of {decision['risk']:.2%} on the validation images: no decision rule"
+        ]
+    lines = [f"decision rule for a risk of {decision['risk']:.2%}:"]
+    for name in ("validation", "test", "test_and_near", "test_and_far"):
+        if name in decision:
+            risk, coverage = decision[name]["risk"], decision[name]["coverage"]
+            reached = "none accepted" if risk is None else f"risk {risk:.2%}"
+            lines.append(f"  {name.replace('_', ' ')}: coverage {coverage:.2%}, {reached}")
+    return lines

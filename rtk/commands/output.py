@@ -1,0 +1,33 @@
+"""How commands print: one JSON object, a table, or a few lines of many."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def print_json(content: Any) -> None:
+    """Print what `--json` promises."""
+    print(json.dumps(content, indent=1))
+
+
+def print_some(title: str, lines: list[str], most: int = 10) -> None:
+    """Print how many lines there are and the first of them; nothing where there are none."""
+    if lines:
+        print(f"{title}: {len(lines)}")
+        print("\n".join(f"  {line}" for line in lines[:most]))
+
+
+def print_table(title: str, rows: list[list[str]]) -> None:
+    """Print rows, the first of which holds the headings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    print(title)
+    table = Table()
+    for index, heading in enumerate(rows[0]):
+        justify: Any = "left" if index == 0 else "right"
+        table.add_column(heading, justify=justify, no_wrap=index == 0, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,78 @@
+"""`rtk recipes`: list, show, copy and check recipes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from rtk.commands.output import print_json
+from rtk.commands.parsers import Options, Parsers, add_command, add_json
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk recipes`."""
+    recipes = commands.add_parser("recipes", help="list, show, copy and check recipes")
+    actions = recipes.add_subparsers(dest="recipes_command", metavar="ACTION", required=True)
+    add_json(add_command(actions, "ls", ls, "list the shipped recipes", "rtk recipes ls"))
+    add_command(actions, "cat", cat, "print a recipe", "rtk recipes cat digits_demo").add_argument("recipe")
+    copy = add_command(actions, "cp", cp, "copy a recipe to edit it", "rtk recipes cp digits_demo mine.yaml")
+    copy.add_argument("recipe")
+    copy.add_argument("target")
+    check = add_command(
+        actions,
+        "validate",
+        validate,
+        "check a recipe against the schema, without starting anything",
+        """rtk recipes validate mine.yaml
+        rtk recipes validate digits_demo optimizer.lr=0.1""",
+    )
+    check.add_argument("recipe")
+    check.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def ls(options: Options) -> int:
+    """`rtk recipes ls`."""
+    from rtk.config.load import shipped_recipes
+
+    summaries = {name: _first_comment(path) for name, path in shipped_recipes().items()}
+    if options.json:
+        print_json(summaries)
+        return 0
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:<{width}}  {summary}")
+    return 0
+
+
+def cat(options: Options) -> int:
+    """`rtk recipes cat`."""
+    from rtk.config.load import find_recipe
+
+    print(find_recipe(options.recipe).read_text(), end="")
+    return 0
+
+
+def cp(options: Options) -> int:
+    """`rtk recipes cp`."""
+    from rtk.config.load import ConfigError, find_recipe
+
+    target = Path(options.target)
+    if target.exists():
+        raise ConfigError(f"target: {options.target} exists already")
+    shutil.copyfile(find_recipe(options.recipe), target)
+    print(f"edit {target}, then: rtk train {target}")
+    return 0
+
+
+def validate(options: Options) -> int:
+    """`rtk recipes validate`."""
+    from rtk.config.load import load_with_origins
+
+    loaded = load_with_origins(options.recipe, options.overrides)
+    own = sum(origin != "default" for origin in loaded.origins.values())
+    print(f"valid: {options.recipe} ({own} values set, {len(loaded.origins) - own} defaults)")
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text().splitlines()[0].lstrip("# ")

@@ -1,0 +1,52 @@
+"""`rtk report`: a page that sets evaluated runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtk.commands.output import print_json
+from rtk.commands.parsers import Options, Parsers, add_command, add_json
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk report`."""
+    parser = add_command(
+        commands,
+        "report",
+        run,
+        "write an HTML page with tables and plots of evaluated runs",
+        """rtk report RUN
+        rtk report BASELINE_RUN RUN --out comparison.html
+        rtk report BASELINE_RUN RUN --table results.tex results.csv""",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs, the baseline first")
+    parser.add_argument("--out", metavar="FILE", help="default: evaluation/report.html of the last run")
+    parser.add_argument(
+        "--table",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="also a table of all runs: FILE.csv, .json, .md, .tex or .html",
+    )
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where run names are looked for")
+    add_json(parser)
+
+
+def run(options: Options) -> int:
+    """`rtk report`."""
+    from rtk.evaluate.evaluate import read_result
+    from rtk.evaluate.report import write_report
+    from rtk.evaluate.tables import pooled_rows, write_table
+    from rtk.run_folder import open_runs
+
+    runs = open_runs(options.runs, options.output)
+    tables = [Path(table) for table in options.table]
+    rows = pooled_rows({run.name: read_result(run) for run in runs})
+    for table in tables:
+        write_table(table, rows)
+    path = write_report(runs, Path(options.out) if options.out else None)
+    if options.json:
+        print_json({"report": str(path), "tables": [str(table) for table in tables]})
+    else:
+        print("\n".join([*(f"table: {table}" for table in tables), f"report: {path}"]))
+    return 0

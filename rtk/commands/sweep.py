@@ -1,0 +1,57 @@
+"""`rtk sweep`: search for hyper-parameters."""
+
+from __future__ import annotations
+
+from rtk.commands.output import print_json
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk sweep`."""
+    parser = add_command(
+        commands,
+        "sweep",
+        run,
+        "search for hyper-parameters: Optuna proposes, Ray Tune runs many trials at a time",
+        """rtk sweep search_spaces/small.yaml digits_demo
+        rtk sweep search_spaces/sure_plus.yaml digits_demo --trials 100 train.workers=1
+        rtk sweep --resume NAME
+        rtk sweep --resume NAME --trials 200""",
+    )
+    parser.add_argument("space", nargs="?", metavar="SPACE", help="search space, a YAML file")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="shipped recipe or YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all trials, over the recipe")
+    parser.add_argument("--resume", metavar="NAME", help="go on with a sweep that was stopped or killed")
+    parser.add_argument("--name", help="name of the sweep (default: made of the recipe's)")
+    parser.add_argument("--trials", type=positive, metavar="N", help="instead of the search space's number")
+    parser.add_argument("--concurrent", type=positive, metavar="N", help="trials at a time")
+    parser.add_argument("--sampler", choices=["tpe", "gp", "nsga2", "random"])
+    parser.add_argument("--scheduler", choices=["asha", "hyperband", "none"])
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where --resume looks for a name")
+    add_json(parser)
+
+
+def run(options: Options) -> int:
+    """`rtk sweep`."""
+    from rtk.config.load import ConfigError
+    from rtk.tune import space as spaces
+    from rtk.tune import sweep as sweeps
+
+    changes = {key: getattr(options, key) for key in ("trials", "concurrent") if getattr(options, key)}
+    if options.resume:
+        if options.space or options.overrides or options.sampler or options.scheduler or options.name:
+            raise ConfigError("--resume: only --trials and --concurrent may change")
+        done = sweeps.resume_sweep(sweeps.Sweep.open(options.resume, options.output), changes)
+    else:
+        if not options.space or not options.recipe:
+            raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")
+        changes |= {f"{k}.name": v for k in ("sampler", "scheduler") if (v := getattr(options, k))}
+        space = spaces.load_space(options.space, changes)
+        config = spaces.base_config(space, options.recipe, options.overrides)
+        done = sweeps.launch_sweep(space, config, options.name)
+    summary = {"sweep": done.name, "path": str(done.path)}
+    if options.json:
+        print_json(summary)
+    else:
+        print(f"finished: {done.path}")
+    return 0

@@ -1,0 +1,50 @@
+"""`rtk sync`: send to MLflow what it missed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rtk.commands.output import print_json
+from rtk.commands.parsers import Options, Parsers, add_command, add_json
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk sync`."""
+    parser = add_command(
+        commands,
+        "sync",
+        run,
+        "send to MLflow what could not be sent while a run or a sweep was going on",
+        """rtk sync
+        rtk sync runs/NAME
+        rtk sync --output /shared/runs""",
+    )
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs or sweeps (default: all under --output)")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="folder of the runs (default: runs)")
+    add_json(parser)
+
+
+def run(options: Options) -> int:
+    """`rtk sync`."""
+    from rtk.config.load import ConfigError
+    from rtk.run_folder import RunFolder
+    from rtk.tracking import folders_to_sync, is_mirrored
+    from rtk.tracking import sync as send_all
+
+    found = folders_to_sync(Path(options.output))
+    wanted = [Path(name) for name in options.runs]
+    wanted = [path if path.is_dir() else Path(options.output) / path for path in wanted]
+    unknown = [str(path) for path in wanted if not is_mirrored(RunFolder(path))]
+    if unknown:
+        raise ConfigError(
+            f"run: got {unknown[0]!r}, wanted a run or a sweep, or a name under {options.output}/"
+        )
+    roots = [path.absolute() for path in wanted]
+    chosen = [run for run in found if run.path.parent in roots] if roots else found
+    outcome = send_all([*(RunFolder(path) for path in roots), *chosen])
+    if options.json:
+        print_json(outcome)
+    else:
+        for name, sent in outcome.items():
+            print(f"{name}: {sent} rows sent" if isinstance(sent, int) else f"{name}: not sent, {sent}")
+    return 0 if all(isinstance(sent, int) for sent in outcome.values()) else 1

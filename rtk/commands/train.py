@@ -1,0 +1,108 @@
+"""`rtk train`: train a recipe, resume a run, or only look at what would be done."""
+
+from __future__ import annotations
+
+import signal
+
+from rtk.commands.output import print_json
+from rtk.commands.parsers import Options, Parsers, add_command, add_json
+
+INTERRUPTED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def add(commands: Parsers) -> None:
+    """The parser of `rtk train`."""
+    parser = add_command(
+        commands,
+        "train",
+        run,
+        "train a recipe on Ray Train workers, sharded by DeepSpeed",
+        """rtk train digits_demo
+        rtk train digits_demo train.workers=1 sharpness.rho=0.1
+        rtk train my_recipe.yaml --print-config
+        rtk train my_recipe.yaml --dry-run
+        rtk train --resume digits_demo-20261121-101500-ab12 train.duration=20ep""",
+    )
+    parser.add_argument("recipe", nargs="?", help="a shipped recipe (rtk recipes ls) or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
+    parser.add_argument(
+        "--output", default="runs", metavar="DIR", help="where --resume looks for a run's name"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved config with origins and stop"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="one step of everything, in a temporary folder"
+    )
+    add_json(parser)
+
+
+def run(options: Options) -> int:
+    """`rtk train`."""
+    from rtk.config.load import ConfigError, load_with_origins
+
+    if options.resume and (options.dry_run or options.print_config):
+        raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
+    if options.print_config:
+        return _print_config(options)
+    from rtk.train import launch
+
+    if options.resume:
+        from rtk.run_folder import RunFolder
+
+        # With --resume the first positional is an override, not a recipe.
+        overrides = [text for text in (options.recipe, *options.overrides) if text]
+        outcome = launch.resume_training(RunFolder.open(options.resume, options.output), overrides)
+    elif options.dry_run:
+        return _dry_run(options)
+    else:
+        outcome = launch.launch_training(load_with_origins(_recipe(options), options.overrides).config)
+    summary = {
+        "run": outcome.run.name,
+        "path": str(outcome.run.path),
+        "status": outcome.status,
+        **outcome.metrics,
+    }
+    if options.json:
+        print_json(summary)
+    else:
+        print(f"{outcome.status}: {outcome.run.path}")
+        command = "evaluate" if outcome.status == "finished" else "train --resume"
+        print(f"next: rtk {command} {outcome.run.path}")
+    return INTERRUPTED[outcome.signal] if outcome.status == "interrupted" and outcome.signal else 0
+
+
+def _recipe(options: Options) -> str:
+    from rtk.config.load import ConfigError
+
+    if not options.recipe:
+        raise ConfigError("recipe: got none, wanted the name of a recipe or a YAML file (rtk recipes ls)")
+    recipe: str = options.recipe
+    return recipe
+
+
+def _print_config(options: Options) -> int:
+    from rtk.config.load import flatten, load_with_origins
+
+    loaded = load_with_origins(_recipe(options), options.overrides)
+    leaves = dict(flatten(loaded.config.model_dump(mode="json")))
+    if options.json:
+        print_json({key: {"value": value, "origin": loaded.origins[key]} for key, value in leaves.items()})
+        return 0
+    width = max(len(f"{key}: {value}") for key, value in leaves.items())
+    for key, value in leaves.items():
+        print(f"{f'{key}: {value}':<{width}}  # {loaded.origins[key]}")
+    return 0
+
+
+def _dry_run(options: Options) -> int:
+    from rtk.config.load import load_with_origins
+    from rtk.dry_run import dry_run
+
+    done = dry_run(load_with_origins(_recipe(options), options.overrides).config)
+    if options.json:
+        print_json(done)
+    else:
+        print("\n".join(f"{name}: {outcome}" for name, outcome in done.items()))
+    return 0
