@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.data.views import View
 from rtk.models import build_model
 from rtk.objectives import Term, compute_losses

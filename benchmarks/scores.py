@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 import torch
 
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.perturb import fgsm, logits_and_gradient
 from rtk.scores import SCORES, FitData, Predictions, apply_score, compute_image_score, fit_score

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rtk import __version__
 from rtk.config.load import ConfigError
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.data.augment import to_float
 from rtk.data.decode import BadImageError, decode_rgb
 from rtk.environment import supports_bf16

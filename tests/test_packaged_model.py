@@ -11,7 +11,7 @@ from PIL import Image
 
 from rtk.cli import main
 from rtk.config import ConfigError
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.data.augment import to_float
 from rtk.evaluate.decision import DecisionRule, decide
 from rtk.models import build_model

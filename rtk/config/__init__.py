@@ -1,6 +1,7 @@
 """Typed run configuration: recipes, overrides, validation."""
 
 from rtk.config.load import ConfigError, dump_config, load_config, load_with_origins
-from rtk.config.schema import RunConfig, duration_steps
+from rtk.config.schema import RunConfig
+from rtk.config.sections import duration_steps
 
 __all__ = ["ConfigError", "RunConfig", "dump_config", "duration_steps", "load_config", "load_with_origins"]

@@ -22,7 +22,7 @@ from rtk.data.decode import BadImageError, decode_rgb
 from rtk.data.faults import Fault, FaultLog
 
 if TYPE_CHECKING:
-    from rtk.config.schema import DataConfig
+    from rtk.config.data import DataConfig
 
 ROWS_PER_BLOCK = 512
 

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rtk.config.schema import DataConfig, ObjectiveConfig
+from rtk.config.data import DataConfig
+from rtk.config.objective import ObjectiveConfig
 from rtk.data.arrays import ImageArrays
 from rtk.data.augment import RESIZED_CROP_DRAWS, crop_flip, random_resized_crop, to_float
 from rtk.data.draws import beta, randint, uniforms

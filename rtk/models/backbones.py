@@ -11,7 +11,7 @@ from rtk.models.resnet import ResNet
 from rtk.models.wide_resnet import WideResNet
 
 if TYPE_CHECKING:
-    from rtk.config.schema import ModelConfig
+    from rtk.config.model import ModelConfig
 
 TIMM = "timm/"
 # Name: what builds it from its width, and the published width.

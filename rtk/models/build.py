@@ -16,7 +16,7 @@ from rtk.models.layers import freeze_layers
 from rtk.models.lora import add_adapters
 
 if TYPE_CHECKING:
-    from rtk.config.schema import ModelConfig
+    from rtk.config.model import ModelConfig
 
 
 class Classifier(nn.Module):

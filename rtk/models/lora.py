@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rtk.config.schema import LoraConfig
+    from rtk.config.model import LoraConfig
 
 
 def add_adapters(backbone: Any, config: LoraConfig) -> None:

@@ -19,7 +19,7 @@ from rtk.objectives.jensen_shannon import jensen_shannon
 from rtk.objectives.rat import CleanPass, attacked_images
 
 if TYPE_CHECKING:
-    from rtk.config.schema import ObjectiveConfig, RatConfig
+    from rtk.config.objective import ObjectiveConfig, RatConfig
     from rtk.data.views import View
 
 

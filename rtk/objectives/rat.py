@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rtk.perturb import fgsm, pgd
 
 if TYPE_CHECKING:
-    from rtk.config.schema import RatConfig
+    from rtk.config.objective import RatConfig
 
 
 @dataclass(frozen=True)

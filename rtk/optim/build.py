@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from rtk.models.layers import learning_rate_scales
 
 if TYPE_CHECKING:
-    from rtk.config.schema import OptimizerConfig
+    from rtk.config.training import OptimizerConfig
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:

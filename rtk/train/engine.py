@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rtk.config.schema import RunConfig, SharpnessConfig
+from rtk.config.schema import RunConfig
+from rtk.config.training import SharpnessConfig
 from rtk.distributed import rank
 from rtk.models.build import batchnorm_layers
 from rtk.optim import SharpnessAware

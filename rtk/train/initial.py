@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from rtk.config.load import ConfigError
-from rtk.config.schema import LoraConfig, RunConfig
+from rtk.config.model import LoraConfig
+from rtk.config.schema import RunConfig
 from rtk.models import Classifier, build_model
 from rtk.models.build import concatenates_views
 from rtk.models.lora import add_adapters

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from rtk.config.load import build_config
-from rtk.config.schema import RunConfig, duration_steps
+from rtk.config.schema import RunConfig
+from rtk.config.sections import duration_steps
 from rtk.data.arrays import ImageArrays
 from rtk.data.epochs import steps_per_epoch
 from rtk.data.stream import Stream

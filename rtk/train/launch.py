@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from rtk.config.load import ConfigError, flatten, load_config
-from rtk.config.schema import RunConfig, duration_steps
+from rtk.config.schema import RunConfig
+from rtk.config.sections import duration_steps
 from rtk.console import progress_bar
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset

@@ -9,7 +9,9 @@ from functools import partial
 
 import torch
 
-from rtk.config.schema import AveragingConfig, RunConfig, duration_steps
+from rtk.config.schema import RunConfig
+from rtk.config.sections import duration_steps
+from rtk.config.training import AveragingConfig
 from rtk.environment import supports_bf16
 from rtk.models.build import batchnorm_buffers, concatenates_views
 from rtk.optim import WeightAverage, build_optimizer

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from rtk.config.schema import RunConfig, duration_steps
+from rtk.config.schema import RunConfig
+from rtk.config.sections import duration_steps
 from rtk.data.arrays import ImageArrays
 from rtk.data.loader import Loader, ahead
 from rtk.data.views import View, ViewMaker

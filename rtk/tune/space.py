@@ -12,7 +12,8 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtk.config.load import ConfigError, flatten, load_config, one_line, override_config, valid_keys
-from rtk.config.schema import PositiveFloat, PositiveInt, RunConfig, Section
+from rtk.config.schema import RunConfig
+from rtk.config.sections import PositiveFloat, PositiveInt, Section
 
 KINDS = ("uniform", "loguniform", "quniform", "randint", "choice")
 Scalar = bool | int | float | str | None

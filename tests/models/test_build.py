@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.build import batchnorm_layers
 from rtk.models.heads import CosineHead

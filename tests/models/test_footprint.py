@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.footprint import _saved_bytes, measure_footprint
 

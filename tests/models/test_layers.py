@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rtk.config.schema import ModelConfig, OptimizerConfig
+from rtk.config.model import ModelConfig
+from rtk.config.training import OptimizerConfig
 from rtk.models import build_model
 from rtk.models.layers import layer_indices, learning_rate_scales
 from rtk.optim import build_optimizer

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.models import build_model
 
 TINY_DINOV3 = "timm/vit_tiny_patch16_dinov3_qkvb"

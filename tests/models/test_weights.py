@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.weights import load_weights
 from rtk.models.weights_file import WeightsError, open_weights

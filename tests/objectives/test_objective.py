@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rtk.config.load import build_config
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.data.mixing import mixup, mixup_targets
 from rtk.data.views import View
 from rtk.models import build_model

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, conv2d, linear, relu
 
-from rtk.config.schema import ModelConfig
+from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.maps import forward_maps
 from rtk.scores.gram import (

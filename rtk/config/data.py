@@ -1,0 +1,106 @@
+"""`data`: which images, how they are decoded, cropped and served."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from rtk.config.sections import Fraction, PositiveInt, Section
+
+
+class AugmentConfig(Section):
+    """Geometric augmentation of the clean view (and of the mixing partner's)."""
+
+    crop: Literal["pad", "resized"] = Field(
+        "pad", description="pad and crop (CIFAR), or cut a random part and resize it (ImageNet)"
+    )
+    crop_scale: tuple[float, float] = Field(
+        (0.08, 1.0), description="smallest and largest share of the area that a resized crop cuts"
+    )
+    crop_ratio: tuple[float, float] = Field(
+        (3 / 4, 4 / 3), description="smallest and largest width over height of a resized crop"
+    )
+    crop_padding: int = Field(4, ge=0, description="zero pixels added on each side before the random crop")
+    flip: bool = Field(True, description="horizontal flip with probability 1/2")
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AugmentConfig:
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale: got {self.crop_scale}, wanted 0 < low <= high <= 1")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio: got {self.crop_ratio}, wanted 0 < low <= high")
+        return self
+
+
+class DataConfig(Section):
+    """Where the pictures are. Paths may hold `${VARIABLE}`; `builtin:digits/...` ships with rtk."""
+
+    train: str = Field(description="Parquet file or folder with the training images")
+    validation: str | None = Field(None, description="Parquet for model selection; null: held out of train")
+    validation_fraction: Fraction = Field(0.1, description="share of train held out where validation is null")
+    test: str | None = Field(None, description="Parquet of the in-distribution test set")
+    near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
+    far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
+    validation_near_ood: dict[str, str] = Field(
+        default_factory=dict, description="near-OOD sets for val/ metrics, name: path; never test sets"
+    )
+    validation_far_ood: dict[str, str] = Field(
+        default_factory=dict, description="far-OOD sets for val/ metrics, name: path; never test sets"
+    )
+    outliers: str | None = Field(None, description="Parquet of images of no class, for OpenMix")
+    validation_ood: str | None = Field(
+        None, description="OOD images to tune scores and thresholds on, never to test on"
+    )
+    mixing: str | None = Field(None, description="Parquet of PixMix pictures; null: fractals rendered by rtk")
+    image_size: PositiveInt = Field(32, description="side in pixels of the images that the model sees")
+    crop_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of an evaluation image's side that is kept (timm: crop_pct)",
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="resizing of evaluation images (timm: interpolation)"
+    )
+    decode_size: PositiveInt | None = Field(
+        None,
+        description="side of decoded training images; null: image_size, or 8/7 of it for resized crops",
+    )
+    stream: bool = Field(
+        False, description="decode training images anew in every epoch, for sets that do not fit into memory"
+    )
+    shuffle_rows: PositiveInt = Field(
+        4096, description="streaming: decoded images that are shuffled, and mixed with each other, at a time"
+    )
+    on_error: Literal["fail", "skip"] = Field(
+        "fail", description="an image cannot be decoded: stop, or leave it out and list it in skipped.csv"
+    )
+    max_errors: float = Field(
+        0.01, ge=0, description="most images to skip, a share of the set below 1, else a number"
+    )
+    views_on: Literal["cpu", "device"] = Field(
+        "cpu", description="where views are made: on the worker's CPU threads or on its accelerator"
+    )
+    train_rows: PositiveInt | None = Field(None, description="use the first N training rows; null: all")
+    remainder: Literal["drop", "pad"] = Field(
+        "drop", description="last incomplete global batch of an epoch: drop it, or pad by wrap-around"
+    )
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+
+    @property
+    def decoded_side(self) -> int:
+        """Side that training images are decoded to."""
+        wide = self.augment.crop == "resized"
+        return self.decode_size or (round(self.image_size * 8 / 7) if wide else self.image_size)
+
+    @model_validator(mode="after")
+    def _sizes(self) -> DataConfig:
+        if self.decoded_side < self.image_size or (
+            self.augment.crop == "pad" and self.decoded_side != self.image_size
+        ):
+            wanted = "at least image_size" if self.augment.crop == "resized" else "image_size, or null"
+            raise ValueError(f"data.decode_size: got {self.decode_size}, wanted {wanted} ({self.image_size})")
+        if self.stream and self.validation is None:
+            raise ValueError("data.stream: needs data.validation, for rows are not held out of a stream")
+        return self

@@ -1,0 +1,56 @@
+"""`model`: backbone, head and the weights to start from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rtk.config.sections import Fraction, PositiveFloat, PositiveInt, Section
+
+
+class LoraConfig(Section):
+    """Low-rank adapters on a transformer's linear layers; all other weights of the backbone are frozen."""
+
+    rank: int = Field(0, ge=0, description="rank of the adapters; 0: none")
+    alpha: PositiveInt = Field(16, description="the adapters' output is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        ("qkv", "proj", "fc1", "fc1_g", "fc1_x", "fc2"),
+        description="linear layers inside the blocks, by name",
+    )
+
+
+class ModelConfig(Section):
+    """Backbone, head, and the weights to start from.
+
+    `resnet18`, `resnet110` and `wrn28_10` have the CIFAR stem; `resnet18_imagenet`, `resnet50` and `dinov3_*`
+    are timm's; `timm/NAME` is any other of timm's.
+    """
+
+    name: str = Field("resnet18", description="backbone, such as resnet18, wrn28_10, dinov3_l16 or timm/NAME")
+    width: PositiveInt | None = Field(
+        None, description="channels of the first stage (resnet18, resnet110, wrn28_10); null: as published"
+    )
+    pool: Literal["token", "avg"] | None = Field(
+        None, description="features of a transformer: class token or mean patch; null: token for dinov3"
+    )
+    head: Literal["linear", "cosine"] = Field("linear", description="classifier on the features")
+    temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")
+    weights: str | None = Field(
+        None, description="Meta's .pth, a safetensors file or folder, or an rtk run; null: random"
+    )
+    head_weights: Literal["load", "new"] = Field(
+        "load", description="load: the weights hold a fitting head; new: it is drawn at random"
+    )
+    drop_path: Fraction = Field(
+        0.0, description="chance to skip the last block while training; less before it"
+    )
+    freeze_layers: int = Field(
+        0, ge=0, description="layers that are not trained: 1 the stem, then the blocks"
+    )
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    mean: tuple[float, float, float] = Field(
+        (0.5, 0.5, 0.5), description="per-channel mean, images in [0, 1]"
+    )
+    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per-channel standard deviation")
+    freeze_batchnorm: bool = Field(False, description="keep BatchNorm in evaluation mode while training")

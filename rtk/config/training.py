@@ -1,0 +1,95 @@
+"""`optimizer`, `sharpness`, `schedule`, `averaging` and `train`: how weights are found."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from rtk.config.sections import Duration, Fraction, PositiveFloat, PositiveInt, Section, Weight
+
+
+class OptimizerConfig(Section):
+    """Base optimiser."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveFloat = Field(0.05, description="peak learning rate")
+    momentum: Fraction = Field(0.9, description="SGD momentum")
+    nesterov: bool = False
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW moment decays")
+    weight_decay: Weight = 5e-4
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="a layer's learning rate as a share of the next one's; 1: all the same"
+    )
+    clip_norm: PositiveFloat | None = Field(
+        None, description="largest global gradient norm; null: no clipping"
+    )
+
+
+class SharpnessConfig(Section):
+    """Sharpness-aware minimisation around the base optimiser."""
+
+    variant: Literal["none", "sam", "asam", "fsam"] = "none"
+    rho: PositiveFloat = Field(0.05, description="radius of the ascent step")
+    sigma: Weight = Field(1.0, description="F-SAM: share of the gradient average that is taken off")
+    lmbda: Fraction = Field(0.9, description="F-SAM: decay of the gradient average")
+    sync: Literal["global", "local"] = Field(
+        "global",
+        description="local: each worker ascends along its own gradient (m-SAM) and saves one reduction",
+    )
+    every: PositiveInt = Field(1, description="ascend at every so many steps; the others are plain steps")
+    redraw_views: bool = Field(
+        False, description="draw the mixed and PixMix views anew for the second pass, as the published code"
+    )
+
+
+class ScheduleConfig(Section):
+    """Learning rate over the run."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup: Duration = Field("0ep", description="linear warm-up from 0")
+    final_fraction: Fraction = Field(0.0, description="learning rate at the end, as a share of the peak")
+
+
+class AveragingConfig(Section):
+    """Averaged weights, used for validation, the best checkpoint and evaluation."""
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    decay: Fraction = Field(0.9998, description="EMA decay after the ramp")
+    ramp: PositiveFloat = Field(2000.0, description="updates: decay_t = decay * (1 - exp(-t / ramp))")
+    start: Duration = Field("0ep", description="SWA: training before the first averaged model")
+    every: Duration = Field("1ep", description="SWA: from one averaged model to the next")
+    reestimate_batchnorm: bool = Field(True, description="recompute BatchNorm statistics for the average")
+
+
+class TrainConfig(Section):
+    """How the run is carried out."""
+
+    duration: Duration = Field("200ep", description="length, in epochs (20ep) or steps (1000steps)")
+    batch_size: PositiveInt = Field(128, description="images a step, over all workers")
+    accumulation: PositiveInt = Field(
+        1, description="micro-batches that each worker's share of a batch is cut into"
+    )
+    workers: PositiveInt = Field(
+        1, description="Ray Train workers (one accelerator each, where there are any)"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = Field(
+        "auto",
+        description="bf16: autocast, the weights stay fp32 (auto: where the machine has the instructions); "
+        "bf16_weights: the model in bf16 too, with fp32 masters on the shards (not with BatchNorm)",
+    )
+    channels_last: bool = Field(True, description="NHWC memory layout for convolutions")
+    concatenate_views: Literal["auto"] | bool = Field(
+        "auto", description="all views in one forward pass; auto: where the model has no BatchNorm"
+    )
+    checkpoint_activations: bool = Field(
+        False, description="keep one activation a block and compute the others again: less memory, slower"
+    )
+    compile: bool = Field(False, description="torch.compile the backbone (not under ZeRO-3)")
+    threads: PositiveInt | None = Field(None, description="CPU threads a worker; null: cores / workers")
+    select: Literal["val/accuracy", "val/aurc", "val/nll"] = Field(
+        "val/accuracy", description="validation metric that picks the best checkpoint"
+    )
+    checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints, the best included")
+    max_restarts: int = Field(2, ge=0, description="times a lost worker is replaced before the run fails")
