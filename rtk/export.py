@@ -17,10 +17,10 @@ from rtk.evaluate.evaluate import DECISION_FILE
 from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
 from rtk.evaluate.score_table import fit_data
 from rtk.evaluate.sets import evaluation_sources
+from rtk.mirror import Mirror
 from rtk.packaged_model import FIELDS, MLflowModel, PackagedModel
 from rtk.run_folder import RunFolder
 from rtk.scores import FittedScore, fit_score
-from rtk.tracking import Mirror
 from rtk.train.checkpoint import read_state
 
 ARTIFACT = "model"

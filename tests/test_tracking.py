@@ -17,8 +17,9 @@ import pytest
 
 from rtk.cli import main
 from rtk.config import load_config
+from rtk.mirror import Mirror, note_status
 from rtk.run_folder import RunFolder
-from rtk.tracking import Mirror, kept_up_to_date, note_status, quietly
+from rtk.tracking import kept_up_to_date, quietly
 from rtk.tune.mirror import SweepMirror
 from rtk.tune.space import parse_space
 from rtk.tune.sweep import Sweep

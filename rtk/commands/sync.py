@@ -27,8 +27,9 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk sync`."""
     from rtk.config.load import ConfigError
+    from rtk.mirror import is_mirrored
     from rtk.run_folder import RunFolder
-    from rtk.tracking import folders_to_sync, is_mirrored
+    from rtk.tracking import folders_to_sync
     from rtk.tracking import sync as send_all
 
     found = folders_to_sync(Path(options.output))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
+from rtk.mirror import Mirror, note_status
 from rtk.run_folder import RunFolder
-from rtk.tracking import Mirror, kept_up_to_date, note_status, quietly
+from rtk.tracking import kept_up_to_date, quietly
 from rtk.tune.trial import trial_name
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}

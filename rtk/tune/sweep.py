@@ -21,9 +21,9 @@ from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, content_hash, open_dataset
 from rtk.data.epochs import steps_per_epoch
 from rtk.environment import describe_environment
+from rtk.mirror import SWEEP_FILE, note_status
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder, unique_name
-from rtk.tracking import SWEEP_FILE, note_status
 from rtk.train.initial import check_model
 from rtk.train.launch import SKIPPED_FILE, load_training_data, open_datasets, total_steps, validation_ood
 from rtk.tune.mirror import mirrored_sweep, note_trial

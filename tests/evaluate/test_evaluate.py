@@ -22,8 +22,9 @@ from rtk.evaluate.report import write_report
 from rtk.evaluate.score_table import rows_of
 from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
+from rtk.mirror import Mirror
 from rtk.run_folder import RunFolder
-from rtk.tracking import Mirror, send_evaluation
+from rtk.tracking import send_evaluation
 from rtk.train.launch import launch_training
 
 pytestmark = pytest.mark.slow
