@@ -88,6 +88,19 @@ def children(process) -> list[psutil.Process]:
     return found
 
 
+def wait_until_gone(processes: list[psutil.Process], seconds: float = 60) -> None:
+    def is_alive(process):
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    deadline = time.monotonic() + seconds
+    while alive := [process for process in processes if is_alive(process)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
 def check_whole(sweep: Sweep, trials: int) -> None:
     """Every trial once, complete, with each row of metrics once."""
     ended = open_study(sweep.path, sweep.space()).trials
@@ -116,7 +129,7 @@ def test_killed_trial_and_killed_driver(start, tmp_path):
     wait_for(lambda: epochs(RunFolder(sweep.path / "trial-0002")), process, log)
     family = children(process)
     os.kill(process.pid, signal.SIGKILL)
-    assert not psutil.wait_procs(family, timeout=60)[1]
+    wait_until_gone(family)
     killed = time.time()  # a trial's process lives on for a moment, and may write a checkpoint
     before = {t.number: t.datetime_complete for t in some_ended()}
     assert 0 < len(before) < 4
