@@ -127,9 +127,9 @@ def test_killed_trial_and_killed_driver(start, tmp_path):
 
     wait_for(some_ended, process, log)
     wait_for(lambda: epochs(RunFolder(sweep.path / "trial-0002")), process, log)
-    family = children(process)
+    trials = with_title(process, TRIAL)
     os.kill(process.pid, signal.SIGKILL)
-    wait_until_gone(family)
+    wait_until_gone(trials)
     killed = time.time()  # a trial's process lives on for a moment, and may write a checkpoint
     before = {t.number: t.datetime_complete for t in some_ended()}
     assert 0 < len(before) < 4
