@@ -146,4 +146,4 @@ def _resize(image: Tensor, box: list[int], size: int) -> Tensor:
     check_images("images", part)
     part = part.float() if part.is_cuda else part  # torch has a (much faster) uint8 kernel on CPU only
     resized = F.interpolate(part, (size, size), mode="bilinear", antialias=True)
-    return resized[0].round().to(torch.uint8)
+    return resized[0].round().to(torch.uint8) if part.is_cuda else resized[0]

@@ -4,6 +4,8 @@ Draws are NumPy arrays on the host and images are tensors on any device, so that
 never waits for a GPU.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ from rtk.data.draws import check_draws, randint
 from rtk.data.image_ops import OP_DRAWS, apply_ops, check_images, draw_ops
 
 _ROUND_DRAWS = 5 + OP_DRAWS
+LOG_255 = math.log2(255)
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ def pixmix(images: Tensor, pictures: Tensor, draws: PixMixDraws) -> Tensor:
     Source: PixMix, Hendrycks et al., CVPR 2022, algorithm 1. As in the original code the mixing and the
         clipping are
     inside the loop, so that `rounds` mixings are done. The result for an image does not depend on the rest of
-    the batch, but for the last bit of a float: torch rounds the vectorised `exp2` and `log2` and their scalar
-    remainders differently, which shows where 3HW is not a multiple of the vector length.
+    the batch, but for the last bit of a float: vectorised `exp2` and `log2` and their scalar remainders are
+    rounded differently, which shows where 3HW is not a multiple of the vector length.
 
     Args:
         images: `(N, 3, H, W)` uint8.
@@ -123,43 +126,51 @@ def pixmix(images: Tensor, pictures: Tensor, draws: PixMixDraws) -> Tensor:
     for part in cache_sized(images):
         mixed[part] = to_float(_rows(pool, start[part]))
         for step in range(draws.rounds[part].max(initial=0)):
-            for operation, mix in enumerate((mix_add, mix_multiply)):
+            for operation, mix in enumerate((mix_add_, mix_multiply_)):
                 wanted = (draws.rounds[part] > step) & (draws.mix_op[part, step] == operation)
                 chosen = part.start + np.flatnonzero(wanted)
                 if len(chosen):
-                    partners = to_float(_rows(pool, partner[chosen, step]))
+                    partners = _rows(pool, partner[chosen, step])
                     a, b = (torch.from_numpy(x[chosen, step]).to(images.device) for x in (draws.a, draws.b))
                     _put(mixed, chosen, mix(_rows(mixed, chosen), partners, a, b).clamp_(0, 1))
     return mixed
 
 
-def mix_add(images_a: Tensor, images_b: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """PixMix's additive mixing of images `(N, C, H, W)` in [0, 1] with weights `a, b (N,)`; not clipped.
+def mix_add_(images: Tensor, partners: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """PixMix's additive mixing, in place and not clipped.
 
     Pixels are moved to [-1, 1] and back: `(a (2x - 1) + b (2y - 1) + 1) / 2 = a x + b y + (1 - a - b) / 2`.
+
+    Args:
+        images: `(N, 3, H, W)` float32 in [0, 1]; they become the result.
+        partners: `(N, 3, H, W)` uint8.
+        a: `(N,)` weights of the images.
+        b: `(N,)` weights of the partners.
     """
     a, b = a.view(-1, 1, 1, 1), b.view(-1, 1, 1, 1)
-    return (a * images_a).add_(b * images_b).add_((1 - a - b) / 2)
+    return images.mul_(a).addcmul_(partners.float(), b / 255).add_((1 - a - b) / 2)
 
 
-def mix_multiply(images_a: Tensor, images_b: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """PixMix's multiplicative mixing of images `(N, C, H, W)` in [0, 1], exponents `a, b (N,)`; not clipped.
+def mix_multiply_(images: Tensor, partners: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """PixMix's multiplicative mixing, in place and not clipped; arguments as for `mix_add_`, `a` above 0.
 
-    Pixels are moved to [0, 2] and back: `(2x)^a (2y)^b / 2` with a > 0, and 2y at least 1e-37 since b may be
-    negative.
+    Pixels are moved to [0, 2] and back: `(2x)^a (2y)^b / 2`, with 2y at least 1e-37 since b may be negative.
     """
     a, b = a.view(-1, 1, 1, 1), b.view(-1, 1, 1, 1)
     # In logarithms, one exp2 for both powers: twice as fast as pow, and 0^a comes out as exp2(-inf) = 0.
-    exponent = _log2(images_a).mul_(a).addcmul_(_log2(images_b.clamp(min=1e-37 / 2)), b)
-    return exponent.add_(a + b - 1).exp2_()
+    grey = partners.float().clamp_(min=255 * 1e-37 / 2)
+    exponent = _apply_(np.log2, images).mul_(a).addcmul_(_apply_(np.log2, grey), b)
+    return _apply_(np.exp2, exponent.add_(a + b * (1 - LOG_255) - 1))
 
 
-def _log2(values: Tensor) -> Tensor:
-    """Base-2 logarithm, on a CPU by NumPy: its float32 kernel is up to four times as fast as torch's."""
+def _apply_(function: np.ufunc, values: Tensor) -> Tensor:
+    """A function of NumPy and torch in place: on a CPU NumPy's, whose float32 kernels are far faster."""
     if values.device.type != "cpu":
-        return values.log2()
+        torch_function: Callable[..., Tensor] = getattr(torch, function.__name__)
+        return torch_function(values, out=values)
     with np.errstate(divide="ignore"):
-        return torch.from_numpy(np.log2(values.numpy()))
+        function(values.numpy(), out=values.numpy())
+    return values
 
 
 def _pixmix_pool(
@@ -210,12 +221,16 @@ def _draw_weights(u: NDArray[np.float64], beta: float) -> tuple[NDArray[np.float
 
 
 def _rows(images: Tensor, index: NDArray[np.int64]) -> Tensor:
-    """Images at positions that are on the host."""
+    """Images at positions that are on the host; a view of them where one follows the other."""
+    if len(index) and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
+        return images[index[0] : index[-1] + 1]
     return images.index_select(0, torch.from_numpy(index).to(images.device))
 
 
 def _put(images: Tensor, index: NDArray[np.int64], values: Tensor) -> None:
     """Replace images at positions that are on the host; on a CPU by NumPy, 15 times as fast as torch."""
+    if values.untyped_storage().data_ptr() == images.untyped_storage().data_ptr():
+        return  # a view was changed in place
     if images.device.type == "cpu":
         images.numpy()[index] = values.numpy()
     else:
