@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rtk.config.load import ConfigError
+from rtk.config.load import ConfigError, override_config
 from rtk.config.schema import RunConfig
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import open_dataset
@@ -107,6 +107,30 @@ def count_classes(config: RunConfig) -> int:
 def plan_recipe(config: RunConfig, num_classes: int) -> list[StagePlan]:
     """A plan for every ZeRO stage of a config with `train.workers` ranks."""
     return [plan_stage(stage, describe_load(config, num_classes)) for stage in STAGES]
+
+
+def choose_stage(config: RunConfig, num_classes: int, memory: float) -> RunConfig:
+    """A config with the first ZeRO stage that fits, and that its other keys permit, where it says `auto`.
+
+    Args:
+        config: of a run.
+        num_classes: C.
+        memory: bytes that a rank may use.
+
+    Raises:
+        ConfigError: where no stage fits.
+    """
+    if config.train.zero_stage != "auto":
+        return config
+    plans = plan_recipe(config, num_classes)
+    for plan in plans:
+        if plan.fits(memory):
+            return override_config(config, {"train.zero_stage": plan.stage})
+    needs = ", ".join(f"ZeRO-{plan.stage} {plan.total / GIB:.3g}" for plan in plans)
+    raise ConfigError(
+        f"train.zero_stage: got auto, but no stage fits into {memory / GIB:.3g} GiB a rank ({needs}); wanted "
+        "more workers, or smaller micro-batches (train.accumulation)"
+    )
 
 
 def images_per_pass(config: RunConfig) -> int:

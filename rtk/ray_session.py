@@ -53,6 +53,21 @@ def start_ray(dashboard: bool = False) -> Any:
     return ray
 
 
+def worker_memory(workers: int, gpus: bool) -> int:
+    """Bytes that each of a run's workers may use: of a GPU, or its share of all nodes' memory."""
+    import ray
+
+    if not gpus:
+        return int(ray.cluster_resources()["memory"]) // workers
+    return int(ray.get(ray.remote(num_gpus=1)(_gpu_memory).remote()))
+
+
+def _gpu_memory() -> int:
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from rtk.config import ConfigError, load_config
-from rtk.plan import GIB, Load, count_classes, plan_recipe, plan_stage
+from rtk.plan import GIB, USABLE, Load, choose_stage, count_classes, plan_recipe, plan_stage
 
 # SURE+ with AdamW on 8 ranks: 1000 weights, three terms, F-SAM's average and an EMA.
 LOAD = Load(
@@ -66,6 +66,21 @@ def test_recipe():
     assert [plan.stage for plan in plans] == [0, 1, 2, 3]
     assert all(plan.fits(80 * GIB) and not plan.fits(plan.total) for plan in plans)
     assert plans[1].total < plans[0].total
+
+
+def test_the_first_stage_that_fits_is_chosen():
+    automatic = load_config("digits_demo", ["train.workers=2", "train.zero_stage=auto"])
+    totals = [plan.total / USABLE for plan in plan_recipe(automatic, 8)]
+    assert totals[2] < totals[1] < totals[0]
+    for stage, memory in ((0, totals[0] + 1), (1, totals[0] - 1), (2, totals[1] - 1)):
+        assert choose_stage(automatic, 8, memory).train.zero_stage == stage
+    with pytest.raises(ConfigError, match=r"^train.zero_stage: got auto, but no stage fits into 0.00"):
+        choose_stage(automatic, 8, min(totals) / 2)
+
+
+def test_a_stage_that_is_given_stays():
+    config = load_config("digits_demo", ["train.zero_stage=3"])
+    assert choose_stage(config, 8, 1) is config
 
 
 def test_classes_of_a_set_that_is_not_there():

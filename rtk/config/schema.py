@@ -125,7 +125,7 @@ class RunConfig(Section):
                 "sharpness.sync: got local with variant fsam, whose gradient average is over all workers; "
                 "wanted sharpness.variant sam or asam"
             )
-        if self.train.zero_stage > 1:
+        if self.train.zero_stage in (2, 3):
             raise ValueError(
                 f"sharpness.sync: got local, but ZeRO-{self.train.zero_stage} reduces gradients within the "
                 "backward pass, so that no worker has its own; wanted train.zero_stage 0 or 1"

@@ -73,7 +73,9 @@ class TrainConfig(Section):
     workers: PositiveInt = Field(
         1, description="Ray Train workers (one accelerator each, where there are any)"
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage")
+    zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
+        1, description="DeepSpeed ZeRO stage; auto: the first that `rtk plan` finds to fit into memory"
+    )
     precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = Field(
         "auto",
         description="bf16: autocast, the weights stay fp32 (auto: where the machine has the instructions); "

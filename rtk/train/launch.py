@@ -22,7 +22,8 @@ from rtk.data.pipeline import Source, decode_datasets, evaluation_source
 from rtk.data.stream import Stream, check_decoding_cpus, open_stream, start_feeder
 from rtk.data.views import PICTURE_MARGIN
 from rtk.environment import describe_environment
-from rtk.ray_session import check_resources, start_ray
+from rtk.plan import choose_stage
+from rtk.ray_session import check_resources, start_ray, worker_memory
 from rtk.run_folder import RunFolder
 from rtk.tracking import mirrored
 from rtk.train.checkpoint import read_state
@@ -31,7 +32,13 @@ from rtk.train.interrupts import Interrupts
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.progress import ProgressDisplay
 
-MAY_CHANGE_ON_RESUME = ("train.duration", "train.workers", "train.threads", "train.max_restarts")
+MAY_CHANGE_ON_RESUME = (
+    "train.duration",
+    "train.workers",
+    "train.zero_stage",
+    "train.threads",
+    "train.max_restarts",
+)
 FRACTALS = 128
 SKIPPED_FILE = "skipped.csv"
 REFERENCE_ROWS = 2048  # of a streamed training set, decoded once for BatchNorm statistics
@@ -63,7 +70,7 @@ def launch_training(config: RunConfig) -> Outcome:
     check_model(config, len(datasets["train"].classes))
     if total_steps(config, datasets) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
-    _check_cluster(config)
+    config = settle_on_cluster(config, len(datasets["train"].classes))
     run = RunFolder.create(config)
     hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
     run.write_json("environment.json", {**describe_environment(), "data": hashes})
@@ -74,7 +81,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     """Continue a run from its last checkpoint, in its folder and its MLflow run.
 
     Raises:
-        ConfigError: where an override changes more than the duration or the number of workers.
+        ConfigError: where an override changes what may not change.
         TrainingError: where the run failed.
     """
     config = resumed_config(run, overrides)
@@ -82,7 +89,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     datasets = open_datasets(config)
     if total_steps(config, datasets) <= step:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, the run is at step {step} already")
-    _check_cluster(config)
+    config = settle_on_cluster(config, len(datasets["train"].classes))
     run.change_config(config, step)
     return _train(run, config, datasets, resume=True)
 
@@ -154,11 +161,19 @@ def _open(path: str, key: str, need_classes: bool = True) -> ImageDataset:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def _check_cluster(config: RunConfig) -> None:
+def settle_on_cluster(config: RunConfig, num_classes: int) -> RunConfig:
+    """Start or join Ray, check that it has what a run needs, and settle `train.zero_stage: auto`.
+
+    Raises:
+        ValueError: naming the key, what was got and what was wanted.
+    """
     start_ray()
     check_resources(config.train.workers, _use_gpus())
     if config.data.stream:
         check_decoding_cpus(config.train.workers)
+    if config.train.zero_stage == "auto":
+        config = choose_stage(config, num_classes, worker_memory(config.train.workers, _use_gpus()))
+    return config
 
 
 def _use_gpus() -> bool:

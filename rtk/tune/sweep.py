@@ -22,7 +22,8 @@ from rtk.data.dataset import ImageDataset, content_hash, open_dataset
 from rtk.data.epochs import steps_per_epoch
 from rtk.environment import describe_environment
 from rtk.mirror import SWEEP_FILE, note_status
-from rtk.ray_session import start_ray
+from rtk.plan import choose_stage
+from rtk.ray_session import start_ray, worker_memory
 from rtk.run_folder import RunFolder, unique_name
 from rtk.train.initial import check_model
 from rtk.train.launch import SKIPPED_FILE, load_training_data, open_datasets, total_steps, validation_ood
@@ -112,6 +113,9 @@ def launch_sweep(space: SearchSpace, config: RunConfig, name: str | None = None)
     check_space(space, config)
     datasets = _open(space, config)
     _start_ray(space, config)
+    trials = space.concurrent or _places(space, config)
+    memory = worker_memory(config.train.workers * trials, gpus="GPU" in _resources(space))
+    config = choose_stage(config, len(datasets["train"].classes), memory)
     sweep = Sweep.create(space, config, name or unique_name(f"sweep-{config.name}"))
     study = open_study(sweep.path, space)
     for point in points(space, config):

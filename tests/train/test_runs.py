@@ -102,11 +102,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, uninterr
     assert steps == sorted(set(steps))
 
 
-def test_resumed_on_another_number_of_workers(config, tmp_path, reference):
+def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, reference):
     when_step(tmp_path, 6, lambda folder: (folder / "stop").touch())
-    stopped = launch_training(config(*SMOOTH))
+    stopped = launch_training(config(*SMOOTH, "train.zero_stage=auto"))
     assert stopped.status == "interrupted"
-    resumed = resume_training(stopped.run, ["train.workers=1"])
+    assert stopped.run.config().train.zero_stage == 0  # all of so small a model fits
+    resumed = resume_training(stopped.run, ["train.workers=1", "train.zero_stage=2"])
     assert difference(resumed.run, reference) <= 1e-5
 
 
