@@ -14,13 +14,13 @@ from rtk.data.catalog import resolve_path
 from rtk.data.dataset import open_dataset
 from rtk.evaluate.decision import DecisionRule
 from rtk.evaluate.evaluate import DECISION_FILE
-from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
-from rtk.evaluate.score_table import fit_data
-from rtk.evaluate.sets import evaluation_sources
+from rtk.evaluate.predict import load_model
+from rtk.evaluate.run_decision import DECISION_SCORES
+from rtk.evaluate.score_table import image_scores
 from rtk.mirror import Mirror
-from rtk.packaged_model import FIELDS, MLflowModel, PackagedModel
+from rtk.packaged_model import FIELDS, MLflowModel, PackagedModel, Preprocessing
 from rtk.run_folder import RunFolder
-from rtk.scores import FittedScore, fit_score
+from rtk.scores.storage import load_fitted
 from rtk.train.checkpoint import read_state
 
 ARTIFACT = "model"
@@ -40,31 +40,25 @@ def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
             f"{run.evaluation / DECISION_FILE}: thresholds of step {rule.step}, but {checkpoint} is of step "
             f"{step}: run `rtk evaluate {run.path} --risk {rule.risk}` again"
         )
+    running = image_scores((rule.confidence, rule.ood_score))
+    if running:
+        raise ConfigError(f"export: the rule decides by {running[0]}, wanted scores of logits or features")
     packaged = PackagedModel(
         model=load_model(run, checkpoint),
         config=config.model.model_copy(update={"weights": None}),
         classes=list(open_dataset(resolve_path(config.data.train)).classes),
-        image_size=config.data.image_size,
+        preprocessing=Preprocessing(
+            config.data.image_size, config.data.crop_share, config.data.interpolation
+        ),
         bf16=config.train.precision != "fp32",
         rule=rule,
-        scores=_fitted_scores(run, rule, checkpoint),
+        scores=load_fitted(run.evaluation / DECISION_SCORES),
         origin={"run": run.name, "checkpoint": checkpoint, "step": step},
     )
     folder = run.path / "export"
     shutil.rmtree(folder, ignore_errors=True)
     packaged.save(folder)
     return folder
-
-
-def _fitted_scores(run: RunFolder, rule: DecisionRule, checkpoint: str) -> dict[str, FittedScore]:
-    """The rule's scores fitted as in the evaluation, from the predictions that it kept."""
-    config = run.config()
-    sources = evaluation_sources(config)
-    wanted = {name: source for name, source in sources.items() if name in ("train", "validation")}
-    paths = predict_datasets(run, wanted, checkpoint)
-    predictions = {name: read_predictions(path) for name, path in paths.items()}
-    data = fit_data(config, predictions, load_model(run, checkpoint))
-    return {name: fit_score(name, data, **values) for name, values in rule.hyperparameters.items()}
 
 
 def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = None) -> str:
@@ -79,6 +73,7 @@ def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = No
     """
     import mlflow
 
+    needs_peft = run.config().model.lora.rank > 0
     mirror = Mirror(run)
     mirror.send()  # makes the MLflow run where there is none yet
     mlflow.set_tracking_uri(mirror.uri)
@@ -88,7 +83,7 @@ def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = No
             loader_module=MLflowModel.__module__,
             data_path=str(folder),
             signature=_signature(),
-            pip_requirements=[f"reliability-toolkit=={__version__}"],
+            pip_requirements=[f"reliability-toolkit{'[lora]' if needs_peft else ''}=={__version__}"],
             registered_model_name=registered_name,
         )
     return str(logged.model_uri)

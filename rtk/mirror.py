@@ -27,7 +27,7 @@ LONGEST_PARAM = 6000
 SWEEP_FILE = "sweep.yaml"
 # MLflow's defaults wait for minutes; what is not sent now is sent by the next call.
 SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-DESCRIPTIONS = ("config.yaml", "environment.json", SWEEP_FILE)
+DESCRIPTIONS = ("config.yaml", "environment.json", "skipped.csv", SWEEP_FILE)
 
 
 def sweep_of(run: RunFolder) -> RunFolder | None:

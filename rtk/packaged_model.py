@@ -1,7 +1,7 @@
 """A trained model with all that its use takes, in one folder: what `rtk export` writes, `rtk predict` reads.
 
 The folder holds `model.json` (architecture, classes, preprocessing, scores, decision rule),
-`weights.safetensors` and `scores.safetensors` (what the scores were fitted to). Nothing is unpickled.
+`weights.safetensors` and `scores.safetensors` (the fitted scores). Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,24 @@ from rtk.environment import supports_bf16
 from rtk.evaluate.decision import DecisionRule, decide
 from rtk.models import Classifier, build_model
 from rtk.scores import FittedScore, Predictions, apply_score
+from rtk.scores.storage import load_fitted, save_fitted
 
 FORMAT = 1
+BATCH = 64  # images a forward pass
 DESCRIPTION, WEIGHTS, SCORES = "model.json", "weights.safetensors", "scores.safetensors"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What `rtk.data.decode.decode_rgb` is told of every image, as in the evaluation."""
+
+    image_size: int
+    crop_share: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __call__(self, encoded: bytes) -> np.ndarray:
+        """Pixels uint8 (H, W, 3)."""
+        return decode_rgb(encoded, self.image_size, self.crop_share, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class PackagedModel:
         model: in evaluation mode.
         config: of the model.
         classes: names, in the order of the logits.
-        image_size: side in pixels that images are brought to.
+        preprocessing: of its images.
         bf16: predict under bf16 autocast where the machine has the instructions, as in training.
         rule: the scores to decide by, and their thresholds.
         scores: fitted, by name.
@@ -49,7 +65,7 @@ class PackagedModel:
     model: Classifier
     config: ModelConfig
     classes: list[str]
-    image_size: int
+    preprocessing: Preprocessing
     bf16: bool
     rule: DecisionRule
     scores: dict[str, FittedScore]
@@ -60,32 +76,19 @@ class PackagedModel:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
-        tensors = {
-            f"{score}|{name}": tensor.contiguous()
-            for score, state in self.scores.items()
-            for name, tensor in state.tensors.items()
-        }
-        save_file(tensors, folder / SCORES)
+        save_fitted(folder / SCORES, self.scores)
         (folder / DESCRIPTION).write_text(json.dumps(self._description(), indent=1))
 
     def _description(self) -> dict[str, Any]:
-        scores = {
-            name: {"hyperparameters": dict(state.hyperparameters), "width": state.width}
-            for name, state in self.scores.items()
-        }
         return {
             "format": FORMAT,
             "rtk": __version__,
             "origin": self.origin,
             "model": self.config.model_dump(mode="json"),
             "classes": self.classes,
-            "preprocessing": {
-                "image_size": self.image_size,
-                "resize": "shorter side to image_size, bilinear, antialiased; centre crop; RGB in [0, 1]",
-            },
+            "preprocessing": asdict(self.preprocessing),
             "bf16": self.bf16,
             "rule": asdict(self.rule),
-            "scores": scores,
         }
 
     @classmethod
@@ -101,20 +104,19 @@ class PackagedModel:
         """
         content = _read_description(folder)
         config = ModelConfig.model_validate(content["model"])
-        size = content["preprocessing"]["image_size"]
-        model = build_model(config, len(content["classes"]), size)
+        preprocessing = Preprocessing(**content["preprocessing"])
+        model = build_model(config, len(content["classes"]), preprocessing.image_size)
         model.load_state_dict(load_file(folder / WEIGHTS))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if content["bf16"] and supports_bf16(place.type):
             model.autocast_dtype = torch.bfloat16
-        tensors = load_file(folder / SCORES)
-        scores = {name: _fitted(name, entry, tensors) for name, entry in content["scores"].items()}
+        scores = load_fitted(folder / SCORES)
         rule = DecisionRule(**content["rule"])
         return cls(
             model.to(place).eval(),
             config,
             content["classes"],
-            size,
+            preprocessing,
             content["bf16"],
             rule,
             scores,
@@ -126,12 +128,19 @@ class PackagedModel:
 
         An image that cannot be decoded gets `error`, the reason, and None everywhere else.
         """
+        images = iter(encoded)
+        results: list[dict[str, Any]] = []
+        while batch := list(islice(images, BATCH)):
+            results += self._predict_batch(batch)
+        return results
+
+    def _predict_batch(self, encoded: list[bytes]) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = []
         pixels, places = [], []
         for place, data in enumerate(encoded):
             results.append({**dict.fromkeys(FIELDS), "error": None})
             try:
-                pixels.append(decode_rgb(data, self.image_size))
+                pixels.append(self.preprocessing(data))
                 places.append(place)
             except BadImageError as error:
                 results[place]["error"] = str(error)
@@ -160,12 +169,6 @@ class PackagedModel:
 
 
 FIELDS = ("label", "probability", "confidence", "ood_score", "decision")
-
-
-def _fitted(name: str, entry: dict[str, Any], tensors: dict[str, Tensor]) -> FittedScore:
-    own = {key.split("|", 1)[1]: tensor for key, tensor in tensors.items() if key.startswith(f"{name}|")}
-    width = entry["width"]
-    return FittedScore(own, entry["hyperparameters"], tuple(width) if width else None)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

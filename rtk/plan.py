@@ -7,6 +7,7 @@ measured peaks.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,8 @@ def count_classes(config: RunConfig) -> int:
 
 def plan_recipe(config: RunConfig, num_classes: int) -> list[StagePlan]:
     """A plan for every ZeRO stage of a config with `train.workers` ranks."""
-    return [plan_stage(stage, describe_load(config, num_classes)) for stage in STAGES]
+    load = describe_load(config, num_classes)
+    return [plan_stage(stage, load) for stage in STAGES]
 
 
 def choose_stage(config: RunConfig, num_classes: int, memory: float) -> RunConfig:
@@ -124,12 +126,13 @@ def choose_stage(config: RunConfig, num_classes: int, memory: float) -> RunConfi
         return config
     plans = plan_recipe(config, num_classes)
     for plan in plans:
-        if plan.fits(memory):
-            return override_config(config, {"train.zero_stage": plan.stage})
+        with suppress(ConfigError):  # another key refuses the stage
+            if plan.fits(memory):
+                return override_config(config, {"train.zero_stage": plan.stage})
     needs = ", ".join(f"ZeRO-{plan.stage} {plan.total / GIB:.3g}" for plan in plans)
     raise ConfigError(
-        f"train.zero_stage: got auto, but no stage fits into {memory / GIB:.3g} GiB a rank ({needs}); wanted "
-        "more workers, or smaller micro-batches (train.accumulation)"
+        f"train.zero_stage: got auto, but no stage is permitted and fits into {memory / GIB:.3g} GiB a rank "
+        f"({needs}); wanted more workers, or smaller micro-batches (train.accumulation)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,30 +12,45 @@ import pyarrow.parquet as pq
 
 from rtk.config.load import ConfigError
 from rtk.console import Progress
-from rtk.packaged_model import DESCRIPTION, PackagedModel
+from rtk.packaged_model import BATCH, DESCRIPTION, PackagedModel
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
-BATCH = 64
 
 
-def open_model(place: str) -> PackagedModel:
+def open_model(place: str, output: str = "runs") -> PackagedModel:
     """The model of an exported run, of a folder that `rtk export` wrote, or of an MLflow URI.
+
+    Args:
+        place: see above.
+        output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
 
     Raises:
         ConfigError: where there is none.
     """
-    root = Path(place)
-    if ":/" in place:
-        import mlflow
-
-        root = Path(mlflow.artifacts.download_artifacts(place))
-    # In an MLflow model the folder lies in `data/`.
-    for folder in (root, root / "export", *sorted(root.glob("data/*"))):
-        if (folder / DESCRIPTION).is_file():
-            return PackagedModel.load(folder)
+    roots = [_download(place, output)] if ":/" in place else [Path(place), Path(output) / place]
+    for root in roots:
+        # In an MLflow model the folder lies in `data/`.
+        for folder in (root, root / "export", *sorted(root.glob("data/*"))):
+            if (folder / DESCRIPTION).is_file():
+                return PackagedModel.load(folder)
     raise ConfigError(
         f"model: got {place!r}, wanted an exported run (rtk export RUN), its folder, or models:/NAME/VERSION"
     )
+
+
+def _download(uri: str, output: str) -> Path:
+    import mlflow
+
+    database = Path(output).absolute() / "mlflow.db"
+    if "MLFLOW_TRACKING_URI" not in os.environ and database.exists():
+        mlflow.set_tracking_uri(f"sqlite:///{database}")
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri))
+    except mlflow.exceptions.MlflowException as error:
+        raise ConfigError(
+            f"model: got {uri!r}, which {mlflow.get_tracking_uri()} does not have ({error.message}); "
+            "MLFLOW_TRACKING_URI names another server"
+        ) from None
 
 
 def find_images(paths: Iterable[str]) -> list[Path]:

@@ -53,13 +53,13 @@ def start_ray(dashboard: bool = False) -> Any:
     return ray
 
 
-def worker_memory(workers: int, gpus: bool) -> int:
-    """Bytes that each of a run's workers may use: of a GPU, or its share of all nodes' memory."""
+def worker_memory(workers: int, gpus: float) -> int:
+    """Bytes that each worker may use: of its GPU, or share of one, else its part of all nodes' memory."""
     import ray
 
     if not gpus:
         return int(ray.cluster_resources()["memory"]) // workers
-    return int(ray.get(ray.remote(num_gpus=1)(_gpu_memory).remote()))
+    return int(min(1, gpus) * ray.get(ray.remote(num_gpus=min(1, gpus))(_gpu_memory).remote()))
 
 
 def _gpu_memory() -> int:

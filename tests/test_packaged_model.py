@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -13,9 +14,10 @@ from rtk.cli import main
 from rtk.config import ConfigError
 from rtk.config.model import ModelConfig
 from rtk.data.augment import to_float
+from rtk.data.decode import decode_rgb
 from rtk.evaluate.decision import DecisionRule, decide
 from rtk.models import build_model
-from rtk.packaged_model import PackagedModel, _load_pyfunc
+from rtk.packaged_model import PackagedModel, Preprocessing, _load_pyfunc
 from rtk.predict_images import find_images, open_model, predict_files
 from rtk.scores import FitData, Predictions, apply_score, fit_score
 
@@ -46,7 +48,9 @@ def packaged() -> PackagedModel:
     known = {name: apply_score(name, state, data).median().item() for name, state in scores.items()}
     hyperparameters = {name: dict(state.hyperparameters) for name, state in scores.items()}
     rule = DecisionRule("msp", "knn", known["msp"], known["knn"], 0.1, "random", hyperparameters, 7)
-    return PackagedModel(model, config, CLASSES, SIDE, False, rule, scores, {"run": "random", "step": 7})
+    return PackagedModel(
+        model, config, CLASSES, Preprocessing(SIDE), False, rule, scores, {"run": "random", "step": 7}
+    )
 
 
 @pytest.fixture
@@ -138,3 +142,16 @@ def test_another_format_is_refused(folder):
     (folder / "model.json").write_text(json.dumps({**description, "format": 99}))
     with pytest.raises(ConfigError, match="format 99, wanted 1"):
         open_model(str(folder))
+
+
+def test_images_are_brought_to_size_as_in_the_evaluation(packaged, tmp_path):
+    settings = Preprocessing(SIDE, 0.8, "bicubic")
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    wanted = decode_rgb(buffer.getvalue(), SIDE, crop_share=0.8, interpolation="bicubic")
+    replace(packaged, preprocessing=settings).save(tmp_path)
+    loaded = PackagedModel.load(tmp_path)
+    assert loaded.preprocessing == settings
+    np.testing.assert_array_equal(loaded.preprocessing(buffer.getvalue()), wanted)
+    assert not np.array_equal(wanted, packaged.preprocessing(buffer.getvalue()))

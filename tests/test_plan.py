@@ -74,8 +74,16 @@ def test_the_first_stage_that_fits_is_chosen():
     assert totals[2] < totals[1] < totals[0]
     for stage, memory in ((0, totals[0] + 1), (1, totals[0] - 1), (2, totals[1] - 1)):
         assert choose_stage(automatic, 8, memory).train.zero_stage == stage
-    with pytest.raises(ConfigError, match=r"^train.zero_stage: got auto, but no stage fits into 0.00"):
+    with pytest.raises(ConfigError, match=r"^train.zero_stage: got auto, but no stage .* fits into 0.00"):
         choose_stage(automatic, 8, min(totals) / 2)
+
+
+def test_a_stage_that_another_key_refuses_is_not_chosen():
+    local = ["train.zero_stage=auto", "sharpness.variant=sam", "sharpness.sync=local", "train.workers=2"]
+    config = load_config("digits_demo", local)
+    memory = (plan_recipe(config, 8)[1].total - 1) / USABLE  # ZeRO-2 and 3 would do
+    with pytest.raises(ConfigError, match="no stage is permitted and fits"):
+        choose_stage(config, 8, memory)
 
 
 def test_a_stage_that_is_given_stays():

@@ -22,6 +22,7 @@ def add(commands: Parsers) -> None:
     )
     parser.add_argument("model", help="exported run, its export folder, or an MLflow URI")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image or Parquet file, or folder of them")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="folder of runs and mlflow.db")
     parser.add_argument("--jsonl", action="store_true", help="print one JSON object a line, one an image")
 
 
@@ -31,7 +32,7 @@ def run(options: Options) -> int:
     from rtk.predict_images import find_images, open_model, predict_files
 
     files = find_images(options.images)
-    model = open_model(options.model)
+    model = open_model(options.model, options.output)
     rows = []
     with progress_bar("predicting") as progress:
         for row in predict_files(model, files, progress):

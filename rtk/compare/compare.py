@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rtk.compare.entries import Entry, Group, group_by_seed, read_entry, read_experiment, select
+from rtk.compare.entries import (
+    Entry,
+    Group,
+    group_by_seed,
+    iterate_metrics,
+    read_entry,
+    read_experiment,
+    select,
+)
 from rtk.compare.table import Difference, differences, shown_metrics, sort_groups, sort_key
 from rtk.config.load import ConfigError
 from rtk.run_folder import open_runs
@@ -62,8 +70,11 @@ def compare(
     importances: dict[str, float] = {}
     if sweep:
         entries, space, importances = _read_sweep(sweep, output)
-        sort = sort or space.metrics[0]
-        metrics = metrics or list(dict.fromkeys([*space.metrics, "val/accuracy"]))
+        known = set(iterate_metrics(entries))  # none, where every trial has failed
+        sort = sort or next((name for name in space.metrics if name in known), None)
+        metrics = metrics or [
+            name for name in dict.fromkeys([*space.metrics, "val/accuracy"]) if name in known
+        ]
         title = f"sweep {Path(sweep).name}"
     elif experiment:
         entries, title = read_experiment(experiment, output), f"experiment {experiment}"
@@ -75,7 +86,9 @@ def compare(
         raise ConfigError(
             f"--where: {where!r} holds for none of them" if where else "compare: there is no run yet"
         )
-    shown, groups = shown_metrics(entries, metrics), group_by_seed(entries)
+    shown = shown_metrics(entries, metrics)
+    # A trial is a row of its own, also where two have drawn the same values.
+    groups = [Group(entry.name, (entry,)) for entry in entries] if sweep else group_by_seed(entries)
     found = [] if sweep else differences(groups, shown)
     ordered = sort_groups(groups, sort_key(entries, sort))
     return Comparison(title, ordered, shown, found, space, importances)

@@ -99,7 +99,7 @@ def _condition(text: str) -> Callable[[Entry], bool]:
             f"--where: got {text!r}, wanted such as params.optimizer.lr = 0.1 or metrics.val/aurc < 0.2"
         )
     table, key, sign, value = match.groups()
-    wanted = yaml.safe_load(value)
+    wanted = _literal(value)
 
     def holds(entry: Entry) -> bool:
         found = getattr(entry, table).get(key)
@@ -109,6 +109,15 @@ def _condition(text: str) -> Callable[[Entry], bool]:
             return False
 
     return holds
+
+
+def _literal(text: str) -> Any:
+    """A value as YAML reads it; but 1e-3, which YAML 1.1 takes for a word, is a number."""
+    value = yaml.safe_load(text)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def changed_keys(entries: Sequence[Entry]) -> list[str]:

@@ -48,7 +48,7 @@ def write_page(
         table=rows(groups, metrics),
         best=_best_rows(groups, metrics),
         differences=[_difference_row(one) for one in differences],
-        wide=list(_coordinates(entries, metrics[0], space)),
+        wide=list(_coordinates(entries, metrics[0], space)) if metrics else [],
         search=list(_search_figures(entries, space, importances or {})) if space else [],
         curves=list(_curves(groups)),
         failed=[(e.name, e.attributes["reason"]) for e in entries if "reason" in e.attributes],

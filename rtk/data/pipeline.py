@@ -84,7 +84,7 @@ def decode_datasets(
     done, total = 0, sum(len(source) for source in sources.values())
     for block in decoded.iter_batches(batch_size=None, batch_format="pyarrow"):
         for fault in place(block, images):
-            faults.add(fault, len(sources[fault.set]))
+            faults.add(fault, sources[fault.set].dataset.rows)
             bad[fault.set].append(fault.row)
         done += len(block)
         if progress is not None:

@@ -13,12 +13,14 @@ from rtk.evaluate.score_table import as_predictions, rows_of, score_columns
 from rtk.evaluate.sets import VALIDATION_OOD
 from rtk.evaluate.suites import GROUPS
 from rtk.scores import FittedScore
+from rtk.scores.storage import save_fitted
 
 Pair = tuple[str, str]
+DECISION_SCORES = "decision.safetensors"
 
 
 def decide_for_run(evaluation: Evaluation, measured: Measured, path: Path, step: int) -> dict[str, Any]:
-    """Choose thresholds for the wanted risk, save them at `path`, and say what they reach.
+    """Choose thresholds for the wanted risk, save them at `path` and the fitted scores beside it.
 
     Returns:
         `risk`, wanted, and `reached`; where it was reached also `tau_id`, `tau_ood` and the outcome on the
@@ -44,6 +46,7 @@ def decide_for_run(evaluation: Evaluation, measured: Measured, path: Path, step:
         hyperparameters={name: dict(state.hyperparameters) for name, state in states.items()},
         step=step,
     )
+    save_fitted(path.with_name(DECISION_SCORES), states)
     rule.save(path, reached)
     return {"risk": wanted, "reached": True, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood, **reached}
 

@@ -169,7 +169,7 @@ def settle_on_cluster(config: RunConfig, num_classes: int) -> RunConfig:
     """
     start_ray()
     check_resources(config.train.workers, _use_gpus())
-    if config.data.stream:
+    if config.data.stream and not _use_gpus():  # a worker with a GPU holds no CPU
         check_decoding_cpus(config.train.workers)
     if config.train.zero_stage == "auto":
         config = choose_stage(config, num_classes, worker_memory(config.train.workers, _use_gpus()))

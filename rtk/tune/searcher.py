@@ -30,6 +30,7 @@ class StudySearcher(Searcher):
         self.study, self.space, self.on_end = study, space, on_end
         self.unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         self.trials: dict[str, Trial] = {}
+        self.last: dict[str, Mapping[str, Any]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Number and values of the next trial."""
@@ -40,6 +41,7 @@ class StudySearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Note an epoch's value, which the sampler learns from if the trial is stopped early."""
+        self.last[trial_id] = result
         if len(self.space.metrics) == 1 and "failed" not in result:
             self.trials[trial_id].report(result[self.space.metrics[0]], result["epoch"])
 
@@ -47,7 +49,8 @@ class StudySearcher(Searcher):
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         """Note how a trial ended: complete, stopped early, or failed with its reason."""
-        trial, result = self.trials.pop(trial_id), result or {}
+        trial, last = self.trials.pop(trial_id), self.last.pop(trial_id, {})
+        result = result or ({} if error else last)  # HyperBand stops paused trials, without their result
         values = [result.get(metric, math.nan) for metric in self.space.metrics]
         if error or "failed" in result:
             self._fail(trial, result.get("failed", "its process died too often"))

@@ -247,7 +247,12 @@ def points(space: SearchSpace, config: RunConfig) -> Iterator[dict[str, Any]]:
     leaves = dict(flatten(config.model_dump(mode="json")))
     for point in space.warm_starts:
         if point == RECIPE_POINT:
-            yield {key: _nearest(parameter, leaves[key]) for key, parameter in space.space.items()}
+            given = {key: (parameter, leaves.get(key)) for key, parameter in space.space.items()}
+            yield {
+                key: _nearest(parameter, value)
+                for key, (parameter, value) in given.items()
+                if value is not None or parameter.choice is not None  # what is left out is drawn
+            }
         else:
             assert isinstance(point, dict)
             yield dict(point)
@@ -264,7 +269,8 @@ def _check_key(key: str) -> None:
     known = valid_keys()
     if key not in known and not key.startswith("deepspeed."):
         raise ConfigError(f"space: {_unknown('key', key, known)}")
-    if key.startswith(SHARED) and not key.startswith(MAY_DIFFER):
+    # The crop decides the size that the shared images are decoded to.
+    if key == "data.augment.crop" or (key.startswith(SHARED) and not key.startswith(MAY_DIFFER)):
         raise ConfigError(f"space.{key}: all trials share this key, set it under fixed or as an override")
 
 

@@ -30,7 +30,7 @@ def open_study(folder: Path, space: SearchSpace) -> optuna.Study:
     directions = {"min": "minimize", "max": "maximize"}
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        study_name=folder.name,
+        study_name="sweep",  # not the folder's, which may be renamed
         directions=[directions[direction] for direction in space.objectives.values()],
         load_if_exists=True,
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import yaml
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from rtk.config.load import ConfigError, build_config, override_config
@@ -60,10 +62,9 @@ class Sweep:
         """
         sweep = cls(Path(config.output).absolute() / name)
         config = override_config(config, {"output": str(sweep.path)})
-        tree = {"space": space.model_dump(mode="json"), "config": config.model_dump(mode="json")}
         try:
             sweep.path.mkdir(parents=True)
-            (sweep.path / SWEEP_FILE).write_text(yaml.safe_dump(tree, sort_keys=False))
+            sweep.save(space, config)
         except FileExistsError:
             raise ConfigError(f"--name: {sweep.path} exists already; --resume {name} continues it") from None
         except OSError as error:
@@ -95,6 +96,30 @@ class Sweep:
         """Config that the trials' values are laid over."""
         return build_config(self._tree()["config"])
 
+    def save(self, space: SearchSpace, config: RunConfig) -> None:
+        """Write `sweep.yaml`, whole or not at all."""
+        tree = {"space": space.model_dump(mode="json"), "config": config.model_dump(mode="json")}
+        partial = self.path / f"{SWEEP_FILE}.partial"
+        partial.write_text(yaml.safe_dump(tree, sort_keys=False))
+        partial.replace(self.path / SWEEP_FILE)
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Within it, no other process may run the sweep; the lock goes with the process.
+
+        Raises:
+            ConfigError: where another one does.
+        """
+        lock = FileLock(self.path / ".driver.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(f"sweep: {self.name} is being run by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def _tree(self) -> dict[str, Any]:
         return yaml.safe_load((self.path / SWEEP_FILE).read_text())
 
@@ -114,7 +139,7 @@ def launch_sweep(space: SearchSpace, config: RunConfig, name: str | None = None)
     datasets = _open(space, config)
     _start_ray(space, config)
     trials = space.concurrent or _places(space, config)
-    memory = worker_memory(config.train.workers * trials, gpus="GPU" in _resources(space))
+    memory = worker_memory(config.train.workers * trials, _resources(space).get("GPU", 0))
     config = choose_stage(config, len(datasets["train"].classes), memory)
     sweep = Sweep.create(space, config, name or unique_name(f"sweep-{config.name}"))
     study = open_study(sweep.path, space)
@@ -142,12 +167,15 @@ def resume_sweep(sweep: Sweep, changes: Mapping[str, Any] | None = None) -> Swee
         )
     datasets = _open(space, config)
     _start_ray(space, config)
+    sweep.save(space, config)
     _run(sweep, space, study, datasets)
     return sweep
 
 
 def _open(space: SearchSpace, config: RunConfig) -> dict[str, ImageDataset]:
     """Everything that can be checked without Ray, and the opened data sets."""
+    if config.data.stream:
+        raise ConfigError("data.stream: got true, wanted false: a sweep's trials share the decoded images")
     datasets = open_datasets(_data_config(space, config))
     check_model(config, len(datasets["train"].classes))
     _refuse_test_sets(config, datasets)
@@ -160,9 +188,9 @@ def _open(space: SearchSpace, config: RunConfig) -> dict[str, ImageDataset]:
 
 
 def _data_config(space: SearchSpace, config: RunConfig) -> RunConfig:
-    """Config whose data serves every trial: with PixMix pictures if any trial may want them."""
-    weight = "objective.regpixmix.weight"
-    return override_config(config, {weight: 1.0}) if weight in space.space else config
+    """Config whose data serves every trial: with the pictures and outliers that any of them may want."""
+    weights = ("objective.regpixmix.weight", "objective.openmix.weight")
+    return override_config(config, {weight: 1.0 for weight in weights if weight in space.space})
 
 
 def _refuse_test_sets(config: RunConfig, datasets: Mapping[str, ImageDataset]) -> None:
@@ -170,14 +198,15 @@ def _refuse_test_sets(config: RunConfig, datasets: Mapping[str, ImageDataset]) -
     paths = {**config.data.near_ood, **config.data.far_ood}
     paths |= {"test": config.data.test} if config.data.test else {}
     tests = {content_hash(open_dataset(resolve_path(p), need_classes=False)): n for n, p in paths.items()}
+    seen = {"validation": datasets["validation"]} if "validation" in datasets else {}
     for group, sets in validation_ood(config).items():
-        for name in sets:
-            test = tests.get(content_hash(datasets[f"{group}:{name}"]))
-            if test is not None:
-                raise ConfigError(
-                    f"data.validation_{group}_ood.{name}: holds the images of the test set {test!r}; "
-                    "a sweep may only see validation sets"
-                )
+        seen |= {f"validation_{group}_ood.{name}": datasets[f"{group}:{name}"] for name in sets}
+    for key, dataset in seen.items():
+        test = tests.get(content_hash(dataset))
+        if test is not None:
+            raise ConfigError(
+                f"data.{key}: holds the images of the test set {test!r}; a sweep may only see validation sets"
+            )
 
 
 def _epochs(config: RunConfig, datasets: dict[str, ImageDataset]) -> int:
@@ -227,17 +256,19 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
     config = sweep.config()
     data = load_training_data(_data_config(space, config), datasets, sweep.path / SKIPPED_FILE)
     hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
+    environment = {**describe_environment(), "data": hashes}
+    RunFolder(sweep.path).write_json("environment.json", environment)
     plan = TrialPlan(
         path=str(sweep.path),
         config_tree=config.model_dump(mode="json"),
-        environment={**describe_environment(), "data": hashes},
+        environment=environment,
         num_classes=len(datasets["train"].classes),
         train_rows=data.train_rows,
         resources=_resources(space),
     )
     for ended in study.get_trials(deepcopy=False, states=DONE):
         note_trial(sweep.path, ended)  # the driver may have been killed before it could
-    with mirrored_sweep(sweep.path), progress_bar("trials") as progress:
+    with sweep.driven(), mirrored_sweep(sweep.path), progress_bar("trials") as progress:
         searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
         scheduler = build_scheduler(space, _epochs(config, datasets), study)
         _fit(sweep, space, plan, ray.put(data), searcher, scheduler)
@@ -245,10 +276,14 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
 
 
 def _finish(sweep: Sweep) -> None:
-    """Leave a page about the sweep beside it, and have the best trial's checkpoints kept in MLflow."""
+    """Leave a page about the sweep beside it, and have the best trial's checkpoints kept in MLflow.
+
+    Raises:
+        RuntimeError: with the first reason, where every trial failed.
+    """
     from rtk.compare.compare import compare
     from rtk.compare.page import write_page
-    from rtk.tune.results import best_trial
+    from rtk.tune.results import best_trial, read_trials
 
     found = compare(sweep=str(sweep.path))
     about = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
@@ -257,6 +292,9 @@ def _finish(sweep: Sweep) -> None:
     if best is not None:
         keep = sweep.config().tracking.checkpoints
         note_status(best.run, "FINISHED", keep_checkpoints=keep, state="complete", best="true")
+    trials = read_trials(sweep)
+    if all(trial.attributes["state"] == "failed" for trial in trials):
+        raise RuntimeError(f"all {len(trials)} trials failed, the first: {trials[0].attributes['reason']}")
 
 
 def _fit(sweep: Sweep, space: SearchSpace, plan: TrialPlan, data: Any, searcher: Any, scheduler: Any) -> None:
@@ -267,13 +305,16 @@ def _fit(sweep: Sweep, space: SearchSpace, plan: TrialPlan, data: Any, searcher:
     resources = plan.resources if workers == 1 else {"memory": 2.0**20}
     trainable = tune.with_parameters(run_trial, plan=plan, data=[data])
     places = _places(space, build_config(plan.config_tree))
+    at_a_time: int | None = min(space.concurrent or places, places)
+    if space.scheduler.name == "hyperband":
+        at_a_time = None  # the trials that it has paused would count; the resources limit those that run
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=remaining_trials(searcher.study, space),
-            max_concurrent_trials=min(space.concurrent or places, places),
+            max_concurrent_trials=at_a_time,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ def _open_run(number: int, config: RunConfig, plan: TrialPlan) -> RunFolder:
     """The trial's folder, made at its first start."""
     run = RunFolder(Path(plan.path) / trial_name(number))
     if not (run.path / "environment.json").exists():
+        shutil.rmtree(run.path, ignore_errors=True)  # of a process that was killed while it made the folder
         RunFolder.create(config, run.name)
         run.write_json("environment.json", plan.environment)
     return run
@@ -112,9 +114,10 @@ def _train_with_workers(job: TrainingJob, data: Any, resources: dict[str, float]
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(fit_workers, job, data, resources)
         try:
-            while not future.done():
-                wait([future], timeout=POLL_SECONDS)
-                for result in _epochs_after(job, seen):
+            ended = False
+            while not ended:
+                ended = bool(wait([future], timeout=POLL_SECONDS).done)
+                for result in _epochs_after(job, seen):  # those written before it ended included
                     seen = result["step"]
                     tune.report(result)
         finally:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rtk.cli import main
 from rtk.config import ConfigError
-from rtk.tune.space import base_config, check_space, load_space, points
+from rtk.tune.space import base_config, check_space, load_space, parse_space, points
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 SMALL = yaml.safe_load((SPACES / "small.yaml").read_text())
@@ -62,6 +63,7 @@ def checked(tmp_path, changes, overrides=()):
             {"space": {"sharpness.rho": {"uniform": [0.1, 1], "when": {"sharpness.variant": ["sam"]}}}},
             "no key that is searched above it",
         ),
+        ({"space": {"data.augment.crop": {"choice": ["pad", "resized"]}}}, "all trials share this key"),
     ],
 )
 def test_a_space_that_cannot_work_is_refused(tmp_path, changes, message):
@@ -77,6 +79,29 @@ def test_test_sets_are_no_validation_sets(tmp_path):
         checked(tmp_path, {}, ["data.validation_near_ood={}"])
     with pytest.raises(ConfigError, match="optimizer.lr is searched"):
         checked(tmp_path, {}, ["optimizer.lr=0.1"])
+
+
+def test_a_warm_start_leaves_out_what_the_recipe_has_no_number_for():
+    tree = {"objectives": {"val/accuracy": "max"}, "trials": 2, "warm_starts": ["recipe"]}
+    keys = {"optimizer.clip_norm": [0.1, 10.0], "optimizer.lr": [0.5, 0.9]}
+    space = parse_space({**tree, "space": {key: {"loguniform": bounds} for key, bounds in keys.items()}}, "x")
+    config = base_config(space, "digits_demo")
+    check_space(space, config)
+    assert list(points(space, config)) == [{"optimizer.lr": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.validation=builtin:digits/test.parquet", "data.validation: holds the images of the test set"),
+        ("data.stream=true", "data.stream: got true, wanted false"),
+    ],
+)
+def test_data_that_no_sweep_may_use_is_refused_in_one_line(tmp_path, capsys, change, message):
+    arguments = ["sweep", str(SPACES / "small.yaml"), "digits_demo", change, f"output={tmp_path}"]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_copy_of_a_test_set_is_refused_in_one_line_before_ray_starts(tmp_path):

@@ -71,6 +71,24 @@ def test_what_was_running_is_handed_out_again_and_nothing_is_lost(tmp_path):
     assert remaining_trials(second.study, space) == 0
 
 
+def test_a_paused_trial_that_is_stopped_is_pruned_with_its_last_value(tmp_path):
+    """HyperBand does not give its result again."""
+    ended: list = []
+    only = searcher(tmp_path, parse_space({**TREE, "trials": 1}, "here"), ended)
+    only.suggest("a")
+    only.on_trial_result("a", {"epoch": 1, "finished": False, "val/ds_aurc_near": 0.875})
+    only.on_trial_complete("a", None)
+    assert ended[0].state == TrialState.PRUNED
+    assert ended[0].user_attrs["values"] == [0.875]
+
+
+def test_a_renamed_sweep_keeps_its_study(tmp_path):
+    space, first = parse_space({**TREE, "trials": 1}, "here"), tmp_path / "a"
+    first.mkdir()
+    searcher(first, space, []).suggest("x")
+    assert len(open_study(first.rename(tmp_path / "b"), space).trials) == 1
+
+
 def test_asha_goes_on_with_the_rungs_of_before(tmp_path):
     from ray.tune.schedulers import TrialScheduler
 
