@@ -1,12 +1,9 @@
-"""Turns a source of images into validated Parquet, all or nothing."""
+"""Turns a source of images into validated Parquet; what appears is whole, and an interrupted run goes on."""
 
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
@@ -26,6 +23,7 @@ from rtk.data.decode import (
     to_rgb,
 )
 from rtk.data.parquet_writer import FileSummary, ImageRow, write_parquet
+from rtk.data.prepare_journal import Finished, Journal, resumable_folder
 from rtk.data.records import Record, Source, Split
 from rtk.data.sources import open_source
 
@@ -121,7 +119,8 @@ def prepare(
 
     Args:
         source: Any of `rtk.data.sources.SUPPORTED`.
-        out: New local folder. It appears complete or not at all.
+        out: New local folder. It appears complete or not at all; until then, finished files are in a hidden
+            folder beside it, from which a run that was interrupted goes on.
         skip_bad: Leave out images that cannot be decoded, and list them in the report.
         image_size: Bring images to this many pixels square (`rtk.data.decode.resize_and_crop`); those of
             another size become PNG, which is lossless. None keeps them as they are.
@@ -130,14 +129,15 @@ def prepare(
 
     Raises:
         BadImagesError: Images cannot be decoded and `skip_bad` is off.
-        ValueError: `out` is not empty or inside `source`; `source` is unknown, corrupt, or has a split
-            without readable images.
+        ValueError: `out` is not empty, inside `source` or being prepared; `source` is unknown, corrupt, or
+            has a split without readable images.
     """
     source, out = Path(source), Path(out)
     _check_arguments(source, out, image_size, rows_per_file)
     opened = open_source(source)
-    with _new_folder(out) as folder:
-        job = _Job(opened, folder, image_size, progress, rows_per_file)
+    with resumable_folder(out) as folder:
+        journal = Journal(folder, _key(opened, source, image_size, rows_per_file))
+        job = _Job(opened, journal, image_size, progress, rows_per_file)
         written = [job.write_split(split) for split in opened.splits]
         skipped = tuple(job.bad)
         if skipped and not skip_bad:
@@ -162,51 +162,79 @@ class _Job:
     def __init__(
         self,
         source: Source,
-        folder: Path,
+        journal: Journal,
         image_size: int | None,
         progress: Callable[[int, int], None] | None,
         rows_per_file: int,
     ) -> None:
         self.source = source
-        self.folder = folder
+        self.journal = journal
         self.image_size = image_size
         self.progress = progress or (lambda done, total: None)
         self.rows_per_file = rows_per_file
         self.bad: list[BadImage] = []
         self.done = 0
         self.written = 0
+        self.position = 0  # in the split
 
     def write_split(self, split: Split) -> list[FileSummary]:
-        """Writes one split, to one file or to a folder of parts; none if no image is readable."""
+        """Writes what is left of a split, to one file or a folder of parts; none if no image is readable."""
+        finished = [entry for entry in self.journal.finished if entry.split == split.name]
+        self.position = 0
+        if finished:
+            self._go_on_after(finished[-1])
         rows = self._rows(split)
-        summaries: list[FileSummary] = []
+        summaries = [entry.summary for entry in finished]
         for first in rows:
             in_parts = split.count > self.rows_per_file
             name = f"{split.name}.parquet" + (f"/part-{len(summaries):05}.parquet" if in_parts else "")
             part = chain([first], islice(rows, self.rows_per_file - 1))
-            summaries.append(
-                write_parquet(self.folder, name, part, len(self.source.classes), self.source.has_paths)
+            summary = write_parquet(
+                self.journal.folder, name, part, len(self.source.classes), self.source.has_paths
             )
+            summaries.append(summary)
+            bad = [(image.origin, image.reason) for image in self.bad]
+            self.journal.note(Finished(split.name, summary, self.position, self.done, self.written, bad))
         return summaries
+
+    def _go_on_after(self, last: Finished) -> None:
+        self.position, self.done, self.written = last.position, last.done, last.written
+        self.bad = [BadImage(origin, reason) for origin, reason in last.bad]
+        self.progress(self.done, self.source.count)
 
     def _rows(self, split: Split) -> Iterator[ImageRow]:
         """Yields the rows of the readable images, in order, and collects the others."""
-        records = split.read()
+        records = islice(split.read(), self.position, None)
         validate = partial(_validate, image_size=self.image_size)
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 for record, result in zip(chunk, pool.map(validate, chunk), strict=True):
+                    self.position += 1
+                    self.done += 1
                     if isinstance(result, BadImage):
                         self.bad.append(result)
                     else:
                         yield self._row(record, *result)
-                self.done += len(chunk)
                 self.progress(self.done, self.source.count)
 
     def _row(self, record: Record, image: bytes, info: ImageInfo) -> ImageRow:
         sample_id = self.written if record.sample_id is None else record.sample_id
         self.written += 1
         return ImageRow(image, record.label, sample_id, record.path, info)
+
+
+def _key(opened: Source, source: Path, image_size: int | None, rows_per_file: int) -> dict[str, Any]:
+    """What has to be the same for an interrupted run to be gone on with."""
+    splits = [(split.name, split.count) for split in opened.splits]
+    changed = source.stat().st_mtime_ns
+    return {
+        "source": str(source.resolve()),
+        "changed": changed,
+        "splits": splits,
+        "classes": opened.classes,
+        "image_size": image_size,
+        "rows_per_file": rows_per_file,
+    }
 
 
 def _validate(record: Record, image_size: int | None) -> tuple[bytes, ImageInfo] | BadImage:
@@ -239,20 +267,6 @@ def _check_arguments(source: Path, out: Path, image_size: int | None, rows_per_f
     for name, value in (("image_size", image_size), ("rows_per_file", rows_per_file)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}, wanted at least 1")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Gives a temporary sibling of `out`, renamed to it if the body succeeds, removed otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}.partial"
-    folder.mkdir()
-    try:
-        yield folder
-        folder.replace(out)
-    except BaseException:  # an interrupt, too, must leave nothing behind
-        shutil.rmtree(folder)
-        raise
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -174,6 +174,38 @@ def test_interrupt_leaves_nothing(tmp_path, make_folder, folder_listing):
     assert folder_listing(tmp_path) == ["images"]
 
 
+def test_an_interrupted_run_goes_on_after_its_last_finished_file(tmp_path, png, make_parquet):
+    images = [png() if row % 50 else b"broken" for row in range(700)]
+    source = make_parquet(images, [0] * 700, classes=["a"], file="data/train.parquet")
+    options = {"skip_bad": True, "rows_per_file": 150}
+    looked_at: list[int] = []
+
+    def interrupt(done, total):
+        looked_at.append(done)
+        if done > 400:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", progress=interrupt, **options)
+    assert not (tmp_path / "out").exists()
+    looked_at.clear()
+    report = prepare(source, tmp_path / "out", progress=lambda done, total: looked_at.append(done), **options)
+    whole = prepare(source, tmp_path / "whole", **options)
+    assert 300 < looked_at[0] < 310  # two files were finished: 300 images and what is broken among them
+    assert looked_at[-1] == 700
+    assert {**report.manifest(), "source": ""} == {**whole.manifest(), "source": ""}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out", "whole"]
+
+
+def test_what_another_job_left_is_not_used(tmp_path, make_folder):
+    source, left = make_folder({"a": 2}), tmp_path / ".out.partial"
+    left.mkdir()
+    (left / "progress.json").write_text('{"key": {}, "finished": [{}]}')
+    (left / "all.parquet").write_bytes(b"of another job")
+    report = prepare(source, tmp_path / "out")
+    assert {path.name for path in report.out.iterdir()} == {"all.parquet", "classes.json", "manifest.json"}
+
+
 def test_out_must_be_new_or_empty_and_outside(tmp_path, make_folder):
     source = make_folder({"a": 1})
     with pytest.raises(ValueError, match=r"images/new: lies inside the source"):
