@@ -81,10 +81,12 @@ def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor |
     if k > len(bank):
         raise ValueError(f"k: got {k}, wanted at most {len(bank)}, the training images kept")
     queries = normalize(queries, dim=1)
-    best = queries.new_empty(len(queries), 0)
+    best, similarity = queries.new_empty(len(queries), 0), queries.new_empty(0)
     for start in range(0, len(bank), BANK_CHUNK):
         rows = slice(start, start + BANK_CHUNK)
-        similarity = queries @ normalize(bank[rows].to(queries), dim=1).T
+        part = normalize(bank[rows].to(queries), dim=1)
+        # Into the same memory for every chunk: fresh pages cost as much as finding the largest.
+        torch.mm(queries, part.T, out=similarity.resize_(len(queries), len(part)))
         if weight is not None:
             similarity *= weight[rows].to(queries)
         candidates = torch.cat([best, similarity.topk(min(k, similarity.shape[1]), dim=1).values], dim=1)
