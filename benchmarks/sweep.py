@@ -20,9 +20,10 @@ from rtk.config.load import override_config
 from rtk.config.schema import RunConfig
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.train.launch import launch_training
+from rtk.tune.folder import Sweep
 from rtk.tune.results import best_trial, read_trials
 from rtk.tune.space import base_config, load_space
-from rtk.tune.sweep import Sweep, launch_sweep
+from rtk.tune.sweep import launch_sweep
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "small.yaml"
 METRICS = ("ds_aurc_near", "ds_aurc_far", "accuracy", "aurc")

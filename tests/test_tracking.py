@@ -20,9 +20,9 @@ from rtk.config import load_config
 from rtk.mirror import Mirror, note_status
 from rtk.run_folder import RunFolder
 from rtk.tracking import kept_up_to_date, quietly
+from rtk.tune.folder import Sweep
 from rtk.tune.mirror import SweepMirror
 from rtk.tune.space import parse_space
-from rtk.tune.sweep import Sweep
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--trials", type=positive, metavar="N", help="instead of the search space's number")
     parser.add_argument("--concurrent", type=positive, metavar="N", help="trials at a time")
     parser.add_argument("--sampler", choices=["tpe", "gp", "nsga2", "random"])
-    parser.add_argument("--scheduler", choices=["asha", "hyperband", "none"])
+    parser.add_argument("--scheduler", choices=["asha", "hyperband", "pbt", "none"])
     parser.add_argument("--output", default="runs", metavar="DIR", help="where --resume looks for a name")
     add_json(parser)
 
@@ -36,12 +36,13 @@ def run(options: Options) -> int:
     from rtk.config.load import ConfigError
     from rtk.tune import space as spaces
     from rtk.tune import sweep as sweeps
+    from rtk.tune.folder import Sweep
 
     changes = {key: getattr(options, key) for key in ("trials", "concurrent") if getattr(options, key)}
     if options.resume:
         if options.space or options.overrides or options.sampler or options.scheduler or options.name:
             raise ConfigError("--resume: only --trials and --concurrent may change")
-        done = sweeps.resume_sweep(sweeps.Sweep.open(options.resume, options.output), changes)
+        done = sweeps.resume_sweep(Sweep.open(options.resume, options.output), changes)
     else:
         if not options.space or not options.recipe:
             raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")

@@ -95,9 +95,9 @@ def compare(
 
 
 def _read_sweep(name: str, output: str) -> tuple[list[Entry], SearchSpace, dict[str, float]]:
+    from rtk.tune.folder import Sweep
     from rtk.tune.results import importances, read_trials
     from rtk.tune.study import open_study
-    from rtk.tune.sweep import Sweep
 
     sweep = Sweep.open(name, output)
     space = sweep.space()

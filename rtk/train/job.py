@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from rtk.data.arrays import ImageArrays
 from rtk.data.epochs import steps_per_epoch
 from rtk.data.stream import Stream
 from rtk.run_folder import RunFolder
+
+Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)

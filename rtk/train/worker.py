@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ from rtk.train.checkpoint import (
     save_checkpoint,
 )
 from rtk.train.engine import set_learning_rate
-from rtk.train.job import TrainingData, TrainingJob
+from rtk.train.job import Report, TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
 from rtk.train.setup import build_state, set_up_device
 from rtk.train.state import TrainState
@@ -34,7 +33,6 @@ from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.validate import validate
 
 LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
-Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rtk.compare.entries import Entry, read_entry
 from rtk.config.load import flatten
 from rtk.run_folder import RunFolder
+from rtk.tune.folder import Sweep
 from rtk.tune.space import SearchSpace
 from rtk.tune.study import open_study
-from rtk.tune.sweep import Sweep
 from rtk.tune.trial import trial_name
 
 
@@ -42,8 +42,10 @@ def importances(study: optuna.Study, space: SearchSpace) -> dict[str, float]:
     """Share of each key in the variance of the first objective (fANOVA), over the trials run to their end.
 
     Keys with a condition are left out, for they have no value in every trial. Empty where the trials are
-    too few or all alike.
+    too few or all alike, and for a population, whose trials change their values.
     """
+    if space.scheduler.name == "pbt":
+        return {}
     target = (lambda trial: trial.values[0]) if len(space.metrics) > 1 else None
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     keys = [key for key, parameter in space.space.items() if not parameter.when]

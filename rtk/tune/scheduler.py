@@ -1,4 +1,4 @@
-"""Which trials Ray Tune stops early."""
+"""Which trials Ray Tune stops early, or has go on from others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, TrialScheduler
 
+from rtk.tune.population import Population
 from rtk.tune.space import SearchSpace
 
 
@@ -21,6 +22,8 @@ def build_scheduler(space: SearchSpace, epochs: int, study: optuna.Study) -> Tri
     """
     if space.scheduler.name == "none":
         return FIFOScheduler()
+    if space.scheduler.name == "pbt":
+        return Population(space)
     metric = space.metrics[0]
     common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": space.objectives[metric]}
     # A trial that has reached its last epoch has finished, and is not to be judged once more.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from rtk.config.load import ConfigError, flatten, load_config, one_line, override_config, valid_keys
+from rtk.config.load import ConfigError, flatten, load_config, one_line
 from rtk.config.schema import RunConfig
 from rtk.config.sections import PositiveFloat, PositiveInt, Section
 
@@ -24,9 +24,6 @@ VALIDATION_METRICS = {"val/accuracy": "max", "val/aurc": "min", "val/nll": "min"
     for metric, direction in (("auroc", "max"), ("ds_f1", "max"), ("ds_aurc", "min"))
     for group in ("near", "far")
 }
-# Trials share the data, the seed and the place; only then are they comparable, and cheap.
-SHARED = ("name", "seed", "output", "data.", "evaluate.", "tracking.", "train.workers", "train.zero_stage")
-MAY_DIFFER = ("data.augment.", "data.remainder")
 RECIPE_POINT = "recipe"
 
 
@@ -93,9 +90,13 @@ class Parameter(Section):
 class SchedulerConfig(Section):
     """Which trials are stopped early (Ray Tune)."""
 
-    name: Literal["asha", "hyperband", "none"] = "asha"
+    name: Literal["asha", "hyperband", "pbt", "none"] = "asha"
     grace: PositiveInt = Field(1, description="asha: epochs before a trial may be stopped")
     reduction: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
+    interval: PositiveInt = Field(1, description="pbt: epochs after which trials are compared")
+    quantile: float = Field(
+        0.25, gt=0, le=0.5, description="pbt: share of trials that go on from the weights of the best share"
+    )
 
 
 class SamplerConfig(Section):
@@ -152,7 +153,7 @@ def _check_metric(name: str) -> None:
         return
     if name.startswith("test/"):
         raise ValueError(f"{name} is measured on test sets; a sweep may only see validation sets (val/...)")
-    raise ValueError(_unknown("metric", name, VALIDATION_METRICS))
+    raise ValueError(unknown("metric", name, VALIDATION_METRICS))
 
 
 def load_space(path: str | Path, changes: Mapping[str, Any] | None = None) -> SearchSpace:
@@ -190,12 +191,13 @@ def parse_space(tree: Mapping[str, Any], where: str) -> SearchSpace:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
             raise ConfigError(
-                f"{where}: {_unknown('key', str(first['loc'][0]), SearchSpace.model_fields)}"
+                f"{where}: {unknown('key', str(first['loc'][0]), SearchSpace.model_fields)}"
             ) from None
         raise ConfigError(f"{where}: {one_line(error)}") from None
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Message about a name that is not known, with the nearest that is."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
     return f"unknown {kind} {name!r}, nearest valid {kind} is {near[0]!r}"
 
@@ -217,31 +219,6 @@ def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) 
     return load_config(recipe, [*fixed, *overrides])
 
 
-def check_space(space: SearchSpace, config: RunConfig) -> None:
-    """Refuse what would fail in a trial: unknown keys, bounds the schema does not take, missing OOD sets.
-
-    Raises:
-        ConfigError: naming the key, what was got and what was wanted.
-    """
-    for key, parameter in space.space.items():
-        _check_key(key)
-        conditions = {other: values[0] for other, values in parameter.when.items()}
-        _check_conditions(key, parameter, space)
-        for value in parameter.probes():
-            try:
-                override_config(config, {**conditions, key: value}, "search space")
-            except ConfigError as error:
-                raise ConfigError(f"space.{key}: with {value!r}: {error}") from None
-    for point in points(space, config):
-        for key, value in point.items():
-            if key not in space.space:
-                raise ConfigError(f"warm_starts: {key} is not searched")
-            if not space.space[key].contains(value):
-                raise ConfigError(f"warm_starts: {key}: got {value!r}, which its distribution cannot draw")
-    for name in space.metrics:
-        _check_measured(name, config)
-
-
 def points(space: SearchSpace, config: RunConfig) -> Iterator[dict[str, Any]]:
     """Warm starts as values by key; the recipe's own values are brought within the bounds."""
     leaves = dict(flatten(config.model_dump(mode="json")))
@@ -249,7 +226,7 @@ def points(space: SearchSpace, config: RunConfig) -> Iterator[dict[str, Any]]:
         if point == RECIPE_POINT:
             given = {key: (parameter, leaves.get(key)) for key, parameter in space.space.items()}
             yield {
-                key: _nearest(parameter, value)
+                key: nearest(parameter, value)
                 for key, (parameter, value) in given.items()
                 if value is not None or parameter.choice is not None  # what is left out is drawn
             }
@@ -258,42 +235,12 @@ def points(space: SearchSpace, config: RunConfig) -> Iterator[dict[str, Any]]:
             yield dict(point)
 
 
-def _nearest(parameter: Parameter, value: Any) -> Any:
+def nearest(parameter: Parameter, value: Any) -> Any:
+    """The value that a distribution can draw which is closest to the given one."""
     if parameter.choice is not None:
         return value if value in parameter.choice else parameter.choice[0]
     low, high = parameter.bounds
+    if parameter.quniform is not None:
+        step = parameter.quniform[2]
+        value, high = low + round((value - low) / step) * step, high - (high - low) % step
     return min(max(value, low), high)
-
-
-def _check_key(key: str) -> None:
-    known = valid_keys()
-    if key not in known and not key.startswith("deepspeed."):
-        raise ConfigError(f"space: {_unknown('key', key, known)}")
-    # The crop decides the size that the shared images are decoded to.
-    if key == "data.augment.crop" or (key.startswith(SHARED) and not key.startswith(MAY_DIFFER)):
-        raise ConfigError(f"space.{key}: all trials share this key, set it under fixed or as an override")
-
-
-def _check_conditions(key: str, parameter: Parameter, space: SearchSpace) -> None:
-    for other, values in parameter.when.items():
-        if other not in space.space or list(space.space).index(other) >= list(space.space).index(key):
-            raise ConfigError(f"space.{key}.when: {other!r} is no key that is searched above it")
-        for value in values:
-            if not space.space[other].contains(value):
-                raise ConfigError(f"space.{key}.when: {other} is never {value!r}")
-
-
-def _check_measured(metric: str, config: RunConfig) -> None:
-    for group in ("near", "far"):
-        sets: dict[str, str] = getattr(config.data, f"validation_{group}_ood")
-        if metric.endswith(f"_{group}") and not sets:
-            raise ConfigError(
-                f"objectives.{metric}: needs data.validation_{group}_ood, OOD sets that are not the test's"
-            )
-        tests = {*config.data.near_ood.values(), *config.data.far_ood.values(), config.data.test}
-        for name, path in sets.items():
-            if path in tests:
-                raise ConfigError(
-                    f"data.validation_{group}_ood.{name}: {path!r} is a test set; "
-                    "a sweep may only see validation sets"
-                )

@@ -12,13 +12,14 @@ import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rtk.config.load import build_config, override_config
 from rtk.config.schema import RunConfig
 from rtk.run_folder import RunFolder
-from rtk.train.job import TrainingData, TrainingJob
+from rtk.train.job import Report, TrainingData, TrainingJob
 
 POLL_SECONDS = 0.2
 
@@ -34,6 +35,7 @@ class TrialPlan:
         num_classes: number of classes.
         train_rows: number of training images.
         resources: `CPU` and `GPU` that each worker of a trial holds.
+        is_population: whether trials go on from each other's checkpoints.
     """
 
     path: str
@@ -42,6 +44,7 @@ class TrialPlan:
     num_classes: int
     train_rows: int
     resources: dict[str, float]
+    is_population: bool = False
 
 
 def trial_name(number: int) -> str:
@@ -63,13 +66,18 @@ def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> N
     from ray import tune
 
     from rtk.train.launch import reason_of
+    from rtk.tune.population import report_checkpoint, take_over
 
     try:
         config = override_config(build_config(plan.config_tree), suggestion["values"])
         run = _open_run(suggestion["number"], config, plan)
+        report: Report = tune.report
+        if plan.is_population:
+            config = take_over(run, tune.get_checkpoint(), config, suggestion["values"])
+            report = partial(report_checkpoint, run)
         tree = config.model_dump(mode="json")
         job = TrainingJob(str(run.path), tree, plan.num_classes, plan.train_rows, resume=False)
-        result = _train(job, plan, data[0])
+        result = _train(job, plan, data[0], report)
         if result["status"] != "finished":
             tune.report({"failed": result["message"]})
         elif not result["metrics"]:  # it had ended before its end was noted
@@ -90,39 +98,44 @@ def _open_run(number: int, config: RunConfig, plan: TrialPlan) -> RunFolder:
     return run
 
 
-def _train(job: TrainingJob, plan: TrialPlan, data: Any) -> dict[str, Any]:
+def _train(job: TrainingJob, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
     import ray
 
     if job.config.train.workers == 1:
-        return _train_here(job, ray.get(data), plan.resources)
-    return _train_with_workers(job, data, plan.resources)
+        return _train_here(job, ray.get(data), plan.resources, report)
+    return _train_with_workers(job, data, plan, report)
 
 
-def _train_with_workers(job: TrainingJob, data: Any, resources: dict[str, float]) -> dict[str, Any]:
+def _train_with_workers(job: TrainingJob, data: Any, plan: TrialPlan, report: Report) -> dict[str, Any]:
     """Train on a Ray Train group, and pass on what it writes into the run's folder.
 
     Where Ray Tune stops the trial, `report` raises `SystemExit`; the workers then end at their next step.
     """
-    from ray import tune
-
-    from rtk.train.checkpoint import has_checkpoint, read_state
     from rtk.train.launch import fit_workers
 
-    last = job.run.checkpoints / "last"
-    seen = read_state(last)["step"] if has_checkpoint(last) else 0
+    seen = _saved_step(job.run)
     job.run.clear_stop()
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(fit_workers, job, data, resources)
+        future = pool.submit(fit_workers, job, data, plan.resources)
         try:
             ended = False
             while not ended:
                 ended = bool(wait([future], timeout=POLL_SECONDS).done)
                 for result in _epochs_after(job, seen):  # those written before it ended included
+                    if plan.is_population and _saved_step(job.run) < result["step"]:
+                        break  # its checkpoint is being written
                     seen = result["step"]
-                    tune.report(result)
+                    report(result)
         finally:
             job.run.request_stop()
     return future.result()
+
+
+def _saved_step(run: RunFolder) -> int:
+    from rtk.train.checkpoint import has_checkpoint, read_state
+
+    last = run.checkpoints / "last"
+    return int(read_state(last)["step"]) if has_checkpoint(last) else 0
 
 
 def _epochs_after(job: TrainingJob, step: int) -> list[dict[str, Any]]:
@@ -139,10 +152,11 @@ def _result(job: TrainingJob, step: int, metrics: dict[str, float]) -> dict[str,
     return {"epoch": epoch, "step": step, "finished": step == job.total_steps, **metrics}
 
 
-def _train_here(job: TrainingJob, data: TrainingData, resources: dict[str, float]) -> dict[str, Any]:
+def _train_here(
+    job: TrainingJob, data: TrainingData, resources: dict[str, float], report: Report
+) -> dict[str, Any]:
     """Train in this process, as a group of one."""
     import torch
-    from ray import tune
 
     from rtk.train.setup import keep_freed_memory
     from rtk.train.worker import run_job
@@ -151,7 +165,7 @@ def _train_here(job: TrainingJob, data: TrainingData, resources: dict[str, float
     torch.set_num_threads(job.config.train.threads or max(1, int(resources["CPU"])))
     _join_group_of_one()
     device = torch.device("cuda" if resources.get("GPU") else "cpu")
-    return run_job(job, data, device, tune.report)
+    return run_job(job, data, device, report)
 
 
 def _join_group_of_one() -> None:

@@ -13,9 +13,9 @@ from rtk.compare.compare import compare
 from rtk.compare.table import short_keys
 from rtk.config import ConfigError, load_config
 from rtk.run_folder import RunFolder
+from rtk.tune.folder import Sweep
 from rtk.tune.space import parse_space
 from rtk.tune.study import draw, open_study
-from rtk.tune.sweep import Sweep
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import yaml
 
 from rtk.run_folder import RunFolder
 from rtk.train.checkpoint import has_checkpoint, read_state
+from rtk.tune.folder import Sweep
 from rtk.tune.study import DONE, open_study
-from rtk.tune.sweep import Sweep
 
 pytestmark = pytest.mark.slow
 

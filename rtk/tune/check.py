@@ -1,0 +1,162 @@
+"""Checks of a search space against a recipe: what would fail in a trial is refused before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from rtk.config.load import ConfigError, override_config, valid_keys
+from rtk.config.schema import RunConfig
+from rtk.data.catalog import resolve_path
+from rtk.data.dataset import ImageDataset, content_hash, open_dataset
+from rtk.data.epochs import steps_per_epoch
+from rtk.train.initial import check_model
+from rtk.train.launch import open_datasets, total_steps, validation_ood
+from rtk.tune.space import Parameter, SearchSpace, points, unknown
+
+# Trials share the data, the seed and the place; only then are they comparable, and cheap.
+SHARED = ("name", "seed", "output", "data.", "evaluate.", "tracking.", "train.workers", "train.zero_stage")
+MAY_DIFFER = ("data.augment.", "data.remainder")
+# Population-based training changes these in a running trial; a checkpoint holds nothing that they shape.
+MAY_CHANGE = (
+    "optimizer.lr",
+    "optimizer.momentum",
+    "optimizer.weight_decay",
+    "optimizer.clip_norm",
+    "sharpness.rho",
+    "sharpness.sigma",
+    "sharpness.lmbda",
+    "averaging.decay",
+    "objective.",
+    "data.augment.",
+)
+
+
+def check_space(space: SearchSpace, config: RunConfig) -> None:
+    """Refuse what would fail in a trial: unknown keys, bounds the schema does not take, missing OOD sets.
+
+    Raises:
+        ConfigError: naming the key, what was got and what was wanted.
+    """
+    for key, parameter in space.space.items():
+        _check_key(key)
+        conditions = {other: values[0] for other, values in parameter.when.items()}
+        _check_conditions(key, parameter, space)
+        if space.scheduler.name == "pbt":
+            _check_may_change(key, parameter)
+        for value in parameter.probes():
+            try:
+                override_config(config, {**conditions, key: value}, "search space")
+            except ConfigError as error:
+                raise ConfigError(f"space.{key}: with {value!r}: {error}") from None
+    _check_warm_starts(space, config)
+    for name in space.metrics:
+        _check_measured(name, config)
+    if space.scheduler.name == "pbt" and config.train.checkpoint_every > 1:
+        raise ConfigError(
+            f"train.checkpoint_every: got {config.train.checkpoint_every}, wanted 1: under scheduler pbt "
+            "trials go on from each other's checkpoints"
+        )
+
+
+def _check_key(key: str) -> None:
+    known = valid_keys()
+    if key not in known and not key.startswith("deepspeed."):
+        raise ConfigError(f"space: {unknown('key', key, known)}")
+    # The crop decides the size that the shared images are decoded to.
+    if key == "data.augment.crop" or (key.startswith(SHARED) and not key.startswith(MAY_DIFFER)):
+        raise ConfigError(f"space.{key}: all trials share this key, set it under fixed or as an override")
+
+
+def _check_may_change(key: str, parameter: Parameter) -> None:
+    if not key.startswith(MAY_CHANGE):
+        raise ConfigError(
+            f"space.{key}: scheduler pbt changes values in a running trial, which only these keys take: "
+            + ", ".join(MAY_CHANGE)
+        )
+    if parameter.when:
+        raise ConfigError(f"space.{key}.when: scheduler pbt takes no conditions")
+
+
+def _check_warm_starts(space: SearchSpace, config: RunConfig) -> None:
+    for point in points(space, config):
+        for key, value in point.items():
+            if key not in space.space:
+                raise ConfigError(f"warm_starts: {key} is not searched")
+            if not space.space[key].contains(value):
+                raise ConfigError(f"warm_starts: {key}: got {value!r}, which its distribution cannot draw")
+
+
+def _check_conditions(key: str, parameter: Parameter, space: SearchSpace) -> None:
+    for other, values in parameter.when.items():
+        if other not in space.space or list(space.space).index(other) >= list(space.space).index(key):
+            raise ConfigError(f"space.{key}.when: {other!r} is no key that is searched above it")
+        for value in values:
+            if not space.space[other].contains(value):
+                raise ConfigError(f"space.{key}.when: {other} is never {value!r}")
+
+
+def _check_measured(metric: str, config: RunConfig) -> None:
+    for group in ("near", "far"):
+        sets: dict[str, str] = getattr(config.data, f"validation_{group}_ood")
+        if metric.endswith(f"_{group}") and not sets:
+            raise ConfigError(
+                f"objectives.{metric}: needs data.validation_{group}_ood, OOD sets that are not the test's"
+            )
+        tests = {*config.data.near_ood.values(), *config.data.far_ood.values(), config.data.test}
+        for name, path in sets.items():
+            if path in tests:
+                raise ConfigError(
+                    f"data.validation_{group}_ood.{name}: {path!r} is a test set; "
+                    "a sweep may only see validation sets"
+                )
+
+
+def open_data(space: SearchSpace, config: RunConfig) -> dict[str, ImageDataset]:
+    """Everything that can be checked without Ray, and the opened data sets."""
+    if config.data.stream:
+        raise ConfigError("data.stream: got true, wanted false: a sweep's trials share the decoded images")
+    datasets = open_datasets(data_config(space, config))
+    check_model(config, len(datasets["train"].classes))
+    _refuse_test_sets(config, datasets)
+    length, scheduler = epochs(config, datasets), space.scheduler
+    for name, key in (("asha", "grace"), ("pbt", "interval")):
+        got = getattr(scheduler, key)
+        if scheduler.name == name and got > length:
+            raise ConfigError(f"scheduler.{key}: got {got}, wanted at most the {length} epochs of a trial")
+    return datasets
+
+
+def data_config(space: SearchSpace, config: RunConfig) -> RunConfig:
+    """Config whose data serves every trial: with the pictures and outliers that any of them may want."""
+    weights = ("objective.regpixmix.weight", "objective.openmix.weight")
+    return override_config(config, {weight: 1.0 for weight in weights if weight in space.space})
+
+
+def _refuse_test_sets(config: RunConfig, datasets: Mapping[str, ImageDataset]) -> None:
+    """A validation set with the content of a test set would tune on the test, under whatever name."""
+    paths = {**config.data.near_ood, **config.data.far_ood}
+    paths |= {"test": config.data.test} if config.data.test else {}
+    tests = {content_hash(open_dataset(resolve_path(p), need_classes=False)): n for n, p in paths.items()}
+    seen = {"validation": datasets["validation"]} if "validation" in datasets else {}
+    for group, sets in validation_ood(config).items():
+        seen |= {f"validation_{group}_ood.{name}": datasets[f"{group}:{name}"] for name in sets}
+    for key, dataset in seen.items():
+        test = tests.get(content_hash(dataset))
+        if test is not None:
+            raise ConfigError(
+                f"data.{key}: holds the images of the test set {test!r}; a sweep may only see validation sets"
+            )
+
+
+def epochs(config: RunConfig, datasets: dict[str, ImageDataset]) -> int:
+    """Length of a trial.
+
+    Raises:
+        ConfigError: where it has no step.
+    """
+    total = total_steps(config, datasets)
+    if total <= 0:
+        raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
+    rows = min(datasets["train"].rows, config.data.train_rows or datasets["train"].rows)
+    return math.ceil(total / steps_per_epoch(rows, config.train.batch_size, config.data.remainder))

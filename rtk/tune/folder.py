@@ -1,0 +1,94 @@
+"""The folder of a sweep: what it searches and starts from; its trials' run folders lie in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from rtk.config.load import ConfigError, build_config, override_config
+from rtk.config.schema import RunConfig
+from rtk.mirror import SWEEP_FILE
+from rtk.tune.space import SearchSpace, parse_space
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder `runs/NAME` with `sweep.yaml`, the study's journal and a run folder a trial."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, space: SearchSpace, config: RunConfig, name: str) -> Sweep:
+        """Make the folder; the trials' runs go into it.
+
+        Raises:
+            ConfigError: where it is there already or cannot be written.
+        """
+        sweep = cls(Path(config.output).absolute() / name)
+        config = override_config(config, {"output": str(sweep.path)})
+        try:
+            sweep.path.mkdir(parents=True)
+            sweep.save(space, config)
+        except FileExistsError:
+            raise ConfigError(f"--name: {sweep.path} exists already; --resume {name} continues it") from None
+        except OSError as error:
+            raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
+        return sweep
+
+    @classmethod
+    def open(cls, name: str | Path, output: str = "runs") -> Sweep:
+        """The folder of an existing sweep, by path or by name under `output`.
+
+        Raises:
+            ConfigError: where there is no such sweep.
+        """
+        for path in (Path(name), Path(output) / name):
+            if (path / SWEEP_FILE).is_file():
+                return cls(path.absolute())
+        raise ConfigError(f"sweep: got {str(name)!r}, wanted a sweep's folder or its name under {output}/")
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep, its folder and its MLflow run."""
+        return self.path.name
+
+    def space(self, changes: Mapping[str, Any] | None = None) -> SearchSpace:
+        """The search space, with other values for some of its top-level keys."""
+        return parse_space({**self._tree()["space"], **(changes or {})}, str(self.path / SWEEP_FILE))
+
+    def config(self) -> RunConfig:
+        """Config that the trials' values are laid over."""
+        return build_config(self._tree()["config"])
+
+    def save(self, space: SearchSpace, config: RunConfig) -> None:
+        """Write `sweep.yaml`, whole or not at all."""
+        tree = {"space": space.model_dump(mode="json"), "config": config.model_dump(mode="json")}
+        partial = self.path / f"{SWEEP_FILE}.partial"
+        partial.write_text(yaml.safe_dump(tree, sort_keys=False))
+        partial.replace(self.path / SWEEP_FILE)
+
+    @contextmanager
+    def driven(self) -> Iterator[None]:
+        """Within it, no other process may run the sweep; the lock goes with the process.
+
+        Raises:
+            ConfigError: where another one does.
+        """
+        lock = FileLock(self.path / ".driver.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(f"sweep: {self.name} is being run by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _tree(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / SWEEP_FILE).read_text())

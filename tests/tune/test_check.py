@@ -1,0 +1,148 @@
+"""Search spaces against a recipe: what is refused, and that nothing is started for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rtk.cli import main
+from rtk.config import ConfigError
+from rtk.tune.check import check_space
+from rtk.tune.space import base_config, load_space, parse_space, points
+
+SPACES = Path(__file__).parents[2] / "search_spaces"
+SMALL = yaml.safe_load((SPACES / "small.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["sure_plus", "rat", "sure_plus_rat", "small", "population"])
+def test_shipped_spaces_fit_a_recipe(name):
+    space = load_space(SPACES / f"{name}.yaml")
+    config = base_config(space, "digits_demo")
+    check_space(space, config)
+    for point in points(space, config):
+        assert all(space.space[key].contains(value) for key, value in point.items())
+
+
+def checked(tmp_path, changes, overrides=()):
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}, sort_keys=False))
+    space = load_space(path)
+    check_space(space, base_config(space, "digits_demo", overrides))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"space": {"optimzer.lr": {"uniform": [0.1, 1]}}},
+            "unknown key 'optimzer.lr', nearest .* 'optimizer.lr'",
+        ),
+        ({"space": {"optimizer.lr": {"uniform": [1, 0.1]}}}, r"got \[1, 0.1\], wanted the lower bound below"),
+        ({"space": {"optimizer.lr": {"uniform": [-1, 0.1]}}}, "optimizer.lr: with -1.0: .* greater than 0"),
+        (
+            {"space": {"optimizer.momentum": {"uniform": [0, 2]}}},
+            "optimizer.momentum: with 2.0: .* less than 1",
+        ),
+        ({"space": {"optimizer.lr": {"loguniform": [0, 0.1]}}}, "loguniform.0: got 0, .* greater than 0"),
+        (
+            {"space": {"optimizer.lr": {"uniform": [0, 1], "choice": [1]}}},
+            "got uniform and choice, wanted one of",
+        ),
+        ({"space": {"train.batch_size": {"uniform": [8, 64]}}}, "valid integer"),
+        ({"space": {"sharpness.variant": {"choice": ["sam", "sams"]}}}, "with 'sams'"),
+        ({"space": {"data.train": {"choice": ["a"]}}}, "all trials share this key"),
+        ({"space": {"seed": {"randint": [0, 9]}}}, "all trials share this key"),
+        ({"objectives": {"val/ds_aurk_near": "min"}}, "nearest valid metric is 'val/ds_aurc_near'"),
+        ({"objectives": {"test/ds_aurc_near": "min"}}, "may only see validation sets"),
+        (
+            {"scheduler": {"name": "pbt"}},
+            "space.sharpness.variant: scheduler pbt changes values in a running",
+        ),
+        (
+            {
+                "scheduler": {"name": "pbt"},
+                "space": {
+                    "objective.regpixmix.k": {"choice": [1, 2]},
+                    "optimizer.lr": {"uniform": [0.1, 1], "when": {"objective.regpixmix.k": [1]}},
+                },
+            },
+            "space.optimizer.lr.when: scheduler pbt takes no conditions",
+        ),
+        (
+            {
+                "scheduler": {"name": "pbt"},
+                "fixed": {"train.checkpoint_every": 2},
+                "space": {"optimizer.lr": {"uniform": [0.1, 1]}},
+            },
+            "train.checkpoint_every: got 2, wanted 1",
+        ),
+        ({"trails": 3}, "unknown key 'trails', nearest valid key is 'trials'"),
+        ({"warm_starts": [{"optimizer.lr": 9}]}, "optimizer.lr: got 9, which its distribution cannot draw"),
+        (
+            {"space": {"sharpness.rho": {"uniform": [0.1, 1], "when": {"sharpness.variant": ["sam"]}}}},
+            "no key that is searched above it",
+        ),
+        ({"space": {"data.augment.crop": {"choice": ["pad", "resized"]}}}, "all trials share this key"),
+    ],
+)
+def test_a_space_that_cannot_work_is_refused(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        checked(tmp_path, changes if "space" not in changes else {**changes, "warm_starts": []})
+
+
+def test_test_sets_are_no_validation_sets(tmp_path):
+    test_set = "builtin:digits/near_digits89.parquet"
+    with pytest.raises(ConfigError, match="is a test set"):
+        checked(tmp_path, {}, [f"data.validation_near_ood.x={test_set}"])
+    with pytest.raises(ConfigError, match="needs data.validation_near_ood"):
+        checked(tmp_path, {}, ["data.validation_near_ood={}"])
+    with pytest.raises(ConfigError, match="optimizer.lr is searched"):
+        checked(tmp_path, {}, ["optimizer.lr=0.1"])
+
+
+def test_a_warm_start_leaves_out_what_the_recipe_has_no_number_for():
+    tree = {"objectives": {"val/accuracy": "max"}, "trials": 2, "warm_starts": ["recipe"]}
+    keys = {"optimizer.clip_norm": [0.1, 10.0], "optimizer.lr": [0.5, 0.9]}
+    space = parse_space({**tree, "space": {key: {"loguniform": bounds} for key, bounds in keys.items()}}, "x")
+    config = base_config(space, "digits_demo")
+    check_space(space, config)
+    assert list(points(space, config)) == [{"optimizer.lr": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.validation=builtin:digits/test.parquet", "data.validation: holds the images of the test set"),
+        ("data.stream=true", "data.stream: got true, wanted false"),
+    ],
+)
+def test_data_that_no_sweep_may_use_is_refused_in_one_line(tmp_path, capsys, change, message):
+    arguments = ["sweep", str(SPACES / "small.yaml"), "digits_demo", change, f"output={tmp_path}"]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_of_a_test_set_is_refused_in_one_line_before_ray_starts(tmp_path):
+    from rtk.data.catalog import resolve_path
+
+    copy = tmp_path / "innocent.parquet"
+    copy.write_bytes(Path(resolve_path("builtin:digits/near_digits89.parquet")).read_bytes())
+    arguments = ["sweep", str(SPACES / "small.yaml"), "digits_demo", f"data.validation_near_ood.x={copy}"]
+    arguments.append(f"output={tmp_path}")
+    code = f"""
+import sys
+from rtk.cli import main
+code = main({arguments!r})
+assert "ray" not in sys.modules, "ray was imported"
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "holds the images of the test set 'digits89'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [copy.name]
