@@ -1,9 +1,10 @@
 """Pillow's image operations on batches of uint8 tensors, for PixMix and AugMix, on CPU or CUDA.
 
 Every operation is `op(images, level, sign)` from and to `(N, 3, H, W)` uint8, and equals Pillow grey level by
-grey level (a shear: but for one level at a pixel in 100,000). `level (N,)` runs from 0 to 10 as in AugMix and
-is scaled to the unit of the operation (bits, degrees, pixels, ...); `sign (N,)`, +1 or -1, is the direction
-of a geometric one. Operations without level or sign ignore them. Both are arrays on the host, like all draws.
+grey level (but for one level at a pixel in 100,000 of a shear, and in 1,000 of a rotation). `level (N,)` runs
+from 0 to 10 as in AugMix and is scaled to the unit of the operation (bits, degrees, pixels, ...);
+`sign (N,)`, +1 or -1, is the direction of a geometric one. Operations without level or sign ignore them. Both
+are arrays on the host, like all draws.
 
 Sources: AugMix, Hendrycks et al., ICLR 2020; PixMix, Hendrycks et al., CVPR 2022, whose scales are used.
 """
@@ -49,16 +50,28 @@ def apply_ops(images: Tensor, op_index: Array, level: Array, sign: Array) -> Ten
         )
     if np.any((op_index < -1) | (op_index >= len(OPS))):
         raise ValueError(f"op_index: got {np.unique(op_index)}, wanted -1..{len(OPS) - 1}")
-    # Sorted by operation, each one works on a slice; putting rows back one operation at a time is far slower.
+    pieces, order = apply_ops_sorted(images, np.arange(len(images)), op_index, level, sign)
+    back = torch.from_numpy(np.argsort(order)).to(images.device)
+    return torch.cat(pieces).index_select(0, back) if pieces else images.clone()
+
+
+def apply_ops_sorted(
+    images: Tensor, source: Array, op_index: Array, level: Array, sign: Array
+) -> tuple[list[Tensor], NDArray[np.int64]]:
+    """As `apply_ops` of `images[source]`, but sorted by operation and in pieces: images are copied once only.
+
+    Returns:
+        Pieces, which together are M images, and `(M,)`: which of `source` each of them was made from.
+    """
     order = np.argsort(op_index, kind="stable")
     ends = np.searchsorted(op_index[order], np.arange(-1, len(OPS)), side="right")
-    by_op = images.index_select(0, torch.from_numpy(order).to(images.device))
-    pieces = [by_op[: ends[0]]]
+    by_op = images.index_select(0, torch.from_numpy(source[order]).to(images.device))
+    pieces = [by_op[: ends[0]]] if ends[0] else []
     for operation, start, end in zip(_OPERATIONS, ends, ends[1:], strict=False):
         if end > start:
             rows = order[start:end]
             pieces.append(operation(by_op[start:end], level[rows], sign[rows]))
-    return torch.cat(pieces).index_select(0, torch.from_numpy(np.argsort(order)).to(images.device))
+    return pieces, order
 
 
 def draw_ops(

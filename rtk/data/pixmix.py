@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtk.data.affine import cache_sized
-from rtk.data.augment import to_float
 from rtk.data.draws import beta as beta_quantile
 from rtk.data.draws import check_draws, randint
-from rtk.data.image_ops import OP_DRAWS, apply_ops, check_images, draw_ops
+from rtk.data.image_ops import OP_DRAWS, apply_ops_sorted, check_images, draw_ops
 
 _ROUND_DRAWS = 5 + OP_DRAWS
 LOG_255 = math.log2(255)
@@ -122,13 +121,13 @@ def pixmix(images: Tensor, pictures: Tensor, draws: PixMixDraws) -> Tensor:
         ValueError: if images, pictures and draws do not match.
     """
     pool, start, partner = _pixmix_pool(images, pictures, draws)
+    mix_op = np.where(np.arange(draws.mix_op.shape[1]) < draws.rounds[:, None], draws.mix_op, -1)
     mixed = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     for part in cache_sized(images):
-        mixed[part] = to_float(_rows(pool, start[part]))
+        mixed[part].copy_(_rows(pool, start[part])).div_(255)
         for step in range(draws.rounds[part].max(initial=0)):
             for operation, mix in enumerate((mix_add_, mix_multiply_)):
-                wanted = (draws.rounds[part] > step) & (draws.mix_op[part, step] == operation)
-                chosen = part.start + np.flatnonzero(wanted)
+                chosen = part.start + np.flatnonzero(mix_op[part, step] == operation)
                 if len(chosen):
                     partners = _rows(pool, partner[chosen, step])
                     a, b = (torch.from_numpy(x[chosen, step]).to(images.device) for x in (draws.a, draws.b))
@@ -191,13 +190,14 @@ def _pixmix_pool(
     source, column = np.nonzero(wanted >= 0)
     level = np.concatenate([draws.first_level[:, None], draws.partner_level], axis=1)
     sign = np.concatenate([draws.first_sign[:, None], draws.partner_sign], axis=1)
-    augmented = apply_ops(_rows(images, source), *(x[source, column] for x in (wanted, level, sign)))
+    choices = (x[source, column] for x in (wanted, level, sign))
+    augmented, order = apply_ops_sorted(images, source, *choices)
 
     position = np.empty((n, 1 + k), np.int64)
     position[:, 0] = np.arange(n)
     position[:, 1:] = n + np.arange(n)[:, None] * each + np.arange(k) % each
-    position[source, column] = n + n * each + np.arange(len(source))
-    return torch.cat([images, pictures, augmented]), position[:, 0], position[:, 1:]
+    position[source[order], column[order]] = n + n * each + np.arange(len(source))
+    return torch.cat([images, pictures, *augmented]), position[:, 0], position[:, 1:]
 
 
 def _check_match(images: Tensor, pictures: Tensor, n: int, each: int) -> None:
@@ -222,7 +222,7 @@ def _draw_weights(u: NDArray[np.float64], beta: float) -> tuple[NDArray[np.float
 
 def _rows(images: Tensor, index: NDArray[np.int64]) -> Tensor:
     """Images at positions that are on the host; a view of them where one follows the other."""
-    if len(index) and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
+    if len(index) == 1 or (len(index) and np.array_equal(index, np.arange(index[0], index[0] + len(index)))):
         return images[index[0] : index[-1] + 1]
     return images.index_select(0, torch.from_numpy(index).to(images.device))
 

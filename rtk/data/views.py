@@ -6,6 +6,7 @@ number of workers, in any batch, and after a resume.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,9 @@ class ViewMaker:
         outliers: NDArray[np.uint8] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.train, self.pictures, self.outliers = train, pictures, outliers
+        self.train, self.pictures = train, pictures
+        self.images = _shared_tensor(train.images)
+        self.outliers = None if outliers is None else _shared_tensor(outliers)
         self.num_classes, self.device = num_classes, torch.device(device)
         self.augment, self.image_size = data.augment, data.image_size
         self.objective, self.seed = objective, seed
@@ -92,17 +95,24 @@ class ViewMaker:
 
     def _augmented(self, rows: NDArray[np.int64], epoch: int) -> Tensor:
         """Cropped and flipped uint8 images: the same for a sample wherever it appears in an epoch."""
-        ids = self.train.sample_ids[rows]
-        return self._geometric(torch.from_numpy(self.train.images[rows]), epoch, ids, "")
+        return self._geometric(self.images, rows, epoch, self.train.sample_ids[rows], "")
 
-    def _geometric(self, images: Tensor, epoch: int, ids: NDArray[np.int64], suffix: str) -> Tensor:
-        augment, images = self.augment, images.to(self.device)
+    def _geometric(
+        self, images: Tensor, rows: NDArray[np.int64], epoch: int, ids: NDArray[np.int64], suffix: str
+    ) -> Tensor:
+        augment, device = self.augment, self.device
         if augment.crop == "pad":
             draws = uniforms(self.seed, epoch, ids, f"crop_flip{suffix}", 3)
-            return crop_flip(images, draws, augment.crop_padding, augment.flip)
+            chosen = images.index_select(0, torch.from_numpy(rows))
+            return crop_flip(chosen.to(device), draws, augment.crop_padding, augment.flip)
         draws = uniforms(self.seed, epoch, ids, f"resized_crop{suffix}", RESIZED_CROP_DRAWS)
         return random_resized_crop(
-            images, draws, self.image_size, augment.crop_scale, augment.crop_ratio, augment.flip
+            [images[row].to(device) for row in rows.tolist()],  # not copied on a CPU
+            draws,
+            self.image_size,
+            augment.crop_scale,
+            augment.crop_ratio,
+            augment.flip,
         )
 
 
@@ -161,8 +171,8 @@ class _Batch:
         if outliers is None:
             raise ValueError("outliers: got None, wanted outlier images for the openmix view")
         draws = self._draw("openmix", 2)
-        chosen = torch.from_numpy(outliers[randint(draws[:, 0], len(outliers))])
-        others = maker._geometric(chosen, self.epoch, self.ids, " of outliers")
+        chosen = randint(draws[:, 0], len(outliers))
+        others = maker._geometric(outliers, chosen, self.epoch, self.ids, " of outliers")
         alpha = maker.objective.openmix.alpha
         lam = self._tensor(beta(draws[:, 1], alpha, alpha))
         images = mixup(to_float(self.images), to_float(others), lam)
@@ -192,6 +202,13 @@ class _Batch:
 
     def _tensor(self, values: NDArray[np.float64]) -> Tensor:
         return torch.from_numpy(values).float().to(self.maker.device)
+
+
+def _shared_tensor(images: NDArray[np.uint8]) -> Tensor:
+    """The array as a tensor, to read only: torch warns of Ray's arrays, which cannot be written to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(images)
 
 
 def _crop(pictures: Sequence[NDArray[np.uint8]], u: NDArray[np.float64], size: int) -> NDArray[np.uint8]:

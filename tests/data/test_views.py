@@ -109,6 +109,6 @@ def test_views_of_images_in_any_memory_layout(maker):
     images = np.ascontiguousarray(maker.train.images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     train = ImageArrays(images, maker.train.labels, maker.train.sample_ids)
     data = build_config({"data": {"train": "x"}}).data
-    other = ViewMaker(train, maker.pictures, CLASSES, data, maker.objective, 7, maker.outliers)
+    other = ViewMaker(train, maker.pictures, CLASSES, data, maker.objective, 7, maker.outliers.numpy())
     for name, view in other(np.arange(48), 0, NAMES).items():
         torch.testing.assert_close(view.images, maker(np.arange(48), 0, {name})[name].images)
