@@ -1,19 +1,21 @@
-"""Progress of long work on standard error, where a person is looking."""
+"""Progress of long work on standard error: a bar on a terminal, a line now and then in a job's log."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int], None]
+SECONDS_A_LINE = 30.0
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
-    """A bar that is moved by calls with the number done and the total; nothing where there is no terminal."""
+    """A bar that is moved by calls with the number done and the total; lines where there is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield progress_lines(title)
         return
     from rich.console import Console
     from rich.progress import Progress as RichProgress
@@ -21,3 +23,16 @@ def progress_bar(title: str) -> Iterator[Progress]:
     with RichProgress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def progress_lines(title: str, every: float = SECONDS_A_LINE) -> Progress:
+    """Says how much is done, at most once in so many seconds."""
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            print(f"{title}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    return show
