@@ -74,6 +74,7 @@ class Mirror:
         self.final_status = "FINISHED"
         self._client: Any = None
         self._metrics_stamp: Any = None
+        self._by_time: bool | None = None
 
     def send(self, files: bool = False) -> int:
         """Send what has not been sent yet; with `files` also artifacts and models. Returns the rows sent.
@@ -194,11 +195,16 @@ class Mirror:
         stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
         if stamp == self._metrics_stamp:
             return 0
-        rows = [row for row in _with_epochs(self.run.read_metrics()) if _is_new(row, state["marks"])]
+        if self._by_time is None:
+            self._by_time = _is_of_a_population(self.run)
+        marks, by_time = state["marks"], self._by_time
+        rows = [
+            r for r in _with_epochs(self.run.read_metrics()) if _mark(r, by_time) > marks.get(r["key"], -1)
+        ]
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             self._connect().log_batch(state["run_id"], metrics=[_metric(row) for row in batch])
-            self._note(state, marks=state["marks"] | {row["key"]: _mark(row) for row in batch})
+            self._note(state, marks=state["marks"] | {row["key"]: _mark(row, by_time) for row in batch})
         self._metrics_stamp = stamp
         return len(rows)
 
@@ -264,17 +270,23 @@ def _with_epochs(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _mark(row: dict[str, Any]) -> float:
+def _mark(row: dict[str, Any], by_time: bool) -> float:
     """What grows from row to row of a key.
 
     A resumed run writes the steps after its checkpoint anew, with the same values: they go by the step, so
     that none is sent twice. Evaluations may be repeated at an earlier step: they go by the time.
     """
-    return row["step"] if row["key"].startswith(("train/", "val/", "epoch")) else row["time"]
+    repeats = not by_time and row["key"].startswith(("train/", "val/", "epoch"))
+    return row["step"] if repeats else row["time"]
 
 
-def _is_new(row: dict[str, Any], marks: dict[str, float]) -> bool:
-    return row["key"] not in marks or _mark(row) > marks[row["key"]]
+def _is_of_a_population(run: RunFolder) -> bool:
+    """Whether a run may take over another one's weights, and write its steps anew with other values."""
+    sweep = sweep_of(run)
+    if sweep is None:
+        return False
+    tree = yaml.safe_load((sweep.path / SWEEP_FILE).read_text())
+    return bool(tree["space"]["scheduler"]["name"] == "pbt")
 
 
 def _metric(row: dict[str, Any]) -> Any:

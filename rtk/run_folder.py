@@ -88,7 +88,8 @@ class RunFolder:
         """Take over a resumed run's config; the one until `step` is kept as `config.until-STEP.yaml`."""
         changed = dump_config(config)
         if changed != (before := (self.path / "config.yaml").read_text()):
-            self._replace(f"config.until-{step}.yaml", before)
+            if not (self.path / f"config.until-{step}.yaml").exists():  # or nothing was trained with it
+                self._replace(f"config.until-{step}.yaml", before)
             self._replace("config.yaml", changed)
 
     # -- metrics.csv: one value a row, so that training, validation and evaluation can share it
@@ -114,9 +115,11 @@ class RunFolder:
         numbers = {"step": int, "epoch": float, "time": float, "value": float}
         return [{**row, **{name: kind(row[name]) for name, kind in numbers.items()}} for row in complete]
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget rows past a step: a resumed run writes them anew."""
+    def drop_metrics_after(self, step: int, and_at: str | None = None) -> None:
+        """Forget rows past a step, which a resumed run writes anew; and those at it whose key starts so."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
+        if and_at is not None:
+            rows = [row for row in rows if row["step"] < step or not row["key"].startswith(and_at)]
         text = [",".join(COLUMNS), *(",".join(str(row[column]) for column in COLUMNS) for row in rows)]
         self._replace("metrics.csv", "\n".join(text) + "\n")
 

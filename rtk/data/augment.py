@@ -155,7 +155,7 @@ def _pixels(part: Tensor) -> Tensor:
 
     That is the layout torch's kernel works in; it takes much longer to make it than this does.
     """
-    red, green, blue = part[0].int().unbind(0)
+    red, green, blue = part[0].int().contiguous().unbind(0)
     words = red.add_(green, alpha=2**8).add_(blue, alpha=2**16)
     return words.view(torch.uint8).view(1, *part.shape[2:], 4).permute(0, 3, 1, 2)
 

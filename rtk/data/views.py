@@ -36,6 +36,8 @@ from rtk.data.mixing import (
 __all__ = ["PICTURE_MARGIN", "VIEWS", "ImageArrays", "View", "ViewMaker"]
 
 PICTURE_MARGIN = 9 / 8  # PixMix pictures are larger than the images and cropped at random (36 for 32)
+# Ray's shared arrays are not; nothing here writes to them.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 VIEWS = ("clean", "mixed", "cutmix", "pixmix", "augmix", "openmix")
 
 
@@ -76,8 +78,8 @@ class ViewMaker:
         device: torch.device | str = "cpu",
     ) -> None:
         self.train, self.pictures = train, pictures
-        self.images = _shared_tensor(train.images)
-        self.outliers = None if outliers is None else _shared_tensor(outliers)
+        self.images = torch.from_numpy(train.images)
+        self.outliers = None if outliers is None else torch.from_numpy(outliers)
         self.num_classes, self.device = num_classes, torch.device(device)
         self.augment, self.image_size = data.augment, data.image_size
         self.objective, self.seed = objective, seed
@@ -202,13 +204,6 @@ class _Batch:
 
     def _tensor(self, values: NDArray[np.float64]) -> Tensor:
         return torch.from_numpy(values).float().to(self.maker.device)
-
-
-def _shared_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """The array as a tensor, to read only: torch warns of Ray's arrays, which cannot be written to."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(images)
 
 
 def _crop(pictures: Sequence[NDArray[np.uint8]], u: NDArray[np.float64], size: int) -> NDArray[np.uint8]:

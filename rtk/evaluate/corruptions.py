@@ -103,6 +103,7 @@ def corruption_metrics(
     confidence: tuple[str, FittedScore],
     checkpoint: str = "best",
     types: Sequence[str] = TYPES,
+    batch_size: int = 256,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a run on every corruption of a labelled set.
@@ -113,6 +114,7 @@ def corruption_metrics(
         confidence: name and fitted state of the score that tells right from wrong.
         checkpoint: `best` or `last`.
         types: corruptions to apply.
+        batch_size: images a forward pass.
         progress: called with the number of images predicted and their total.
 
     Returns:
@@ -124,7 +126,7 @@ def corruption_metrics(
     sure = {f"{kind}/{severity}": np.empty(len(source)) for kind, severity in variants}
     correct = {name: np.empty(len(source), bool) for name in sure}
     done = 0
-    for block in _predicted(run, source, variants, checkpoint):
+    for block in _predicted(run, source, variants, checkpoint, batch_size):
         _place(block, targets, confidence, sure, correct)
         done += len(block)
         if progress is not None:
@@ -171,7 +173,7 @@ def _number(key: str, text: str) -> Any:
 
 
 def _predicted(
-    run: RunFolder, source: Source, variants: Sequence[tuple[str, int]], checkpoint: str
+    run: RunFolder, source: Source, variants: Sequence[tuple[str, int]], checkpoint: str, batch_size: int
 ) -> Iterator[pa.Table]:
     """Predicted blocks with columns `set` (`type/severity`), `row`, `logits`, `features`."""
     import ray
@@ -193,7 +195,7 @@ def _predicted(
         .map_batches(
             Predictor,
             fn_constructor_args=(str(run.path), checkpoint, 1, config.train.precision),
-            batch_size=config.evaluate.batch_size,
+            batch_size=batch_size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
             num_gpus=1 if gpus else 0,

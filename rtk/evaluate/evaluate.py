@@ -59,7 +59,7 @@ def evaluate_run(
         corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
     start_ray()
     with progress_bar("predicting") as progress:
-        paths = predict_datasets(run, sources, checkpoint, progress=progress, scores=image_scores(names))
+        paths = predict_datasets(run, sources, checkpoint, config.evaluate, progress, image_scores(names))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
@@ -71,7 +71,7 @@ def evaluate_run(
     if corrupted is not None:
         source = replace(sources["test"], rows=corrupted or sources["test"].rows)
         confidence = (config.evaluate.confidence, measured.tuned.states[config.evaluate.confidence])
-        shifted = _measure_corruptions(run, source, confidence, checkpoint)
+        shifted = _measure_corruptions(run, source, confidence, checkpoint, config.evaluate.batch_size)
         corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
         result["corruptions"] = corruptions.summarise(shifted)
     _write(run, measured.table, result)
@@ -80,10 +80,12 @@ def evaluate_run(
 
 
 def _measure_corruptions(
-    run: RunFolder, source: Source, confidence: tuple[str, FittedScore], checkpoint: str
+    run: RunFolder, source: Source, confidence: tuple[str, FittedScore], checkpoint: str, batch_size: int
 ) -> list[dict[str, Any]]:
     with progress_bar("predicting corrupted images") as progress:
-        return corruptions.corruption_metrics(run, source, confidence, checkpoint, progress=progress)
+        return corruptions.corruption_metrics(
+            run, source, confidence, checkpoint, batch_size=batch_size, progress=progress
+        )
 
 
 def read_scores(run: RunFolder) -> pa.Table:

@@ -56,7 +56,12 @@ class EvaluatedRun:
         """`confidence`, `ood_score` or `is_correct`, (N,), of a group (`id`, `near`, `far`)."""
         names = {"confidence": self.result["confidence"], "ood_score": self.result["ood_score"]}
         name = names.get(kind, kind)
-        return rows_of(self.table.select(["set", "group", name]), "group", group)[name]
+        return self.scores_of(group, [name])[name]
+
+    def scores_of(self, group: str, names: list[str]) -> dict[str, np.ndarray]:
+        """Columns of a group; infinite scores (Gram's, far from all classes) become the last finite ones."""
+        chosen = rows_of(self.table.select(["set", "group", *names]), "group", group)
+        return {name: _clipped(chosen[name], self.table[name].to_numpy()) for name in names}
 
     def corruption_rows(self) -> list[dict[str, Any]]:
         """What `corruptions.csv` says about the evaluated checkpoint."""
@@ -68,6 +73,11 @@ class EvaluatedRun:
         known = [self.column("id", kind) for kind in (*pair, "is_correct")]
         unseen = [self.column(group, kind) for kind in pair]
         return known[0], known[1], known[2], unseen[0], unseen[1]
+
+
+def _clipped(values: np.ndarray, all_values: np.ndarray) -> np.ndarray:
+    finite = all_values[np.isfinite(all_values)]
+    return values.clip(finite.min(), finite.max()) if values.dtype.kind == "f" and len(finite) else values
 
 
 def risk_coverage_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
@@ -176,8 +186,7 @@ def _roc(entry: EvaluatedRun, group: str) -> Captioned:
     distinct = {round(entry.result["scores"][name][f"auroc_{group}"], 4): name for name in ranked[::-1]}
     others = [name for name in ranked if name in distinct.values() and name != headline]
     shown = [headline, *others][:ROC_LINES]
-    table = entry.table.select(["set", "group", *shown])
-    known, unseen = rows_of(table, "group", "id"), rows_of(table, "group", group)
+    known, unseen = (entry.scores_of(part, shown) for part in ("id", group))
     is_ood = np.repeat([False, True], [len(known[headline]), len(unseen[headline])])
     lines = {name: roc_curve(is_ood, -np.append(known[name], unseen[name]))[:2] for name in shown}
     title = f"ROC, {group}-OOD against the test set"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from rtk.config.schema import EvaluateConfig
 from rtk.console import Progress
 from rtk.data.dataset import content_hash, labels
 from rtk.data.pipeline import Source, decode_block, encoded_blocks, sample_ids
@@ -49,7 +50,7 @@ def predict_datasets(
     run: RunFolder,
     sources: Mapping[str, Source],
     checkpoint: str = "best",
-    actors: int | None = None,
+    settings: EvaluateConfig | None = None,
     progress: Progress | None = None,
     scores: tuple[str, ...] = (),
 ) -> dict[str, Path]:
@@ -62,7 +63,7 @@ def predict_datasets(
         run: a trained run.
         sources: data sets by name; `train` gets no scores. Gram is fitted on `train` and `validation`.
         checkpoint: `best` or `last`.
-        actors: size of the pool; None: `evaluate.actors`.
+        settings: batch size and size of the pool; None: the run's own.
         progress: called with the number of images done and their total.
         scores: names of image scores, which become columns.
 
@@ -73,9 +74,10 @@ def predict_datasets(
     folder = run.evaluation / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     step = read_state(run.checkpoints / checkpoint)["step"]
-    stamps = {name: _stamp(source, checkpoint, step) for name, source in sources.items()}
+    made_by = {"checkpoint": checkpoint, "step": step, "precision": run.config().train.precision}
+    stamps = {name: _stamp(source) | made_by for name, source in sources.items()}
     files = {name: PredictionsFile(folder / f"{name}.parquet", stamps[name]) for name in sources}
-    pool = Pool(run, checkpoint, actors)
+    pool = Pool(run, checkpoint, settings or run.config().evaluate)
     gram_file = ""
     if "gram" in scores:
         from rtk.evaluate.gram import fit_gram_file
@@ -131,7 +133,7 @@ class Pool:
 
     run: RunFolder
     checkpoint: str
-    actors: int | None = None
+    settings: EvaluateConfig
 
     def run_blocks(
         self, sources: Mapping[str, Source], actor: Callable[..., Any], *args: Any
@@ -145,12 +147,11 @@ class Pool:
         """
         import ray
 
-        config = self.run.config()
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        size = self.actors or config.evaluate.actors or max(1, gpus)
+        size = self.settings.actors or max(1, gpus)
         threads = max(1, (os.cpu_count() or 1) // size)
-        base = (str(self.run.path), self.checkpoint, threads, config.train.precision)
-        batch = config.evaluate.batch_size
+        base = (str(self.run.path), self.checkpoint, threads, self.run.config().train.precision)
+        batch = self.settings.batch_size
         blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source, batch)]
         results = (
             ray.data.from_arrow(blocks)
@@ -238,8 +239,7 @@ def read_stamp(path: Path) -> dict[str, Any]:
     return stamp
 
 
-def _stamp(source: Source, checkpoint: str, step: int) -> dict[str, Any]:
-    """What predictions depend on: they are made anew when any of it changes."""
+def _stamp(source: Source) -> dict[str, Any]:
+    """What predictions depend on beside the model: they are made anew when any of it changes."""
     data = {"data": content_hash(source.dataset), "rows": len(source), "size": source.size}
-    data |= {"crop_share": source.crop_share, "interpolation": source.interpolation}
-    return {**data, "checkpoint": checkpoint, "step": step}
+    return data | {"crop_share": source.crop_share, "interpolation": source.interpolation}

@@ -4,7 +4,8 @@
 - `aps`: OpenOOD's automatic parameter search (arXiv 2306.09301): of a score's grid, the values with the best
   AUROC of validation ID against validation OOD images.
 - `rat_splits`: RAT's protocol (arXiv 2503.14783): 20 % of the test images, drawn anew for each of 3 splits,
-  fit and tune the scores by AURC; the other 80 % are measured.
+  fit and tune the scores by AURC; the other 80 % are measured. Temperatures are those of its code; scores
+  that it does not tune have OpenOOD's grids.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ SPLIT_FRACTION = 0.2
 
 # How good a fitted score is, larger = better.
 Criterion = Callable[[str, FittedScore], float]
+# Hyper-parameters to try for a score; none to take its defaults.
+Grid = Callable[[str], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ def fixed_scores(config: RunConfig, names: Iterable[str], fit: FitData) -> Tuned
     return TunedScores({name: fit_score(name, fit, **_fixed(config, name, fit)) for name in names})
 
 
-def tuned_scores(config: RunConfig, names: Iterable[str], fit: FitData, criterion: Criterion) -> TunedScores:
+def tuned_scores(
+    config: RunConfig, names: Iterable[str], fit: FitData, criterion: Criterion, grid: Grid
+) -> TunedScores:
     """Scores with those values of their grids that have the largest criterion; the first among equals."""
     found = TunedScores({})
     for name in names:
@@ -69,15 +74,22 @@ def tuned_scores(config: RunConfig, names: Iterable[str], fit: FitData, criterio
     return found
 
 
-def grid(name: str) -> list[dict[str, Any]]:
+def openood_grid(name: str) -> list[dict[str, Any]]:
     """Every combination of the values that the automatic search tries; empty where there is none.
 
     Scores of images are not searched: each combination would run the model on every image again.
     """
     score = get_score(name)
-    if not score.search or score.inputs == "images":
-        return []
-    return [dict(zip(score.search, values, strict=True)) for values in product(*score.search.values())]
+    return [] if score.inputs == "images" else _combinations(score.search)
+
+
+def rat_grid(name: str) -> list[dict[str, Any]]:
+    """The values that RAT's code tries; OpenOOD's where it does not tune the score."""
+    return _combinations(get_score(name).rat_search) or openood_grid(name)
+
+
+def _combinations(values: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())] if values else []
 
 
 def ood_criterion(known: Predictions, unseen: Predictions) -> Criterion:

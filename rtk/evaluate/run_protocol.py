@@ -17,6 +17,8 @@ from rtk.evaluate.protocol import (
     error_criterion,
     fixed_scores,
     ood_criterion,
+    openood_grid,
+    rat_grid,
     tuned_scores,
 )
 from rtk.evaluate.score_table import Columns, as_predictions, score_table
@@ -64,7 +66,8 @@ def measure_aps(evaluation: Evaluation) -> Measured:
     """Scores tuned by OpenOOD's automatic search on validation ID and OOD images."""
     unseen = as_predictions(evaluation.predictions[VALIDATION_OOD])
     criterion = ood_criterion(evaluation.fit.validation, unseen)
-    return _measure(evaluation, tuned_scores(evaluation.config, evaluation.names, evaluation.fit, criterion))
+    tuned = tuned_scores(evaluation.config, evaluation.names, evaluation.fit, criterion, openood_grid)
+    return _measure(evaluation, tuned)
 
 
 def measure_splits(evaluation: Evaluation) -> Measured:
@@ -76,7 +79,7 @@ def measure_splits(evaluation: Evaluation) -> Measured:
         fit = replace(evaluation.fit, validation=validation)
         left = {name: values[rest] for name, values in test.items()}
         part = replace(evaluation, fit=fit, predictions={**evaluation.predictions, "test": left})
-        tuned = tuned_scores(evaluation.config, evaluation.names, fit, error_criterion(validation))
+        tuned = tuned_scores(evaluation.config, evaluation.names, fit, error_criterion(validation), rat_grid)
         splits.append(_measure(part, tuned))
     measured = [{key: split.result[key] for key in MEASURED} for split in splits]
     mean = reduce_leaves(measured, lambda values: float(values.mean()))

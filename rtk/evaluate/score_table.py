@@ -32,7 +32,8 @@ def image_scores(names: Iterable[str]) -> tuple[str, ...]:
 
 def as_predictions(columns: Columns, rows: np.ndarray | slice = slice(None)) -> Predictions:
     """Columns of a predictions file as what scores take, all rows or some."""
-    picked = {name: torch.from_numpy(columns[name][rows].copy()) for name in columns}
+    # Chosen rows are a copy already; whole columns may be read-only.
+    picked = {name: torch.from_numpy(np.require(columns[name][rows], requirements="W")) for name in columns}
     image_scores = {name: values for name, values in picked.items() if name in SCORES}
     return Predictions(picked["logits"], picked["features"], picked["label"], image_scores)
 
@@ -65,11 +66,27 @@ def score_table(
         columns = predictions[name]
         known: dict[str, Any] = {key: columns[key] for key in ("sample_id", "label", "prediction")}
         known["is_correct"] = columns["label"] == columns["prediction"]
-        known |= score_columns(as_predictions(columns), states)
+        known |= _without_nan(name, score_columns(as_predictions(columns), states))
         group = sets[name].group if name in sets else "id"
         count = len(columns["label"])
         parts.append(pa.table({"set": [name] * count, "group": [group] * count, **known}))
     return pa.concat_tables(parts)
+
+
+def _without_nan(name: str, scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The scores of a set.
+
+    Raises:
+        ValueError: naming score and set, where there are any that cannot be ranked.
+    """
+    for score, values in scores.items():
+        missing = int(np.isnan(values).sum())
+        if missing:
+            raise ValueError(
+                f"score {score}: got NaN for {missing} of {len(values)} images of {name!r}, wanted numbers; "
+                "evaluate.scores can leave it out, what has been predicted is kept"
+            )
+    return scores
 
 
 def score_columns(inputs: Predictions, states: Mapping[str, FittedScore]) -> dict[str, np.ndarray]:

@@ -79,6 +79,11 @@ def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None
     old, new = dict(flatten(before)), dict(flatten(after))
     changed = [key for key in new if key in old and old[key] != new[key]]
     refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith(MAY_CHANGE_BELOW)]
+    if "data.validation" in changed and new["data.validation"] is None:
+        raise ConfigError(
+            f"data.validation: {old['data.validation']!r} -> None: the run held no training images out, so "
+            "that scores would be tuned on images it was trained on"
+        )
     if refused:
         allowed = ", ".join((*MAY_CHANGE, *MAY_CHANGE_BELOW))
         raise ConfigError(
@@ -136,6 +141,11 @@ def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
             "data.validation: got null, wanted images to choose thresholds on, for "
             f"{of_images[0]} runs the model and is not computed for training images"
         )
+    if settings.protocol == "rat_splits" and settings.bootstrap:
+        raise ConfigError(
+            "evaluate.bootstrap: got resamples with evaluate.protocol=rat_splits, whose figures have the "
+            "spread over its splits; wanted 0"
+        )
     if settings.protocol == "aps" and config.data.validation_ood is None:
         raise ConfigError(
             "data.validation_ood: got null, wanted OOD images that evaluate.protocol=aps can tune on"
@@ -156,15 +166,17 @@ def open_set(path: str, key: str, need_classes: bool = False) -> ImageDataset:
 
 
 def _check_validation_apart(sources: Mapping[str, Source]) -> None:
-    """What is tuned on must not be tested on: neither the same file nor a copy of it."""
-    tuned = {name: source for name, source in sources.items() if name in ("validation", VALIDATION_OOD)}
-    tested = {name: source for name, source in sources.items() if name not in (*tuned, "train")}
-    hashes = {name: content_hash(source.dataset) for name, source in tested.items()} if tuned else {}
-    for name, source in tuned.items():
-        own = content_hash(source.dataset)
-        same = [other for other, found in hashes.items() if found == own]
+    """What is trained and tuned on must not be tested on: neither the same file nor a copy of it."""
+    hashes = {name: content_hash(source.dataset) for name, source in sources.items()}
+    used = [name for name in ("validation", VALIDATION_OOD, "train") if name in sources]
+    for name in used:
+        same = [other for other, found in hashes.items() if found == hashes[name] and other not in used]
         if same:
             raise ConfigError(
-                f"data.{name}: got the images of the test set {same[0]!r} ({source.dataset.path}), "
+                f"data.{name}: got the images of the test set {same[0]!r} ({sources[name].dataset.path}), "
                 "wanted images that nothing is tested on"
             )
+    if "validation" in hashes and hashes["validation"] == hashes["train"]:
+        raise ConfigError(
+            "data.validation: got the training images, wanted images that nothing is trained on"
+        )

@@ -63,9 +63,10 @@ class Classifier(nn.Module):
             # One pass over the images: x / std - mean / std.
             images = images.contiguous(memory_format=self.memory_format)
             features = self.backbone(torch.addcmul(-self.mean / self.std, images, 1 / self.std))
-            logits = self.head(features)
-            features = self.head.used_features(features)
-        return (logits.float(), features.float()) if enabled else (logits, features)
+        # In bf16 a hundred images would share a logit, and rankings by confidence would be full of ties.
+        with torch.autocast(images.device.type, enabled=False):
+            features = features.to(next(self.head.parameters()).dtype)
+            return self.head(features), self.head.used_features(features)
 
     def train(self, mode: bool = True) -> Classifier:
         """Set training mode; frozen BatchNorm layers stay in evaluation mode."""

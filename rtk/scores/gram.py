@@ -166,6 +166,8 @@ def layer_deviations(tensors: dict[str, Tensor], statistics: Tensor, classes: Te
 
 def _rooted_row_sums(flat: Tensor, power: int) -> Tensor:
     """Statistics (N, C) of flat maps (N, C, pixels), without forming the (C, C) matrices."""
-    raised = flat**power
+    # Of degree two in the map, whatever the power. Scaled to at most 1, exactly, it cannot overflow.
+    exponent = torch.frexp(flat.abs().amax(dim=(1, 2), keepdim=True)).exponent
+    raised = torch.ldexp(flat, -exponent) ** power
     sums = (raised * raised.sum(dim=1, keepdim=True)).sum(dim=2)
-    return sums.sign() * sums.abs() ** (1 / power)
+    return torch.ldexp(sums.sign() * sums.abs() ** (1 / power), 2 * exponent.squeeze(2))

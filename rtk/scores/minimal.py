@@ -52,9 +52,10 @@ def deepfool(
         rows, gaps, normals = rows[unchanged], gaps[unchanged], normals[unchanged]
         if len(rows) == 0 or step == steps:
             break
-        lengths = torch.linalg.vector_norm(normals, dim=2).clamp_min(torch.finfo(images.dtype).tiny)
+        # Where the gradient is zero no boundary is in sight: the image stays where it is.
+        lengths = torch.linalg.vector_norm(normals, dim=2).clamp_min(1e-12)
         gap, normal, length = _pick((gaps / lengths).argmin(dim=1), gaps, normals, lengths)
-        change = (gap / length.square()).unsqueeze(1) * normal
+        change = (gap / length).unsqueeze(1) * (normal / length.unsqueeze(1))
         moved[rows] = (moved[rows] + (1 + overshoot) * change.view_as(moved[rows])).clamp(0, 1)
     order = torch.inf if norm == "linf" else 2
     return torch.linalg.vector_norm((moved - images).flatten(1), ord=order, dim=1)

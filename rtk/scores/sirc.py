@@ -36,7 +36,7 @@ def fit_sirc(fit_data: FitData, *, feature: SircFeature = "l1_norm") -> dict[str
     # SUREPlus takes the statistics of the plain norm for the distance to the mean as well.
     measured: SircFeature = "residual" if feature == "residual" else "l1_norm"
     s2 = torch.cat([_feature_statistic(rows, space, measured) for (rows,) in row_chunks(validation.features)])
-    spread = s2.double().std().clamp_min(torch.finfo(s2.dtype).eps)
+    spread = s2.double().std(correction=min(1, len(s2) - 1)).clamp_min(torch.finfo(s2.dtype).eps)
     return {**space, "a": s2.double().mean() - 3 * spread, "b": 1 / spread}
 
 

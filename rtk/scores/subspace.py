@@ -95,7 +95,7 @@ def residual_norm(features: Tensor, space: dict[str, Tensor]) -> Tensor:
 
 def _principal_dim(dim: int | None, features: int, published: int) -> int:
     if dim is None:
-        return min(published, features // 2)
+        return published if published < features else features // 2
     if dim >= features:
         raise ValueError(f"dim: got {dim}, wanted less than the {features} dimensions of the features")
     return dim

@@ -46,6 +46,7 @@ class Score:
         fit: as above; None where there is nothing to fit.
         inputs: what is scored.
         search: values that OpenOOD's automatic search tries, by hyper-parameter.
+        rat_search: values that RAT's protocol tries, where it tunes the score.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Score:
     fit: Callable[..., dict[str, Tensor]] | None = None
     inputs: Literal["logits", "features", "images"] = "logits"
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    rat_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @property
     def fit_defaults(self) -> dict[str, Any]:
@@ -71,6 +73,9 @@ class Score:
         return self.fit_defaults | self.score_defaults
 
 
+_RAT_TEMPERATURES = {
+    "temperature": (0.2, 0.4, 0.6, 0.8, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 2, 2.5, 3, 100, 1000),
+}
 _SHAPING_SEARCH = {"percentile": (65, 70, 75, 80, 85, 90, 95)}
 
 _ROWS = (
@@ -89,13 +94,24 @@ _ROWS = (
         "Liu et al., CVPR 2023",
         search={"gamma": (0.01, 0.1, 0.5, 1, 2, 5, 10), "m": (10, 50, 100, 200, 500, 1000)},
     ),
-    Score("doctor_alpha", logits.doctor_alpha, "Granese et al., NeurIPS 2021, arXiv 2106.02395"),
-    Score("doctor_beta", logits.doctor_beta, "Granese et al., NeurIPS 2021, arXiv 2106.02395"),
+    Score(
+        "doctor_alpha",
+        logits.doctor_alpha,
+        "Granese et al., NeurIPS 2021, arXiv 2106.02395",
+        rat_search=_RAT_TEMPERATURES,
+    ),
+    Score(
+        "doctor_beta",
+        logits.doctor_beta,
+        "Granese et al., NeurIPS 2021, arXiv 2106.02395",
+        rat_search=_RAT_TEMPERATURES,
+    ),
     Score(
         "odin_temperature",
         logits.odin_temperature,
         "Liang et al., ICLR 2018, arXiv 1706.02690",
         search={"temperature": (1, 10, 100, 1000)},
+        rat_search=_RAT_TEMPERATURES,
     ),
     Score("margin", logits.margin, "RAT_MisD, LogitDiff"),
     Score("soft_margin", logits.soft_margin, "RAT_MisD, SoftLogitDiff"),
@@ -112,6 +128,7 @@ _ROWS = (
         "Dadalto et al., ICLR 2024, arXiv 2306.01710",
         fit=calibrated.fit_relu,
         inputs="features",
+        rat_search=_RAT_TEMPERATURES,
     ),
     Score(
         "klm",

@@ -52,11 +52,8 @@ def check_space(space: SearchSpace, config: RunConfig) -> None:
     _check_warm_starts(space, config)
     for name in space.metrics:
         _check_measured(name, config)
-    if space.scheduler.name == "pbt" and config.train.checkpoint_every > 1:
-        raise ConfigError(
-            f"train.checkpoint_every: got {config.train.checkpoint_every}, wanted 1: under scheduler pbt "
-            "trials go on from each other's checkpoints"
-        )
+    if space.scheduler.name == "pbt":
+        _check_population(space, config)
 
 
 def _check_key(key: str) -> None:
@@ -66,6 +63,19 @@ def _check_key(key: str) -> None:
     # The crop decides the size that the shared images are decoded to.
     if key == "data.augment.crop" or (key.startswith(SHARED) and not key.startswith(MAY_DIFFER)):
         raise ConfigError(f"space.{key}: all trials share this key, set it under fixed or as an override")
+
+
+def _check_population(space: SearchSpace, config: RunConfig) -> None:
+    """Under pbt trials take turns in their places and go on from each other's checkpoints."""
+    for key in ("workers", "checkpoint_every"):
+        got = getattr(config.train, key)
+        if got > 1:
+            raise ConfigError(f"train.{key}: got {got}, wanted 1 for scheduler pbt")
+    if space.concurrent is not None:
+        raise ConfigError(
+            f"concurrent: got {space.concurrent}, wanted null: under scheduler pbt all trials run in turns, "
+            "as many at a time as resources allow"
+        )
 
 
 def _check_may_change(key: str, parameter: Parameter) -> None:

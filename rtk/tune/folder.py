@@ -92,3 +92,8 @@ class Sweep:
 
     def _tree(self) -> dict[str, Any]:
         return yaml.safe_load((self.path / SWEEP_FILE).read_text())
+
+
+def trial_name(number: int) -> str:
+    """Name of a trial's run and folder."""
+    return f"trial-{number:04d}"

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rtk.mirror import Mirror, note_status
 from rtk.run_folder import RunFolder
 from rtk.tracking import kept_up_to_date, quietly
-from rtk.tune.trial import trial_name
+from rtk.tune.folder import trial_name
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
 

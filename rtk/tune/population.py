@@ -6,6 +6,7 @@ weights and its own new values; `config.until-STEP.yaml` and the metrics `pbt/*`
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,23 +14,26 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
+from rtk.config.load import flatten
 from rtk.config.schema import RunConfig
 from rtk.run_folder import RunFolder
 from rtk.train.checkpoint import copy_checkpoint, read_state, resolve_checkpoint
+from rtk.tune.folder import trial_name
 from rtk.tune.space import Parameter, SearchSpace, nearest
-
-CHECKPOINTS_KEPT = 4  # Ray Tune's copies a trial; another trial may still be reading an older one
 
 
 class Population(PopulationBasedTraining):
     """Ray Tune's scheduler, with new values kept within the search space.
 
+    A trial that fails, as one does whose loss is not finite, is not brought back.
+
     Args:
         space: search space; its sampler draws the first values of every trial.
+        folder: the sweep's.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self.space = space
+    def __init__(self, space: SearchSpace, folder: Path) -> None:
+        self.space, self.folder = space, folder
         metric = space.metrics[0]
         super().__init__(
             time_attr="epoch",
@@ -48,12 +52,27 @@ class Population(PopulationBasedTraining):
         not hear of a population's new values, only of its results.
         """
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)
+        run = RunFolder(self.folder / trial_name(trial.config["number"]))
+        if (run.path / "config.yaml").exists():  # of a resumed sweep: its values may not be the first ones
+            now = dict(flatten(run.config_tree()))
+            trial.config["values"] = {key: now[key] for key in self.space.space}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Let a trial go on, pause it for another one's turn, or give it another's weights."""
         if "failed" in result or result["finished"]:  # nothing is left to train
             return str(TrialScheduler.CONTINUE)
-        return str(super().on_trial_result(tune_controller, trial, result))
+        decision = str(super().on_trial_result(tune_controller, trial, result))
+        self._prune(tune_controller.get_trials())
+        return decision
+
+    def _prune(self, trials: list[Any]) -> None:
+        """Delete copies of checkpoints that no trial goes on from; Ray Tune would go by their age alone."""
+        known = [(trial.checkpoint, self._trial_state[trial].last_checkpoint) for trial in trials]
+        used = {Path(found.path) for pair in known for found in pair if isinstance(found, tune.Checkpoint)}
+        for newest in used:  # a newer one may not have been told of yet
+            for copy in newest.parent.glob("checkpoint_*"):
+                if copy.name < newest.name and copy not in used:
+                    shutil.rmtree(copy, ignore_errors=True)
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         config, operations = super()._get_new_config(trial, trial_to_clone)
@@ -94,15 +113,26 @@ def take_over(
         config: config with the values that Ray Tune holds for the trial.
         values: those values by key.
     """
-    about: dict[str, Any] = checkpoint.get_metadata() if checkpoint else {"run": run.name}
-    if checkpoint is None or about["run"] == run.name:
+    about: dict[str, Any] = checkpoint.get_metadata() if checkpoint else {}
+    if checkpoint is None or about.get("run", run.name) == run.name:
         return run.config()  # of the trial as it was when it was paused, or when the driver was killed
     with checkpoint.as_directory() as folder:
         copy_checkpoint(resolve_checkpoint(Path(folder)), run.checkpoints / "last")
     step = read_state(run.checkpoints / "last")["step"]
-    run.drop_metrics_after(step)
+    _forget_after(run, step)
     run.change_config(config, step)
     numbers = {f"pbt/{key}": float(v) for key, v in values.items() if isinstance(v, int | float)}
     donor = int(about["run"].rpartition("-")[2])
     run.append_metrics(step, about["epoch"], {"pbt/taken_from": donor, **numbers})
     return config
+
+
+def _forget_after(run: RunFolder, step: int) -> None:
+    """Forget what a trial was beyond a step, and what it took over there before."""
+    run.drop_metrics_after(step, and_at="pbt/")
+    for path in run.path.glob("config.until-*.yaml"):
+        if int(path.stem.rpartition("-")[2]) > step:
+            path.unlink()
+    best = run.read_json("best.json")
+    if best is not None and best["step"] > step:
+        (run.path / "best.json").unlink()

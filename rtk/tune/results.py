@@ -11,10 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rtk.compare.entries import Entry, read_entry
 from rtk.config.load import flatten
 from rtk.run_folder import RunFolder
-from rtk.tune.folder import Sweep
+from rtk.tune.folder import Sweep, trial_name
 from rtk.tune.space import SearchSpace
 from rtk.tune.study import open_study
-from rtk.tune.trial import trial_name
 
 
 def read_trials(sweep: Sweep) -> list[Entry]:

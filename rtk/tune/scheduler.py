@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,18 +13,19 @@ from rtk.tune.population import Population
 from rtk.tune.space import SearchSpace
 
 
-def build_scheduler(space: SearchSpace, epochs: int, study: optuna.Study) -> TrialScheduler:
+def build_scheduler(space: SearchSpace, epochs: int, study: optuna.Study, folder: Path) -> TrialScheduler:
     """Ray Tune's scheduler of a space, steered by the first objective.
 
     Args:
         space: search space.
         epochs: length of a trial.
         study: trials so far, with which ASHA's new ones are compared.
+        folder: the sweep's, whose runs say what values a population's trials have.
     """
     if space.scheduler.name == "none":
         return FIFOScheduler()
     if space.scheduler.name == "pbt":
-        return Population(space)
+        return Population(space, folder)
     metric = space.metrics[0]
     common: dict[str, Any] = {"time_attr": "epoch", "metric": metric, "mode": space.objectives[metric]}
     # A trial that has reached its last epoch has finished, and is not to be judged once more.

@@ -42,7 +42,9 @@ class StudySearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Note an epoch's value, which the sampler learns from if the trial is stopped early."""
         self.last[trial_id] = result
-        if len(self.space.metrics) == 1 and "failed" not in result:
+        # A population's trials go back to earlier epochs, which the study would not take twice.
+        is_population = self.space.scheduler.name == "pbt"
+        if len(self.space.metrics) == 1 and "failed" not in result and not is_population:
             self.trials[trial_id].report(result[self.space.metrics[0]], result["epoch"])
 
     def on_trial_complete(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -242,5 +243,6 @@ def nearest(parameter: Parameter, value: Any) -> Any:
     low, high = parameter.bounds
     if parameter.quniform is not None:
         step = parameter.quniform[2]
-        value, high = low + round((value - low) / step) * step, high - (high - low) % step
+        last = math.floor((high - low) / step + 1e-9)
+        return low + min(max(round((value - low) / step), 0), last) * step
     return min(max(value, low), high)

@@ -73,7 +73,8 @@ def _suggest(trial: Trial, key: str, parameter: Parameter) -> Any:
         return trial.suggest_int(key, *parameter.randint)
     low, high = parameter.bounds
     step = parameter.quniform[2] if parameter.quniform is not None else None
-    return trial.suggest_float(key, low, high, step=step, log=parameter.loguniform is not None)
+    drawn = trial.suggest_float(key, low, high, step=step, log=parameter.loguniform is not None)
+    return float(drawn)  # a whole number of a warm start stays an int otherwise
 
 
 def remaining_trials(study: optuna.Study, space: SearchSpace) -> int:

@@ -143,10 +143,12 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
         note_trial(sweep.path, ended)  # the driver may have been killed before it could
     with sweep.driven(), mirrored_sweep(sweep.path), progress_bar("trials") as progress:
         searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
-        scheduler = build_scheduler(space, epochs(config, datasets), study)
-        _fit(sweep, space, plan, ray.put(data), searcher, scheduler)
-        for copy in sweep.path.glob("tune/*/checkpoint_*"):  # of a population; its trials have their own
-            shutil.rmtree(copy)
+        scheduler = build_scheduler(space, epochs(config, datasets), study, sweep.path)
+        try:
+            _fit(sweep, space, plan, ray.put(data), searcher, scheduler)
+        finally:
+            for copy in sweep.path.glob("tune/*/checkpoint_*"):  # of a population; its trials have their own
+                shutil.rmtree(copy, ignore_errors=True)
         _finish(sweep)
 
 
@@ -175,8 +177,6 @@ def _finish(sweep: Sweep) -> None:
 def _fit(sweep: Sweep, space: SearchSpace, plan: TrialPlan, data: Any, searcher: Any, scheduler: Any) -> None:
     from ray import tune
 
-    from rtk.tune.population import CHECKPOINTS_KEPT
-
     workers: int = plan.config_tree["train"]["workers"]
     # A trial of several workers holds no CPU itself, its workers do; Ray wants something to be held.
     resources = plan.resources if workers == 1 else {"memory": 2.0**20}
@@ -198,7 +198,6 @@ def _fit(sweep: Sweep, space: SearchSpace, plan: TrialPlan, data: Any, searcher:
             name="tune",
             storage_path=str(sweep.path),
             failure_config=tune.FailureConfig(max_failures=space.max_restarts),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             verbose=0,
         ),
     )

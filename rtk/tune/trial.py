@@ -20,6 +20,7 @@ from rtk.config.load import build_config, override_config
 from rtk.config.schema import RunConfig
 from rtk.run_folder import RunFolder
 from rtk.train.job import Report, TrainingData, TrainingJob
+from rtk.tune.folder import trial_name
 
 POLL_SECONDS = 0.2
 
@@ -45,11 +46,6 @@ class TrialPlan:
     train_rows: int
     resources: dict[str, float]
     is_population: bool = False
-
-
-def trial_name(number: int) -> str:
-    """Name of a trial's run and folder."""
-    return f"trial-{number:04d}"
 
 
 def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> None:
@@ -103,39 +99,34 @@ def _train(job: TrainingJob, plan: TrialPlan, data: Any, report: Report) -> dict
 
     if job.config.train.workers == 1:
         return _train_here(job, ray.get(data), plan.resources, report)
-    return _train_with_workers(job, data, plan, report)
+    return _train_with_workers(job, data, plan.resources)
 
 
-def _train_with_workers(job: TrainingJob, data: Any, plan: TrialPlan, report: Report) -> dict[str, Any]:
+def _train_with_workers(job: TrainingJob, data: Any, resources: dict[str, float]) -> dict[str, Any]:
     """Train on a Ray Train group, and pass on what it writes into the run's folder.
 
     Where Ray Tune stops the trial, `report` raises `SystemExit`; the workers then end at their next step.
     """
+    from ray import tune
+
+    from rtk.train.checkpoint import has_checkpoint, read_state
     from rtk.train.launch import fit_workers
 
-    seen = _saved_step(job.run)
+    last = job.run.checkpoints / "last"
+    seen = read_state(last)["step"] if has_checkpoint(last) else 0
     job.run.clear_stop()
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(fit_workers, job, data, plan.resources)
+        future = pool.submit(fit_workers, job, data, resources)
         try:
             ended = False
             while not ended:
                 ended = bool(wait([future], timeout=POLL_SECONDS).done)
                 for result in _epochs_after(job, seen):  # those written before it ended included
-                    if plan.is_population and _saved_step(job.run) < result["step"]:
-                        break  # its checkpoint is being written
                     seen = result["step"]
-                    report(result)
+                    tune.report(result)
         finally:
             job.run.request_stop()
     return future.result()
-
-
-def _saved_step(run: RunFolder) -> int:
-    from rtk.train.checkpoint import has_checkpoint, read_state
-
-    last = run.checkpoints / "last"
-    return int(read_state(last)["step"]) if has_checkpoint(last) else 0
 
 
 def _epochs_after(job: TrainingJob, step: int) -> list[dict[str, Any]]:

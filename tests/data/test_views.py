@@ -105,10 +105,14 @@ def test_openmix_targets_fall_with_the_outliers_share(maker):
     assert (own > others).all()
 
 
-def test_views_of_images_in_any_memory_layout(maker):
+@pytest.mark.parametrize("crop", ["pad", "resized"])
+def test_views_of_images_in_any_memory_layout(maker, crop):
     images = np.ascontiguousarray(maker.train.images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    train = ImageArrays(images, maker.train.labels, maker.train.sample_ids)
-    data = build_config({"data": {"train": "x"}}).data
-    other = ViewMaker(train, maker.pictures, CLASSES, data, maker.objective, 7, maker.outliers.numpy())
+    strided = ImageArrays(images, maker.train.labels, maker.train.sample_ids)
+    data = build_config({"data": {"train": "x", "augment": {"crop": crop}}}).data
+    plain, other = (
+        ViewMaker(train, maker.pictures, CLASSES, data, maker.objective, 7, maker.outliers.numpy())
+        for train in (maker.train, strided)
+    )
     for name, view in other(np.arange(48), 0, NAMES).items():
-        torch.testing.assert_close(view.images, maker(np.arange(48), 0, {name})[name].images)
+        torch.testing.assert_close(view.images, plain(np.arange(48), 0, {name})[name].images)

@@ -6,6 +6,7 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,13 +18,15 @@ from rtk.data.pipeline import Source, decode_datasets
 from rtk.evaluate.corruptions import read_rows
 from rtk.evaluate.decision import DecisionRule, decide
 from rtk.evaluate.evaluate import evaluate_run, read_result, read_scores
+from rtk.evaluate.figures import EvaluatedRun, score_figures, surface_figures
 from rtk.evaluate.predict import load_model, read_predictions
 from rtk.evaluate.report import write_report
-from rtk.evaluate.score_table import rows_of
+from rtk.evaluate.score_table import rows_of, score_table
 from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
 from rtk.mirror import Mirror
 from rtk.run_folder import RunFolder
+from rtk.scores import fit_score
 from rtk.tracking import send_evaluation
 from rtk.train.launch import launch_training
 
@@ -185,3 +188,32 @@ def test_missing_pieces_are_named(run, capsys):
     assert "msp" in capsys.readouterr().err
     assert main(["evaluate", str(run.path), "--ood", "far:test=/a"]) == 2
     assert "'test' is taken" in capsys.readouterr().err
+
+
+def test_what_was_trained_on_is_not_evaluated_on(run, capsys):
+    train = run.config().data.train
+    for override, message in (
+        (f"data.test={train}", "data.train: got the images of the test set 'test'"),
+        (f"data.validation={train}", "data.validation: got the training images"),
+        ("data.validation=null", "the run held no training images out"),
+        ("evaluate.bootstrap=9", "evaluate.bootstrap: got resamples with evaluate.protocol=rat_splits"),
+    ):
+        assert main(["evaluate", str(run.path), override, "--protocol", "rat_splits"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_score_that_is_not_a_number_is_named():
+    columns = {"logits": np.eye(3, dtype=np.float32), "features": np.eye(3, dtype=np.float32)}
+    ids = {name: np.arange(3) for name in ("sample_id", "label", "prediction")}
+    broken = {"rr_fast": np.array([0.5, np.nan, 0.25], np.float32)}
+    with pytest.raises(ValueError, match=r"score rr_fast: got NaN for 1 of 3 images of 'test'"):
+        score_table({"test": columns | ids | broken}, {"rr_fast": fit_score("rr_fast")}, {})
+
+
+def test_a_report_draws_infinite_scores(run):
+    table = read_scores(run)
+    knn = table["knn"].to_numpy().copy()
+    knn[np.arange(len(knn)) % 7 == 0] = -np.inf
+    infinite = table.set_column(table.column_names.index("knn"), "knn", pa.array(knn))
+    entry = EvaluatedRun(run, "run", read_result(run), infinite)
+    assert len(list(score_figures(entry))) + len(list(surface_figures(entry))) >= 5

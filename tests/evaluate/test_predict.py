@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rtk.config import load_config
+from rtk.config.schema import EvaluateConfig
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import open_dataset
 from rtk.data.epochs import holdout_split
@@ -56,6 +57,10 @@ def fresh(run, tmp_path, count) -> RunFolder:
     return RunFolder(folder)
 
 
+def pool_of(actors: int) -> EvaluateConfig:
+    return EvaluateConfig(actors=actors, batch_size=32)
+
+
 def columns(paths):
     return {name: read_predictions(path) for name, path in paths.items()}
 
@@ -72,7 +77,7 @@ def assert_identical(first, second):
 def alone(run, sources, tmp_path_factory):
     """Everything from one actor."""
     folder = fresh(run, tmp_path_factory.mktemp("alone"), 1)
-    return folder, predict_datasets(folder, sources, actors=1, scores=IMAGE_SCORES)
+    return folder, predict_datasets(folder, sources, pool_of(1), scores=IMAGE_SCORES)
 
 
 def images_of(source):
@@ -111,7 +116,7 @@ def test_gram_is_fitted_on_the_split_of_the_run(run, sources, alone):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_actors_gives_the_same(run, sources, alone, tmp_path, count):
-    found = predict_datasets(fresh(run, tmp_path, count), sources, actors=count, scores=IMAGE_SCORES)
+    found = predict_datasets(fresh(run, tmp_path, count), sources, pool_of(count), scores=IMAGE_SCORES)
     assert_identical(columns(found), columns(alone[1]))
 
 
@@ -133,7 +138,7 @@ class KilledOnce:
 def test_a_killed_actor_changes_nothing(run, sources, alone, tmp_path, count):
     killer = KilledOnce()
     found = predict_datasets(
-        fresh(run, tmp_path, count), sources, actors=count, scores=IMAGE_SCORES, progress=killer
+        fresh(run, tmp_path, count), sources, pool_of(count), scores=IMAGE_SCORES, progress=killer
     )
     assert killer.killed
     assert_identical(columns(found), columns(alone[1]))

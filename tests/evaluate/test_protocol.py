@@ -11,8 +11,9 @@ from rtk.evaluate.protocol import (
     draw_splits,
     error_criterion,
     fixed_scores,
-    grid,
     ood_criterion,
+    openood_grid,
+    rat_grid,
     tuned_scores,
 )
 from rtk.evaluate.score_table import image_scores
@@ -46,17 +47,24 @@ def test_named_sets_of_scores():
 
 def test_grid_is_every_combination():
     search = SCORES["gen"].search
-    assert len(grid("gen")) == len(search["gamma"]) * len(search["m"])
-    assert grid("msp") == []
+    assert len(openood_grid("gen")) == len(search["gamma"]) * len(search["m"])
+    assert openood_grid("msp") == []
+
+
+def test_rat_tunes_temperatures_over_its_own_values():
+    for name in ("relu", "doctor_alpha", "odin_temperature"):
+        assert [values["temperature"] for values in rat_grid(name)][::14] == [0.2, 1000]
+    assert rat_grid("knn") == openood_grid("knn")
+    assert rat_grid("msp") == []
 
 
 @pytest.mark.parametrize("name", ["energy", "react", "dice", "scale"])
 def test_automatic_search_takes_the_largest_validation_auroc(fit, name):
     unseen = predictions(2, 100, shift=1.0)
-    tuned = tuned_scores(CONFIG, [name], fit, ood_criterion(fit.validation, unseen))
+    tuned = tuned_scores(CONFIG, [name], fit, ood_criterion(fit.validation, unseen), openood_grid)
     is_known = np.repeat([True, False], [120, 100])
     reached = {}
-    for values in grid(name):
+    for values in openood_grid(name):
         scores = [compute_score(name, part, fit, **values) for part in (fit.validation, unseen)]
         reached[tuple(values.items())] = auroc(torch.cat(scores).numpy(), is_known)
     chosen = tuned.states[name].hyperparameters
@@ -68,7 +76,7 @@ def test_automatic_search_takes_the_largest_validation_auroc(fit, name):
 
 def test_error_criterion_is_minus_the_aurc(fit):
     correct = (fit.validation.logits.argmax(1) == fit.validation.labels).numpy()
-    tuned = tuned_scores(CONFIG, ["odin_temperature"], fit, error_criterion(fit.validation))
+    tuned = tuned_scores(CONFIG, ["odin_temperature"], fit, error_criterion(fit.validation), openood_grid)
     scores = compute_score("odin_temperature", fit.validation, fit, temperature=1).numpy()
     assert tuned.tried["odin_temperature"][0]["criterion"] == pytest.approx(-aurc(scores, correct))
 
@@ -76,9 +84,11 @@ def test_error_criterion_is_minus_the_aurc(fit):
 def test_neighbours_never_exceed_the_training_images(fit):
     small = FitData(predictions(0, 60), fit.validation, fit.weight, fit.bias)
     criterion = error_criterion(fit.validation)
-    assert [row["k"] for row in tuned_scores(CONFIG, ["knn"], small, criterion).tried["knn"]] == [50]
+    assert [
+        row["k"] for row in tuned_scores(CONFIG, ["knn"], small, criterion, openood_grid).tried["knn"]
+    ] == [50]
     tiny = FitData(predictions(0, 20), fit.validation, fit.weight, fit.bias)
-    tuned = tuned_scores(CONFIG, ["knn", "nnguide"], tiny, criterion)
+    tuned = tuned_scores(CONFIG, ["knn", "nnguide"], tiny, criterion, openood_grid)
     assert tuned.states["knn"].hyperparameters["k"] == CONFIG.evaluate.knn_k == 10
     assert tuned.states["nnguide"].hyperparameters["k"] == 20
 
@@ -87,9 +97,9 @@ def test_neighbours_never_exceed_the_training_images(fit):
 def test_every_score_can_be_fixed_and_tuned(fit, name):
     fixed = fixed_scores(CONFIG, [name], fit)
     assert fixed.tried == {}
-    tuned = tuned_scores(CONFIG, [name], fit, error_criterion(fit.validation))
+    tuned = tuned_scores(CONFIG, [name], fit, error_criterion(fit.validation), rat_grid)
     # 12 features hold no space of 256 dimensions, the smallest that is tried for ViM.
-    assert (name in tuned.tried) == (bool(grid(name)) and name != "vim")
+    assert (name in tuned.tried) == (bool(rat_grid(name)) and name != "vim")
     assert set(tuned.states) == {name}
 
 

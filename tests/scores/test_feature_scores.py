@@ -7,6 +7,7 @@ from scipy.stats import weibull_min
 
 from rtk.scores import FitData, Predictions, compute_score, fit_score
 from rtk.scores.openmax import fit_weibull, openmax
+from rtk.scores.subspace import _principal_dim
 
 LOOSE = {"atol": 5e-4, "rtol": 1e-4}
 TIGHT = {"atol": 2e-5, "rtol": 0}
@@ -192,3 +193,19 @@ def test_sirc_residual_lowers_what_leaves_the_principal_space(recorded, fit_data
     before = compute_score("sirc", known, fit_data, feature="residual")
     after = compute_score("sirc", disguised, fit_data, feature="residual")
     assert after.mean() < before.mean()
+
+
+def test_sirc_of_one_validation_image_has_a_spread(fit_data):
+    one = fit_data.validation
+    alone = FitData(
+        fit_data.train,
+        Predictions(one.logits[:1], one.features[:1], one.labels[:1]),
+        fit_data.weight,
+        fit_data.bias,
+    )
+    tensors = fit_score("sirc", alone).tensors
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_vim_takes_the_published_space_wherever_it_leaves_a_residual():
+    assert [_principal_dim(None, features, 256) for features in (512, 384, 256, 64)] == [256, 256, 128, 32]

@@ -197,3 +197,10 @@ def test_odin_as_openood(recorded, temperature):
 def test_margin_of_a_class_that_is_not_predicted_is_negative():
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 2.0]])
     assert class_margin(logits, torch.tensor([0, 2])).tolist() == [1.0, -3.0]
+
+
+def test_deepfool_leaves_an_image_without_gradient_where_it_is():
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    nn.init.zeros_(flat[1].weight)
+    flat[1].bias.data = torch.tensor([5.0, 0.0, -5.0])
+    assert deepfool(flat, torch.rand(4, 3, 2, 2)).tolist() == [0.0] * 4

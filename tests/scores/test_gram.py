@@ -102,6 +102,14 @@ def test_statistics_are_row_sums_of_gram_matrices():
         np.testing.assert_allclose(found[:, place], sums.sign() * sums.abs() ** (1 / power))
 
 
+def test_large_activations_do_not_overflow():
+    maps = torch.rand(2, 4, 2, 5, generator=torch.Generator().manual_seed(0))
+    for power in (5, 10):
+        ordinary, large = (layer_statistics(scale * maps, powers=(power,)) for scale in (1, 1e6))
+        torch.testing.assert_close(large, 1e12 * ordinary)
+    assert torch.equal(layer_statistics(0 * maps, powers=(5,)), torch.zeros(2, 4))
+
+
 def test_vectors_count_as_one_pixel():
     vectors = torch.tensor([[1.0, 2.0]])
     np.testing.assert_allclose(layer_statistics(vectors, powers=(1,)), [[3, 6]])

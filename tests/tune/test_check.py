@@ -72,13 +72,21 @@ def checked(tmp_path, changes, overrides=()):
             },
             "space.optimizer.lr.when: scheduler pbt takes no conditions",
         ),
-        (
-            {
-                "scheduler": {"name": "pbt"},
-                "fixed": {"train.checkpoint_every": 2},
-                "space": {"optimizer.lr": {"uniform": [0.1, 1]}},
-            },
-            "train.checkpoint_every: got 2, wanted 1",
+        *(
+            (
+                {
+                    "scheduler": {"name": "pbt"},
+                    "fixed": {"train.workers": 1, **fixed},
+                    "concurrent": concurrent,
+                    "space": {"optimizer.lr": {"uniform": [0.1, 1]}},
+                },
+                message,
+            )
+            for fixed, concurrent, message in (
+                ({"train.checkpoint_every": 2}, None, "train.checkpoint_every: got 2, wanted 1"),
+                ({"train.workers": 2}, None, "train.workers: got 2, wanted 1"),
+                ({}, 2, "concurrent: got 2, wanted null"),
+            )
         ),
         ({"trails": 3}, "unknown key 'trails', nearest valid key is 'trials'"),
         ({"warm_starts": [{"optimizer.lr": 9}]}, "optimizer.lr: got 9, which its distribution cannot draw"),

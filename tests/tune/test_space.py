@@ -16,6 +16,7 @@ from rtk.tune.space import Parameter, nearest
         ("quniform", (1.0, 2.0, 0.25), 1.4, 1.5),
         ("quniform", (1.0, 2.0, 0.75), 2.0, 1.75),
         ("quniform", (1.0, 2.0, 0.25), 0.0, 1.0),
+        ("quniform", (0.0, 1.0, 0.1), 1.0, 1.0),
         ("choice", ("a", "b"), "b", "b"),
         ("choice", ("a", "b"), "c", "a"),
     ],

@@ -100,7 +100,7 @@ def test_asha_goes_on_with_the_rungs_of_before(tmp_path):
         trial = study.ask()
         trial.report(value, 1)
         study.tell(trial, value)
-    scheduler = build_scheduler(space, 4, study)
+    scheduler = build_scheduler(space, 4, study, tmp_path)
 
     class New:
         trial_id = "new"
