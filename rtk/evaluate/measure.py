@@ -15,13 +15,16 @@ from rtk.evaluate.parallel import in_parallel
 from rtk.evaluate.score_table import rows_of
 from rtk.evaluate.suites import GROUPS, OODSet
 from rtk.metrics import (
+    adaptive_ece,
     brier,
     ds_aurc,
     ds_f1,
     ece,
     misclassification_detection,
     nll,
+    ood_aurc,
     ood_detection,
+    ood_f1,
     reliability_curve,
     resample_rows,
     selective_classification,
@@ -128,23 +131,26 @@ def score_metrics(columns: Mapping[str, ScoreColumns], ds_method: str) -> dict[s
 
 
 def error_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
-    """Accuracy, and how well a score tells right from wrong: AURC family, AUROC and FPR95 of the errors."""
+    """Accuracy, and how well a score tells right from wrong: AURC family; AUROC, FPR95, AUPR of errors."""
     metrics = selective_classification(confidence, correct)
     if 0 < correct.sum() < len(correct):  # AUROC needs both kinds
         found = misclassification_detection(confidence, correct)
         metrics |= {"auroc_errors": found["auroc"], "fpr95_errors": found["fpr95"]}
+        metrics |= {"aupr_success": found["aupr_success"], "aupr_errors": found["aupr_error"]}
     return metrics
 
 
 def ood_metrics(known: ScoreColumns, unseen: ScoreColumns, ds_method: Any = "exact") -> dict[str, float]:
-    """AUROC, FPR95, AUPR, DS-F1 and DS-AURC of one score on one OOD set."""
+    """AUROC, FPR95, AUPR of one score on one OOD set; F1 and AURC with its threshold alone, and with both."""
     five = (known.confidence, known.score, known.is_correct, unseen.confidence, unseen.score)
     joint = {"ds_f1": ds_f1(*five, method=ds_method), "ds_aurc": ds_aurc(*five, method=ds_method)}
-    return {**ood_detection(known.score, unseen.score), **joint}
+    three = (known.score, known.is_correct, unseen.score)
+    alone = {"ood_f1": ood_f1(*three, method=ds_method), "ood_aurc": ood_aurc(*three, method=ds_method)}
+    return {**ood_detection(known.score, unseen.score), **joint, **alone}
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Whether the softmax means what it says: `ece`, `nll` (nats), `brier`, and the reliability curve.
+    """Whether the softmax means what it says: `ece`, `adaptive_ece`, `nll` (nats), `brier`, a reliability curve.
 
     Args:
         logits: (N, C).
@@ -156,6 +162,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     filled = curve.count > 0
     return {
         "ece": ece(probabilities, labels, RELIABILITY_BINS),
+        "adaptive_ece": adaptive_ece(probabilities, labels, RELIABILITY_BINS),
         "nll": nll(probabilities, labels),
         "brier": brier(probabilities, labels),
         "reliability": {

@@ -43,6 +43,8 @@ ERROR_METRICS = {
     "augrc": _metric("AUGRC", PERMILLE, False),
     "auroc_errors": _metric("AUROC errors", PERCENT, True),
     "fpr95_errors": _metric("FPR95 errors", PERCENT, False),
+    "aupr_success": _metric("AUPR success", PERCENT, True),
+    "aupr_errors": _metric("AUPR errors", PERCENT, True),
 }
 OOD_METRICS = {
     "auroc": _metric("AUROC", PERCENT, True),
@@ -51,6 +53,8 @@ OOD_METRICS = {
     "aupr_out": _metric("AUPR out", PERCENT, True),
     "ds_f1": _metric("DS-F1", PERCENT, True),
     "ds_aurc": _metric("DS-AURC", PERMILLE, False),
+    "ood_f1": _metric("OOD-F1", PERCENT, True),
+    "ood_aurc": _metric("OOD-AURC", PERMILLE, False),
 }
 METRICS = ERROR_METRICS | OOD_METRICS
 # What is shown first: of each run, in the order of the papers' tables.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rtk.evaluate.measure import ScoreColumns, calibration, measure_score, reduce_leaves, score_metrics
-from rtk.metrics import aurc, bootstrap_interval, ds_aurc, ds_f1, ood_detection
+from rtk.metrics import aurc, bootstrap_interval, ds_aurc, ds_f1, ood_aurc, ood_detection, ood_f1
 
 
 def columns(known: int = 200, unseen: int = 100) -> dict[str, ScoreColumns]:
@@ -31,6 +31,8 @@ def test_values_are_those_of_the_metrics():
         **ood_detection(test.score, cats.score),
         "ds_f1": ds_f1(*five),
         "ds_aurc": ds_aurc(*five),
+        "ood_f1": ood_f1(test.score, test.is_correct, cats.score),
+        "ood_aurc": ood_aurc(test.score, test.is_correct, cats.score),
     }
     near = [measured["sets"][name]["auroc"] for name in ("cats", "dogs")]
     assert measured["means"]["auroc_near"] == pytest.approx(np.mean(near))
