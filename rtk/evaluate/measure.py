@@ -150,7 +150,7 @@ def ood_metrics(known: ScoreColumns, unseen: ScoreColumns, ds_method: Any = "exa
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Whether the softmax means what it says: `ece`, `adaptive_ece`, `nll` (nats), `brier`, a reliability curve.
+    """Whether the softmax means what it says: `ece`, `adaptive_ece`, `nll` (nats), `brier`, `reliability`.
 
     Args:
         logits: (N, C).
