@@ -77,7 +77,7 @@ def assert_identical(first, second):
 def alone(run, sources, tmp_path_factory):
     """Everything from one actor."""
     folder = fresh(run, tmp_path_factory.mktemp("alone"), 1)
-    return folder, predict_datasets(folder, sources, pool_of(1), scores=IMAGE_SCORES)
+    return folder, predict_datasets(folder, sources, settings=pool_of(1), scores=IMAGE_SCORES)
 
 
 def images_of(source):
@@ -116,7 +116,7 @@ def test_gram_is_fitted_on_the_split_of_the_run(run, sources, alone):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_actors_gives_the_same(run, sources, alone, tmp_path, count):
-    found = predict_datasets(fresh(run, tmp_path, count), sources, pool_of(count), scores=IMAGE_SCORES)
+    found = predict_datasets(fresh(run, tmp_path, count), sources, settings=pool_of(count), scores=IMAGE_SCORES)
     assert_identical(columns(found), columns(alone[1]))
 
 
@@ -138,7 +138,7 @@ class KilledOnce:
 def test_a_killed_actor_changes_nothing(run, sources, alone, tmp_path, count):
     killer = KilledOnce()
     found = predict_datasets(
-        fresh(run, tmp_path, count), sources, pool_of(count), scores=IMAGE_SCORES, progress=killer
+        fresh(run, tmp_path, count), sources, settings=pool_of(count), scores=IMAGE_SCORES, progress=killer
     )
     assert killer.killed
     assert_identical(columns(found), columns(alone[1]))

@@ -131,7 +131,8 @@ def test_a_copy_of_a_test_set_is_found_too(run, tmp_path):
 
 
 def test_thresholds_of_an_image_score_need_validation_images_of_their_own(run):
-    overrides = ["evaluate.risk=0.1", "evaluate.confidence=rr_fast", "data.validation=null"]
+    (run.path / "config.yaml").write_text(dump_config(load_config("digits_ce", ["data.validation=null"])))
+    overrides = ["evaluate.risk=0.1", "evaluate.confidence=rr_fast"]
     with pytest.raises(ConfigError, match="data.validation: got null.*rr_fast runs the model"):
         evaluation_sources(evaluation_config(run, overrides))
 
