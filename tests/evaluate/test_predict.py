@@ -116,7 +116,8 @@ def test_gram_is_fitted_on_the_split_of_the_run(run, sources, alone):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_actors_gives_the_same(run, sources, alone, tmp_path, count):
-    found = predict_datasets(fresh(run, tmp_path, count), sources, settings=pool_of(count), scores=IMAGE_SCORES)
+    folder = fresh(run, tmp_path, count)
+    found = predict_datasets(folder, sources, settings=pool_of(count), scores=IMAGE_SCORES)
     assert_identical(columns(found), columns(alone[1]))
 
 
