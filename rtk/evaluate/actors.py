@@ -37,7 +37,8 @@ class ModelActor:
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(RunFolder(Path(run_path)), checkpoint).to(self.device)
-        self.model = model.requires_grad_(False)
+        # Weights laid out as the images: otherwise every backward pass reorders them anew.
+        self.model = model.requires_grad_(False).to(memory_format=model.memory_format)
         if precision != "fp32" and supports_bf16(self.device.type):
             self.model.autocast_dtype = torch.bfloat16
 

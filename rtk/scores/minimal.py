@@ -19,6 +19,9 @@ Norm = Literal["linf", "l2"]
 # FAB's constants: how far beyond the plane a step goes, the weight of the way back to the image, and how far
 # it goes back after a success.
 ETA, LARGEST_RETURN, BACKWARD = 1.05, 0.1, 0.9
+# DeepFool leaves an image alone once a step adds less than this share to its perturbation: where the box cuts
+# off part of every step, an image comes nearer and nearer to the boundary without ever crossing it.
+SETTLED = 1e-5
 
 
 def deepfool(
@@ -32,7 +35,7 @@ def deepfool(
 ) -> Tensor:
     """Size of DeepFool's perturbation: steps to the nearest linearised boundary, L2-minimal each.
 
-    An image whose prediction never changes has the size it got to.
+    An image whose prediction never changes has the size it got to, when `steps` are over or they add nothing.
 
     Args:
         model: from images to logits.
@@ -47,18 +50,19 @@ def deepfool(
     """
     moved, classes = images.detach().clone(), _contenders(model, images, rivals)
     rows = torch.arange(len(images), device=images.device)
-    for step in range(steps + 1):
+    for _ in range(steps):
         gaps, normals, unchanged = _boundaries(model, moved[rows], classes[rows])
         rows, gaps, normals = rows[unchanged], gaps[unchanged], normals[unchanged]
-        if len(rows) == 0 or step == steps:
-            break
         # Where the gradient is zero no boundary is in sight: the image stays where it is.
         lengths = torch.linalg.vector_norm(normals, dim=2).clamp_min(1e-12)
         gap, normal, length = _pick((gaps / lengths).argmin(dim=1), gaps, normals, lengths)
         change = (gap / length).unsqueeze(1) * (normal / length.unsqueeze(1))
-        moved[rows] = (moved[rows] + (1 + overshoot) * change.view_as(moved[rows])).clamp(0, 1)
-    order = torch.inf if norm == "linf" else 2
-    return torch.linalg.vector_norm((moved - images).flatten(1), ord=order, dim=1)
+        before = moved[rows]
+        moved[rows] = (before + (1 + overshoot) * change.view_as(before)).clamp(0, 1)
+        rows = rows[_lengths(moved[rows] - before) > SETTLED * _lengths(moved[rows] - images[rows])]
+        if len(rows) == 0:
+            break
+    return _lengths(moved - images, torch.inf if norm == "linf" else 2)
 
 
 def fab(model: nn.Module, images: Tensor, *, steps: int = 10, rivals: int = 9) -> Tensor:
@@ -116,6 +120,11 @@ def project_linf(points: Tensor, normals: Tensor, offsets: Tensor) -> Tensor:
     slope = (beyond + weights).gather(1, place).squeeze(1).clamp_min(torch.finfo(points.dtype).tiny)
     size = (at[1] - (at[2] - missing.abs()).clamp_min(0) / slope).clamp_min(0)
     return directions * room.minimum(size.unsqueeze(1))
+
+
+def _lengths(changes: Tensor, order: float = 2) -> Tensor:
+    """Norm (N,) of changes (N, ...)."""
+    return torch.linalg.vector_norm(changes.flatten(1), ord=order, dim=1)
 
 
 def _return_share(step: Tensor, back: Tensor) -> Tensor:
