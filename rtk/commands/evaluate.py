@@ -10,6 +10,8 @@ from typing import Any
 from rtk.commands.output import print_json, print_table
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
 
+OVERRIDABLE = ("evaluate.", "data.")  # what keys of an evaluation begin with
+
 
 def add(commands: Parsers) -> None:
     """The parser of `rtk evaluate`."""
@@ -75,7 +77,6 @@ def _add_sets(parser: argparse.ArgumentParser) -> None:
         "--ood",
         nargs="+",
         action="extend",
-        default=[],
         metavar="NAME=PATH",
         help="OOD test set; near:NAME=PATH or far:NAME=PATH where NAME is in no shipped suite",
     )
@@ -92,8 +93,9 @@ def run(options: Options) -> int:
     from rtk.run_folder import RunFolder
     from rtk.tracking import send_evaluation
 
+    _give_back_overrides(options)
     run = RunFolder.open(options.run, options.output)
-    ood = [parse_ood(text) for text in options.ood]
+    ood = [parse_ood(text) for text in options.ood or []]
     overrides = [*_evaluate_overrides(options), *options.overrides]
     config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
     result = evaluate_run(run, config, options.checkpoint, corrupted=options.corruptions)
@@ -104,6 +106,15 @@ def run(options: Options) -> int:
     else:
         _print_evaluation(run, result, report)
     return 0 if result.get("decision", {}).get("reached", True) else 1
+
+
+def _give_back_overrides(options: Options) -> None:
+    """`--scores all evaluate.actors=2`: argparse takes all up to the next option for scores, or sets."""
+    for name in ("scores", "ood"):
+        words = getattr(options, name) or []
+        keys = [word for word in words if word.startswith(OVERRIDABLE)]
+        options.overrides += keys
+        setattr(options, name, [word for word in words if word not in keys] or None)
 
 
 def _evaluate_overrides(options: Options) -> list[str]:
@@ -128,6 +139,10 @@ def _print_evaluation(run: Any, result: dict[str, Any], report: Path) -> None:
         print(f"corruptions, mean of all types and severities: {means}")
     if "decision" in result:
         print("\n".join(_decision_lines(result["decision"])))
+    for name, count in result["skipped"].items():
+        print(
+            f"{name}: left out {count} images that cannot be decoded, see {run.evaluation / 'skipped.json'}"
+        )
     print(f"tables: {run.evaluation / 'table.{csv,json,md,tex,html}'}")
     print(f"report: {report}")
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtk.console import Progress
@@ -31,7 +33,8 @@ ROWS_PER_BLOCK = 512
 class Source:
     """A data set to decode: images of `size` x `size` pixels, the first `rows` of them (None: all).
 
-    `crop_share` and `interpolation` are those of `rtk.data.decode.resize_and_crop`.
+    `crop_share` and `interpolation` are those of `rtk.data.decode.resize_and_crop`; `left_out` are rows of
+    the files that are treated as if they were not there.
     """
 
     dataset: ImageDataset
@@ -39,9 +42,31 @@ class Source:
     rows: int | None = None
     crop_share: float = 1.0
     interpolation: str = "bilinear"
+    left_out: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return min(self.rows or self.dataset.rows, self.dataset.rows)
+        return len(self.kept)
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """Rows of the files that are used, int64 (rows,)."""
+        rows = np.arange(min(self.rows or self.dataset.rows, self.dataset.rows))
+        return np.setdiff1d(rows, self.left_out, assume_unique=True)
+
+    def labels(self) -> np.ndarray:
+        """Labels int64 (rows,).
+
+        Raises:
+            ValueError: one is missing.
+        """
+        return labels(self.dataset)[self.kept]
+
+    def sample_ids(self) -> np.ndarray:
+        """Stable ids int64 (rows,): the column `sample_id`, or the row numbers where there is none."""
+        if not self.dataset.has_sample_id:
+            return self.kept
+        parts = [read_integers(self.dataset, file, "sample_id") for file in self.dataset.files]
+        return np.concatenate(parts)[self.kept]
 
     @property
     def columns(self) -> list[str]:
@@ -92,6 +117,32 @@ def decode_datasets(
     return {name: _arrays(images[name], source, bad[name]) for name, source in sources.items()}
 
 
+def find_faults(sources: Mapping[str, Source], progress: Progress | None = None) -> Iterator[Fault]:
+    """Decode data sets for nothing but those of their images that cannot be.
+
+    Args:
+        sources: data sets by name.
+        progress: called with the number of images done and their total.
+    """
+    import ray
+
+    blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source)]
+    tried = ray.data.from_arrow(blocks).map_batches(
+        lambda block: decode_block(block).drop_columns(["pixels", "size"]),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+    )
+    tried.context.execution_options.preserve_order = True
+    done, total = 0, sum(len(source) for source in sources.values())
+    for block in tried.iter_batches(batch_size=None, batch_format="pyarrow"):
+        bad = block.filter(pc.is_valid(block["reason"]))
+        yield from (Fault(**row) for row in bad.to_pylist())
+        done += len(block)
+        if progress is not None:
+            progress(done, total)
+
+
 def warn_of_full_cluster() -> None:
     """Say on standard error that nothing can be decoded until a CPU is free, where none is."""
     import ray
@@ -107,16 +158,16 @@ def warn_of_full_cluster() -> None:
 
 def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
     """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
-    row, left, columns = 0, len(source), source.columns
+    row, read, columns = 0, 0, source.columns
     for file in source.dataset.files:
         with source.dataset.filesystem.open_input_file(file) as opened:
             for batch in pq.ParquetFile(opened).iter_batches(size, columns=columns):
-                batch = batch.slice(0, left)
-                count = len(batch)
-                if count == 0:
+                kept = source.kept[row : np.searchsorted(source.kept, read + len(batch))]
+                if len(kept):
+                    yield encoded_block(name, row, source, batch.take(pa.array(kept - read)))
+                row, read = row + len(kept), read + len(batch)
+                if row == len(source):
                     return
-                yield encoded_block(name, row, source, batch)
-                row, left = row + count, left - count
 
 
 def encoded_block(name: str, row: int, source: Source, batch: pa.RecordBatch) -> pa.Table:
@@ -134,14 +185,6 @@ def encoded_block(name: str, row: int, source: Source, batch: pa.RecordBatch) ->
     same = {"set": name, "size": source.size, "crop_share": source.crop_share, "how": source.interpolation}
     repeated = {column: pa.repeat(value, count) for column, value in same.items()}
     return pa.table({**repeated, "row": pa.array(range(row, row + count)), **columns})
-
-
-def sample_ids(source: Source) -> np.ndarray:
-    """Stable ids int64 (rows,): the column `sample_id`, or the row numbers where there is none."""
-    if not source.dataset.has_sample_id:
-        return np.arange(len(source))
-    parts = [read_integers(source.dataset, file, "sample_id") for file in source.dataset.files]
-    return np.concatenate(parts)[: len(source)]
 
 
 def decode_block(block: pa.Table) -> pa.Table:
@@ -175,5 +218,5 @@ def place(block: pa.Table, images: Mapping[str, np.ndarray], first: int = 0) -> 
 
 def _arrays(images: np.ndarray, source: Source, bad: list[int]) -> ImageArrays:
     """Images with labels and ids, without the bad rows."""
-    arrays = ImageArrays(images, labels(source.dataset)[: len(images)], sample_ids(source))
+    arrays = ImageArrays(images, source.labels(), source.sample_ids())
     return arrays.take(np.delete(np.arange(len(images)), bad)) if bad else arrays

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.data.arrays import ImageArrays
-from rtk.data.dataset import ImageDataset, labels
+from rtk.data.dataset import ImageDataset
 from rtk.data.decode import BadImageError
 from rtk.data.epochs import group_order
 from rtk.data.faults import FaultLog
-from rtk.data.pipeline import Source, decode_block, encoded_block, place, sample_ids
+from rtk.data.pipeline import Source, decode_block, encoded_block, place
 
 NAME = "train"
 ROWS_PER_READ = 128  # decoded at 224 pixels: 19 MB
@@ -89,8 +89,8 @@ class WindowFeeder:
 
         start_ray()
         self.stream, self.seed, self.faults = stream, seed, faults
-        self.labels = labels(stream.source.dataset)[: len(stream)]
-        self.sample_ids = sample_ids(stream.source)
+        self.labels = stream.source.labels()
+        self.sample_ids = stream.source.sample_ids()
         self.kept: dict[tuple[int, int], Any] = {}
         self.position: tuple[int, int] | None = None
         self.error: str | None = None

@@ -50,7 +50,9 @@ class ModelActor:
         """
         for name, row, reason in zip(*(block[c].to_pylist() for c in ("set", "row", "reason")), strict=True):
             if reason is not None:
-                raise BadImageError(f"data set {name!r}, row {row}: {reason}")
+                raise BadImageError(
+                    f"data set {name!r}, row {row}: {reason} (data.on_error=skip leaves such images out)"
+                )
         side = block["size"][0].as_py()
         pixels = np.frombuffer(b"".join(block["pixels"].to_pylist()), np.uint8).reshape(-1, 3, side, side)
         return to_float(torch.from_numpy(pixels.copy()).to(self.device))

@@ -19,8 +19,7 @@ import torch
 
 from rtk.config.load import ConfigError
 from rtk.console import Progress
-from rtk.data.dataset import labels
-from rtk.data.pipeline import Source, decode_block, encoded_blocks, sample_ids
+from rtk.data.pipeline import Source, decode_block, encoded_blocks
 from rtk.evaluate.measure import error_metrics
 from rtk.evaluate.predict import Predictor
 from rtk.evaluate.score_table import image_scores
@@ -122,7 +121,7 @@ def corruption_metrics(
         `accuracy`, `aurc`, `e_aurc`, `augrc` and, where both kinds occur, `auroc_errors` and `fpr95_errors`.
     """
     variants = [CLEAN, *((kind, severity) for kind in types for severity in SEVERITIES)]
-    targets = labels(source.dataset)[: len(source)]
+    targets = source.labels()
     sure = {f"{kind}/{severity}": np.empty(len(source)) for kind, severity in variants}
     correct = {name: np.empty(len(source), bool) for name in sure}
     done = 0
@@ -180,7 +179,7 @@ def _predicted(
 
     config = run.config()
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    ids = sample_ids(source)
+    ids = source.sample_ids()
     blocks = [
         block.set_column(
             block.column_names.index("sample_id"), "sample_id", pa.array(ids[block["row"].to_numpy()])

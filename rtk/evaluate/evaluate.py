@@ -23,6 +23,7 @@ from rtk.evaluate.run_protocol import MEASURED, PROTOCOLS, Evaluation
 from rtk.evaluate.score_table import fit_data, image_scores, wanted_scores
 from rtk.evaluate.sets import configured_ood, evaluation_sources
 from rtk.evaluate.tables import FORMATS, pooled_rows, write_table
+from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder
 from rtk.scores import FittedScore
@@ -50,6 +51,7 @@ def evaluate_run(
 
     Raises:
         ConfigError: where a set, a score or the checkpoint is missing, or images to tune on are tested on.
+        BadImageError: an image cannot be decoded, or too many where `data.on_error` is `skip`.
     """
     config = config or run.config()
     names = wanted_scores(config)
@@ -58,6 +60,7 @@ def evaluate_run(
     if corrupted is not None:
         corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
     start_ray()
+    sources = leave_out_undecodable(sources, config.data, run.evaluation)
     with progress_bar("predicting") as progress:
         paths = predict_datasets(run, sources, checkpoint, config.evaluate, progress, image_scores(names))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
@@ -66,6 +69,7 @@ def evaluate_run(
     measured = PROTOCOLS[config.evaluate.protocol](evaluation)
     result = measured.result | {"run": run.name, "checkpoint": checkpoint, "step": step}
     result["calibration"] = calibration(predictions["test"]["logits"], predictions["test"]["label"])
+    result["skipped"] = {name: len(source.left_out) for name, source in sources.items() if source.left_out}
     if config.evaluate.risk is not None:
         result["decision"] = decide_for_run(evaluation, measured, run.evaluation / DECISION_FILE, step)
     if corrupted is not None:

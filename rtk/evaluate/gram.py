@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rtk.config.load import ConfigError
-from rtk.data.dataset import labels
 from rtk.data.epochs import holdout_split
 from rtk.data.pipeline import Source
 from rtk.evaluate.actors import GramBounds, GramDeviations, as_matrix
@@ -70,7 +69,7 @@ def _split(pool: Pool, sources: Mapping[str, Source]) -> tuple[np.ndarray, str, 
 
 def _fit_bounds(pool: Pool, source: Source, kept: np.ndarray) -> dict[str, Tensor]:
     used = np.full(len(source), -1)
-    used[kept] = labels(source.dataset)[: len(source)][kept]
+    used[kept] = source.labels()[kept]
     classes = read_state(pool.run.checkpoints / pool.checkpoint)["num_classes"]
     state: dict[str, Tensor] = {}
     sizes: list[int] = []

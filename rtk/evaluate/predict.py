@@ -17,8 +17,8 @@ import torch
 
 from rtk.config.schema import EvaluateConfig
 from rtk.console import Progress
-from rtk.data.dataset import content_hash, labels
-from rtk.data.pipeline import Source, decode_block, encoded_blocks, sample_ids
+from rtk.data.dataset import content_hash
+from rtk.data.pipeline import Source, decode_block, encoded_blocks
 from rtk.evaluate.actors import Predictor, as_lists, as_matrix
 from rtk.models import Classifier, build_model
 from rtk.run_folder import RunFolder
@@ -144,6 +144,9 @@ class Pool:
             sources: data sets by name.
             actor: class of actor, called with what `ModelActor` takes, then `args`.
             args: see `actor`.
+
+        Raises:
+            Exception: what an actor raised, such as a `BadImageError`.
         """
         import ray
 
@@ -165,7 +168,11 @@ class Pool:
                 num_gpus=1 if gpus else 0,
             )
         )
-        yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
+        results.context.raise_original_map_exception = True
+        try:
+            yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
 
 
 def collect(
@@ -213,8 +220,8 @@ class PredictionsFile:
         if "logits" in columns:
             matrices = {name: as_lists(torch.from_numpy(columns[name])) for name in MATRICES}
             known = {
-                "sample_id": sample_ids(source),
-                "label": labels(source.dataset)[: len(source)],
+                "sample_id": source.sample_ids(),
+                "label": source.labels(),
                 "prediction": columns["logits"].argmax(1),
             }
             table = pa.table({**known, **matrices})

@@ -17,7 +17,7 @@ from rtk.run_folder import RunFolder
 ID_SETS = ("train", "validation", "test")
 VALIDATION_OOD = "validation_ood"
 # What a trained run may be evaluated with; the rest is what it was trained with.
-MAY_CHANGE = ("data.test", "data.validation", "data.validation_ood")
+MAY_CHANGE = ("data.test", "data.validation", "data.validation_ood", "data.on_error", "data.max_errors")
 MAY_CHANGE_BELOW = ("evaluate.", "data.near_ood", "data.far_ood")
 
 

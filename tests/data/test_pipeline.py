@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,7 +9,7 @@ from PIL import Image
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import open_dataset
 from rtk.data.decode import BadImageError, encode_png, resize_and_crop
-from rtk.data.pipeline import Source, decode_datasets
+from rtk.data.pipeline import Source, decode_datasets, encoded_blocks, find_faults
 
 
 def write(folder, images, **columns):
@@ -36,6 +38,25 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, ray_session):
     broken = write(tmp_path / "broken", [good, good[:40], good])
     with pytest.raises(BadImageError, match="data set 'train', row 1: "):
         decode_datasets({"train": Source(broken, 8)})
+
+
+def test_rows_that_are_left_out_are_as_if_not_there(tmp_path, ray_session):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    encoded = [encode_png(image) for image in pixels]
+    encoded[3], encoded[20] = b"", encoded[20][:40]
+    dataset = write(tmp_path / "some", encoded, sample_id=np.arange(100, 140))
+    source = Source(dataset, 8, rows=30)
+    found = [(fault.row, fault.sample_id) for fault in find_faults({"some": source})]
+    assert found == [(3, 103), (20, 120)]
+    source = replace(source, left_out=(3, 20))
+    rows = np.delete(np.arange(30), [3, 20])
+    arrays = decode_datasets({"some": source})["some"]
+    assert len(source) == 28
+    assert (arrays.images == pixels[rows].transpose(0, 3, 1, 2)).all()
+    assert (arrays.labels == rows % 3).all()
+    assert (arrays.sample_ids == rows + 100).all()
+    blocks = list(encoded_blocks("some", source, size=9))
+    assert [row for block in blocks for row in block["row"].to_pylist()] == list(range(28))
 
 
 def test_builtin_digits(tmp_path, monkeypatch):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -200,6 +203,24 @@ def test_what_was_trained_on_is_not_evaluated_on(run, capsys):
     ):
         assert main(["evaluate", str(run.path), override, "--protocol", "rat_splits"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_decoded_are_left_out_where_asked(run, tmp_path, capsys):
+    images = pq.read_table(resolve_path("builtin:digits/near_digits89.parquet")).slice(0, 40)
+    encoded = [b"" if row in (5, 30) else data for row, data in enumerate(images["image"].to_pylist())]
+    path = tmp_path / "broken" / "all.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"image": encoded, "label": images["label"]}), path)
+    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    command = ["evaluate", str(copy.path), "--ood", f"far:broken={path}"]
+    assert main(command) == 2
+    assert "data set 'broken', row 5: empty (0 bytes) (data.on_error=skip" in capsys.readouterr().err
+    assert main([*command, "data.on_error=skip", "data.max_errors=1"]) == 2
+    assert "data.max_errors: 2 images of data set 'broken'" in capsys.readouterr().err
+    assert main([*command, "data.on_error=skip", "data.max_errors=2"]) == 0
+    assert "broken: left out 2 images" in capsys.readouterr().out
+    saved = read_predictions(copy.evaluation / "predictions" / "broken.parquet")
+    assert (saved["sample_id"] == np.delete(np.arange(40), [5, 30])).all()
 
 
 def test_a_score_that_is_not_a_number_is_named():

@@ -1,0 +1,62 @@
+"""Leaving out images that cannot be decoded, before anything is predicted: `data.on_error=skip`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rtk.config.data import DataConfig
+from rtk.console import progress_bar
+from rtk.data.dataset import content_hash
+from rtk.data.faults import Fault, FaultLog
+from rtk.data.pipeline import Source, find_faults
+
+SKIPPED_FILE = "skipped.json"
+
+
+def leave_out_undecodable(sources: Mapping[str, Source], data: DataConfig, folder: Path) -> dict[str, Source]:
+    """The sources without the images that cannot be decoded.
+
+    Training leaves the same images out, so that both hold out the same ones for validation.
+
+    Args:
+        sources: data sets by name.
+        data: `on_error`, `max_errors`; with `fail` nothing is looked for: prediction stops at such an image.
+        folder: where the images are listed, in `skipped.json`, and not looked for again.
+
+    Raises:
+        BadImageError: more images of a set than `max_errors` cannot be decoded.
+    """
+    if data.on_error == "fail":
+        return dict(sources)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = _read(folder / SKIPPED_FILE)
+    known = {name: {"data": content_hash(s.dataset), "rows": len(s)} for name, s in sources.items()}
+    new = {name: source for name, source in sources.items() if found.get(name, {}).get("of") != known[name]}
+    if new:
+        found |= {name: {"of": known[name], "images": images} for name, images in _find(new).items()}
+        (folder / SKIPPED_FILE).write_text(json.dumps(found, indent=1))
+    log = FaultLog("skip", data.max_errors)
+    for name, source in sources.items():
+        for image in found[name]["images"]:
+            log.add(Fault(**image), source.dataset.rows)
+    return {
+        name: replace(source, left_out=tuple(image["row"] for image in found[name]["images"]))
+        for name, source in sources.items()
+    }
+
+
+def _find(sources: Mapping[str, Source]) -> dict[str, list[dict[str, Any]]]:
+    faults: dict[str, list[dict[str, Any]]] = {name: [] for name in sources}
+    with progress_bar("looking for images that cannot be decoded") as progress:
+        for fault in find_faults(sources, progress):
+            faults[fault.set].append(asdict(fault))
+    return faults
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
