@@ -30,7 +30,7 @@ from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
 from rtk.data.arrays import ImageArrays
 from rtk.data.dataset import open_dataset
-from rtk.data.epochs import steps_per_epoch, window_size
+from rtk.data.epochs import steps_per_epoch
 from rtk.data.faults import FaultLog
 from rtk.data.fractals import render_fractals
 from rtk.data.loader import Loader, ahead
@@ -68,7 +68,7 @@ def stream_config(folder: Path) -> RunConfig:
 
 def batches(config: RunConfig, folder: Path) -> Iterator[torch.Tensor]:
     """Clean views of one epoch, a batch at a time."""
-    stream = open_stream(Source(open_dataset(folder), SIDE), window_size(config.data.shuffle_rows, BATCH))
+    stream = open_stream(Source(open_dataset(folder), SIDE), config.data.shuffle_rows, BATCH)
     steps = steps_per_epoch(len(stream), BATCH)
     feeder = start_feeder(stream, config.seed, FaultLog())
 

@@ -80,12 +80,19 @@ def describe_hardware() -> dict[str, Any]:
     }
 
 
+def available_cpus() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def supports_bf16(device: str) -> bool:
     """Whether bfloat16 products run in hardware: on a CPU, AVX512-BF16 or AMX."""
     import torch
 
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

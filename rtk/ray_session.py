@@ -53,6 +53,14 @@ def start_ray(dashboard: bool = False) -> Any:
     return ray
 
 
+def hide_unassigned_gpus() -> None:
+    """Where Ray has given this process no GPU, let torch and DeepSpeed see none; call it before they look."""
+    import ray
+
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def worker_memory(workers: int, gpus: float) -> int:
     """Bytes that each worker may use: of its GPU, or share of one, else its part of all nodes' memory."""
     import ray

@@ -52,5 +52,7 @@ class ModelConfig(Section):
     mean: tuple[float, float, float] = Field(
         (0.5, 0.5, 0.5), description="per-channel mean, images in [0, 1]"
     )
-    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="per-channel standard deviation")
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (0.5, 0.5, 0.5), description="per-channel standard deviation"
+    )
     freeze_batchnorm: bool = Field(False, description="keep BatchNorm in evaluation mode while training")

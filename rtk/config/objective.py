@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rtk.config.sections import Fraction, PositiveFloat, PositiveInt, Section, Weight
+from rtk.config.sections import Fraction, PositiveFloat, PositiveInt, Section, Severity, Weight
 
 
 class CrossEntropyConfig(Section):
@@ -29,7 +29,7 @@ class RegPixMixConfig(Section):
     weight: Weight = Field(0.0, description="factor of the term; 0 switches it off")
     k: PositiveInt = Field(4, description="most mixing rounds; each image draws 0..k")
     beta: PositiveFloat = Field(3.0, description="severity of the mixing: parameter of its Beta laws")
-    severity: PositiveFloat = Field(3.0, description="largest level of an augmentation, of 10")
+    severity: Severity = Field(3.0, description="largest level of an augmentation, of 10")
     all_ops: bool = Field(False, description="add the four ops that overlap with common-corruption tests")
 
 
@@ -44,7 +44,7 @@ class AugMixConfig(Section):
     """Jensen-Shannon divergence of predictions for an image and two AugMix views (Hendrycks et al. 2020)."""
 
     weight: Weight = Field(0.0, description="factor of the term (12 in the paper); 0 switches it off")
-    severity: PositiveFloat = Field(3.0, description="largest level of an augmentation, of 10")
+    severity: Severity = Field(3.0, description="largest level of an augmentation, of 10")
     alpha: PositiveFloat = Field(1.0, description="parameter of the Dirichlet and Beta laws of the mixing")
     width: PositiveInt = Field(3, description="chains of augmentations that are mixed")
     depth: PositiveInt = Field(3, description="most augmentations in a chain")

@@ -20,6 +20,7 @@ Duration = Annotated[str, BeforeValidator(_check_duration)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Severity = Annotated[float, Field(ge=0.1, le=10)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from rtk.config.sections import Duration, Fraction, PositiveFloat, PositiveInt, Section, Weight
+from rtk.config.sections import (
+    Duration,
+    Fraction,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Weight,
+    duration_steps,
+)
 
 
 class OptimizerConfig(Section):
@@ -16,7 +24,7 @@ class OptimizerConfig(Section):
     lr: PositiveFloat = Field(0.05, description="peak learning rate")
     momentum: Fraction = Field(0.9, description="SGD momentum")
     nesterov: bool = False
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW moment decays")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW moment decays")
     weight_decay: Weight = 5e-4
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="a layer's learning rate as a share of the next one's; 1: all the same"
@@ -24,6 +32,12 @@ class OptimizerConfig(Section):
     clip_norm: PositiveFloat | None = Field(
         None, description="largest global gradient norm; null: no clipping"
     )
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> OptimizerConfig:
+        if self.nesterov and not self.momentum:
+            raise ValueError("optimizer.nesterov: needs optimizer.momentum above 0, got 0")
+        return self
 
 
 class SharpnessConfig(Section):
@@ -60,6 +74,12 @@ class AveragingConfig(Section):
     start: Duration = Field("0ep", description="SWA: training before the first averaged model")
     every: Duration = Field("1ep", description="SWA: from one averaged model to the next")
     reestimate_batchnorm: bool = Field(True, description="recompute BatchNorm statistics for the average")
+
+    @model_validator(mode="after")
+    def _some_interval(self) -> AveragingConfig:
+        if duration_steps(self.every, 1) == 0:
+            raise ValueError(f"averaging.every: got {self.every!r}, wanted at least one step")
+        return self
 
 
 class TrainConfig(Section):

@@ -65,8 +65,10 @@ class Loader:
         if self.feed is None:
             order = epoch_order(seed, epoch, len(self.train))
             return self.train, rank_batch(order, position, batch, *self.rank)
-        steps = self.feed[0].window // batch
-        window, position = divmod(position, steps)
+        stream = self.feed[0]
+        steps = stream.window // batch
+        window = min(position // steps, stream.windows - 1)
+        position -= window * steps
         images = self._streamed(epoch, window, steps)
         order = window_order(seed, epoch, window, len(images))
         return images, rank_batch(order, position, batch, *self.rank)

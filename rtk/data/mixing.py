@@ -51,9 +51,7 @@ def mixup(images_a: Tensor, images_b: Tensor, lam: Tensor) -> Tensor:
     return lam * images_a + (1 - lam) * images_b
 
 
-def mixup_targets(
-    labels_a: Tensor, labels_b: Tensor, lam: Tensor, num_classes: int, smoothing: float = 0.0
-) -> Tensor:
+def mixup_targets(labels_a: Tensor, labels_b: Tensor, lam: Tensor, num_classes: int) -> Tensor:
     """Soft targets of mixed images: `lam` of one label and `1 - lam` of the other.
 
     Args:
@@ -61,19 +59,16 @@ def mixup_targets(
         labels_b: `(N,)` int64 classes.
         lam: `(N,)` weight of the first label in [0, 1].
         num_classes: number of classes C.
-        smoothing: share of the mass that is spread evenly over all classes (label smoothing, as in torch).
 
     Returns:
         `(N, C)` in the type of `lam`; rows sum to 1.
 
     Raises:
-        ValueError: if the shapes do not match, or `smoothing` is not in [0, 1].
+        ValueError: if the shapes do not match.
     """
     _check_pair(labels_a, labels_b, lam)
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"smoothing: got {smoothing}, wanted 0..1")
     one_hot_a, one_hot_b = (F.one_hot(labels, num_classes).to(lam.dtype) for labels in (labels_a, labels_b))
-    return mixup(one_hot_a, one_hot_b, lam) * (1 - smoothing) + smoothing / num_classes
+    return mixup(one_hot_a, one_hot_b, lam)
 
 
 def openmix_targets(labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +33,7 @@ class Source:
     """A data set to decode: images of `size` x `size` pixels, the first `rows` of them (None: all).
 
     `crop_share` and `interpolation` are those of `rtk.data.decode.resize_and_crop`; `left_out` are rows of
-    the files that are treated as if they were not there.
+    the files, among these, that are treated as if they were not there.
     """
 
     dataset: ImageDataset
@@ -45,13 +44,16 @@ class Source:
     left_out: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return min(self.rows or self.dataset.rows, self.dataset.rows) - len(self.left_out)
 
-    @cached_property
+    def first(self, rows: int) -> Source:
+        """The same, of the first so many rows only."""
+        return replace(self, rows=rows, left_out=tuple(row for row in self.left_out if row < rows))
+
+    @property
     def kept(self) -> np.ndarray:
         """Rows of the files that are used, int64 (rows,)."""
-        rows = np.arange(min(self.rows or self.dataset.rows, self.dataset.rows))
-        return np.setdiff1d(rows, self.left_out, assume_unique=True)
+        return np.delete(np.arange(len(self) + len(self.left_out)), self.left_out)
 
     def labels(self) -> np.ndarray:
         """Labels int64 (rows,).
@@ -158,15 +160,15 @@ def warn_of_full_cluster() -> None:
 
 def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
     """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
-    row, read, columns = 0, 0, source.columns
+    row, read, used = 0, 0, source.kept
     for file in source.dataset.files:
         with source.dataset.filesystem.open_input_file(file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(size, columns=columns):
-                kept = source.kept[row : np.searchsorted(source.kept, read + len(batch))]
+            for batch in pq.ParquetFile(opened).iter_batches(size, columns=source.columns):
+                kept = used[row : np.searchsorted(used, read + len(batch))]
                 if len(kept):
                     yield encoded_block(name, row, source, batch.take(pa.array(kept - read)))
                 row, read = row + len(kept), read + len(batch)
-                if row == len(source):
+                if row == len(used):
                     return
 
 

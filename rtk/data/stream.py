@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from rtk.data.arrays import ImageArrays
 from rtk.data.dataset import ImageDataset
 from rtk.data.decode import BadImageError
-from rtk.data.epochs import group_order
+from rtk.data.epochs import group_order, window_size
 from rtk.data.faults import FaultLog
 from rtk.data.pipeline import Source, decode_block, encoded_block, place
 
@@ -42,18 +42,24 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class Stream:
-    """A training set to stream, in windows of `window` rows."""
+    """A training set to stream, in windows of `window` rows: whole batches of `batch` rows."""
 
     source: Source
     groups: tuple[RowGroup, ...]
     window: int
+    batch: int
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def window_rows(self, index: int) -> int:
-        """Rows of a window; the last one of an epoch may have fewer."""
-        return min(self.window, len(self) - index * self.window)
+    @property
+    def windows(self) -> int:
+        """Windows of an epoch; a last one of less than a batch is part of the one before.
+
+        Otherwise padding would fill a batch with few images, or one.
+        """
+        full, rest = divmod(len(self), self.window)
+        return max(1, full + (rest >= self.batch))
 
     def rows(self, seed: int, epoch: int) -> np.ndarray:
         """Row numbers (rows,) in the order in which they are read in an epoch."""
@@ -61,8 +67,15 @@ class Stream:
         return np.concatenate([np.arange(part.start, part.start + part.rows) for part in parts])
 
 
-def open_stream(source: Source, window: int) -> Stream:
-    """Find the row groups of a data set; reads metadata only."""
+def open_stream(source: Source, shuffle_rows: int, batch: int) -> Stream:
+    """Find the row groups of a data set; reads metadata only.
+
+    Args:
+        source: data set.
+        shuffle_rows: about so many rows are a window.
+        batch: rows of a global batch.
+    """
+    assert not source.left_out, "rows of a stream are left out when they are read"
     groups, start, left = [], 0, len(source)
     for file in source.dataset.files:
         with source.dataset.filesystem.open_input_file(file) as opened:
@@ -72,7 +85,7 @@ def open_stream(source: Source, window: int) -> Stream:
             if rows:
                 groups.append(RowGroup(file, group, start, rows))
             start, left = start + rows, left - rows
-    return Stream(source, tuple(groups), window)
+    return Stream(source, tuple(groups), window_size(shuffle_rows, batch), batch)
 
 
 class WindowFeeder:
@@ -119,8 +132,7 @@ class WindowFeeder:
         rows = stream.rows(self.seed, epoch)[first * stream.window :]
         side = stream.source.size
         decoded = decoded_rows(stream, self.seed, epoch, skip=first * stream.window)
-        for start in range(0, len(rows), stream.window):
-            wanted = rows[start : start + stream.window]
+        for wanted in np.split(rows, stream.window * np.arange(1, stream.windows - first)):
             images = np.empty((len(wanted), 3, side, side), np.uint8)
             bad = self._fill(images, wanted, decoded)
             replaced = wanted.copy()

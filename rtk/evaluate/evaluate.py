@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def evaluate_run(
     if config.evaluate.risk is not None:
         result["decision"] = decide_for_run(evaluation, measured, run.evaluation / DECISION_FILE, step)
     if corrupted is not None:
-        source = replace(sources["test"], rows=corrupted or sources["test"].rows)
+        source = sources["test"].first(corrupted) if corrupted else sources["test"]
         confidence = (config.evaluate.confidence, measured.tuned.states[config.evaluate.confidence])
         shifted = _measure_corruptions(run, source, confidence, checkpoint, config.evaluate.batch_size)
         corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])

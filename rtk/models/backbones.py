@@ -90,7 +90,8 @@ def keep_rope_periods(backbone: Any) -> None:
 
 
 def _check_size(backbone: Any, image_size: int) -> None:
-    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
+    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", 1)
+    patch = patch if isinstance(patch, int) else patch[0]
     if image_size % patch:
         raise ValueError(f"data.image_size: got {image_size}, wanted a multiple of the patch size {patch}")
 

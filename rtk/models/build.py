@@ -65,7 +65,8 @@ class Classifier(nn.Module):
             features = self.backbone(torch.addcmul(-self.mean / self.std, images, 1 / self.std))
         # In bf16 a hundred images would share a logit, and rankings by confidence would be full of ties.
         with torch.autocast(images.device.type, enabled=False):
-            features = features.to(next(self.head.parameters()).dtype)
+            precise = torch.promote_types(next(self.head.parameters()).dtype, torch.float32)
+            features = features.to(precise)
             return self.head(features), self.head.used_features(features)
 
     def train(self, mode: bool = True) -> Classifier:
@@ -137,3 +138,14 @@ def fixed_running_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+@contextmanager
+def undone_recomputation(model: nn.Module) -> Iterator[None]:
+    """Around a backward pass: activation checkpointing runs layers again, which moves statistics again."""
+    recomputes = any(getattr(module, "grad_checkpointing", False) for module in model.modules())
+    buffers = [b for layer in batchnorm_layers(model) for b in layer.buffers()] if recomputes else []
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)

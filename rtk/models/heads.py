@@ -1,7 +1,8 @@
 """Classifiers on top of features.
 
 A head says which features and weight rows its logits really are products of, because feature scores
-(ViM, ReAct, kNN, ...) must see those and not what comes before a normalisation.
+(ViM, ReAct, kNN, ...) must see those and not what comes before a normalisation. Logits have the precision
+of the features; weights that are kept in another one are converted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from torch.nn.functional import linear, normalize
 
 class LinearHead(nn.Linear):
     """Logits = W f + b."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> logits (N, C)."""
+        return linear(features, self.weight.to(features.dtype), self.bias.to(features.dtype))
 
     def used_features(self, features: Tensor) -> Tensor:
         """The features (N, D) themselves."""
@@ -37,7 +42,8 @@ class CosineHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D), of any length, -> logits (N, C) in [-temperature, temperature]."""
-        return self.temperature * linear(self.used_features(features), normalize(self.weight, dim=1))
+        weight = normalize(self.weight.to(features.dtype), dim=1)
+        return self.temperature * linear(self.used_features(features), weight)
 
     def used_features(self, features: Tensor) -> Tensor:
         """Features (N, D) scaled to unit length."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rtk.models.build import fixed_running_statistics
+from rtk.models.build import fixed_running_statistics, undone_recomputation
 from rtk.objectives.cross_entropy import soft_cross_entropy
 from rtk.objectives.jensen_shannon import jensen_shannon
 from rtk.objectives.rat import CleanPass, attacked_images
@@ -85,10 +85,11 @@ def compute_losses(
                 images = [images[0].detach().requires_grad_(True)]
             logits = model(torch.cat(images) if len(images) > 1 else images[0])
             parts = logits.split([len(part) for part in images])
-            yield [
-                (term, _losses(term, part, views[term.view]))
-                for term, part in zip(together, parts, strict=True)
-            ]
+            with undone_recomputation(model):
+                yield [
+                    (term, _losses(term, part, views[term.view]))
+                    for term, part in zip(together, parts, strict=True)
+                ]
         if needs_gradient:
             clean = CleanPass(images[0], view.targets, logits.detach())
 

@@ -17,7 +17,7 @@ from rtk.config.training import SharpnessConfig
 from rtk.distributed import rank
 from rtk.models.build import batchnorm_layers
 from rtk.optim import SharpnessAware
-from rtk.train.zero_shards import EngineShards, UnreducedShards
+from rtk.train.zero_shards import EngineShards, UnreducedShards, undo_first_step
 
 REDUCE_BUCKET = 50_000_000  # gradients reduced at a time: 200 MB, where DeepSpeed's default takes 2 GB
 
@@ -43,6 +43,7 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
     settings = deepspeed_config(config, trained)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     _keep_buffers(model, buffers)
+    undo_first_step(engine)
     return engine
 
 

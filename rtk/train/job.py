@@ -18,6 +18,7 @@ from rtk.data.epochs import steps_per_epoch
 from rtk.data.stream import Stream
 from rtk.run_folder import RunFolder
 
+FAILURE_FILE = "failure.json"  # in the run folder: why the workers need not be restarted
 Report: TypeAlias = Callable[[dict[str, Any]], None]
 
 

@@ -15,7 +15,7 @@ from rtk.config.sections import duration_steps
 from rtk.console import progress_bar
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
-from rtk.data.epochs import holdout_split, steps_per_epoch, window_size
+from rtk.data.epochs import holdout_split, steps_per_epoch
 from rtk.data.faults import FaultLog
 from rtk.data.fractals import render_fractals
 from rtk.data.pipeline import Source, decode_datasets, evaluation_source
@@ -26,10 +26,11 @@ from rtk.plan import choose_stage
 from rtk.ray_session import check_resources, start_ray, worker_memory
 from rtk.run_folder import RunFolder
 from rtk.tracking import mirrored
+from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
 from rtk.train.initial import check_model
 from rtk.train.interrupts import Interrupts
-from rtk.train.job import TrainingData, TrainingJob
+from rtk.train.job import FAILURE_FILE, TrainingData, TrainingJob
 from rtk.train.progress import ProgressDisplay
 
 MAY_CHANGE_ON_RESUME = (
@@ -85,6 +86,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         TrainingError: where the run failed.
     """
     config = resumed_config(run, overrides)
+    keep_best(run, config.train.select)
     step = read_state(run.checkpoints / "last")["step"]
     datasets = open_datasets(config)
     if total_steps(config, datasets) <= step:
@@ -227,7 +229,7 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset], ski
 
 def start_stream(config: RunConfig, source: Source, faults: FaultLog) -> tuple[Stream, Any]:
     """A streamed training set and the actor that feeds it to the workers."""
-    stream = open_stream(source, window_size(config.data.shuffle_rows, config.train.batch_size))
+    stream = open_stream(source, config.data.shuffle_rows, config.train.batch_size)
     return stream, start_feeder(stream, config.seed, faults)
 
 
@@ -235,6 +237,7 @@ def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset],
     import ray
 
     run.clear_stop()
+    (run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start
     # MLflow's thread starts first: making its database takes as long as decoding the data.
     with mirrored(run) as mirror, Interrupts() as interrupts:
         data = load_training_data(config, datasets, run.path / SKIPPED_FILE)

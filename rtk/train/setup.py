@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -12,10 +11,11 @@ import torch
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 from rtk.config.training import AveragingConfig
-from rtk.environment import supports_bf16
+from rtk.environment import available_cpus, supports_bf16
 from rtk.models.build import batchnorm_buffers, concatenates_views
 from rtk.optim import WeightAverage, build_optimizer
 from rtk.optim.averaging import ema_rate, swa_rate
+from rtk.ray_session import hide_unassigned_gpus
 from rtk.seeding import seed_torch
 from rtk.train.engine import build_engine, build_sharpness
 from rtk.train.initial import initial_model
@@ -64,11 +64,13 @@ def set_up_device(config: RunConfig) -> torch.device:
     """This worker's device, with its share of the node's CPU threads."""
     import ray.train.torch
 
+    hide_unassigned_gpus()
+    # Also beside a GPU: views are made on the CPU, and Ray would leave one thread for them.
+    share = available_cpus() // ray.train.get_context().get_local_world_size()
+    torch.set_num_threads(config.train.threads or max(1, share))
     if torch.cuda.is_available():
         return ray.train.torch.get_device()
     keep_freed_memory()
-    share = len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()
-    torch.set_num_threads(config.train.threads or max(1, share))
     return torch.device("cpu")
 
 

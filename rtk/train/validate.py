@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from rtk.config.schema import EvaluateConfig
 from rtk.data.augment import to_float
+from rtk.data.epochs import epoch_order
 from rtk.data.views import ImageArrays
 from rtk.distributed import gather_objects, mean_over_ranks_, rank, world_size
 from rtk.metrics import aurc, ds_aurc, ds_f1, ood_detection
@@ -91,12 +92,17 @@ def _reestimate(model: nn.Module, train: ImageArrays, batch_size: int) -> None:
 
 
 def _own_batches(model: nn.Module, arrays: ImageArrays, batch_size: int) -> Iterator[Tensor]:
-    """This rank's share of the images in batches, the same number of full batches on every rank."""
+    """This rank's share of the images in batches, the same number of full batches on every rank.
+
+    They are shuffled: files may be sorted by class, and statistics of a batch of one class are not those that
+    the weights were trained with.
+    """
+    order = epoch_order(0, 0, len(arrays))
     share = len(arrays) // world_size()
     size = min(batch_size, share)
     start = rank() * share
     for first in range(start, start + share - size + 1, size):
-        yield _images(model, arrays.images[first : first + size])
+        yield _images(model, arrays.images[order[first : first + size]])
 
 
 def _images(model: nn.Module, images: np.ndarray) -> Tensor:

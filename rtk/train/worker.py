@@ -18,21 +18,15 @@ from rtk.data.views import View, ViewMaker
 from rtk.distributed import barrier, max_over_ranks, rank, world_size
 from rtk.objectives import active_terms
 from rtk.optim.schedules import learning_rate
-from rtk.train.checkpoint import (
-    copy_checkpoint,
-    has_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from rtk.train.best import keep_best
+from rtk.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from rtk.train.engine import set_learning_rate
-from rtk.train.job import Report, TrainingData, TrainingJob
+from rtk.train.job import FAILURE_FILE, Report, TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
 from rtk.train.setup import build_state, set_up_device
 from rtk.train.state import TrainState
 from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.validate import validate
-
-LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
 
 
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -55,14 +49,25 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
 def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: Report) -> dict[str, Any]:
     """A worker's part of a run, wherever it runs; arguments and result as of `train_worker`.
 
-    `report` is called on every rank after each epoch with `epoch`, `step`, whether the run is `finished`, and
-    the validation metrics.
+    What would only fail again is returned as failed, so that Ray does not restart the workers. `report` is
+    called on every rank after each epoch with `epoch`, `step`, whether the run is `finished`, and the
+    validation metrics.
     """
+    failure = job.run.read_json(FAILURE_FILE)
+    if failure is not None:
+        return {"status": "failed", **failure}
     try:
         state = build_state(job, device)
         return _train(job, data, state, device, _resume(job, state), report)
-    except (NonFiniteLossError, ValueError) as error:
-        return {"status": "failed", "message": str(error)}  # a restart would only fail again
+    except NonFiniteLossError as error:  # on every rank
+        return {"status": "failed", "message": str(error)}
+    except ValueError as error:
+        failure = {"message": str(error)}
+        if world_size() == 1:
+            return {"status": "failed", **failure}
+        # The other ranks may be waiting for this one: let all be ended. Once restarted they find the reason.
+        job.run.write_json(FAILURE_FILE, failure)
+        raise
 
 
 def _resume(job: TrainingJob, state: TrainState) -> int:
@@ -71,6 +76,7 @@ def _resume(job: TrainingJob, state: TrainState) -> int:
     start: int = load_checkpoint(last, state)["step"] if job.resume or has_checkpoint(last) else 0
     if rank() == 0:
         job.run.drop_metrics_after(start)
+        keep_best(job.run, job.config.train.select)
     barrier()
     return start
 
@@ -126,7 +132,7 @@ def _train(
                 }
             )
         if stop_requested(job, device) and step + 1 < total:
-            _save(job, state, "last", step + 1)
+            _save(job, state, step + 1)
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
     return {"status": "finished", "step": total, "metrics": metrics}
 
@@ -163,27 +169,16 @@ def _end_epoch(
         reporter.validated(step, metrics)
     epoch = step // job.steps_per_epoch
     if epoch % config.train.checkpoint_every == 0 or step == job.total_steps:
-        _save(job, state, "last", step)
-        if rank() == 0 and _is_best(job, metrics):
-            copy_checkpoint(run.checkpoints / "last", run.checkpoints / "best")
-            run.write_json("best.json", {"step": step, **metrics})
+        _save(job, state, step, metrics)
+        if rank() == 0:
+            keep_best(run, config.train.select)
     return metrics
 
 
-def _save(job: TrainingJob, state: TrainState, name: str, step: int) -> None:
-    progress = {"step": step, "world_size": world_size(), "num_classes": job.num_classes}
-    save_checkpoint(job.run.checkpoints / name, state, progress, rank(), barrier)
-
-
-def _is_best(job: TrainingJob, metrics: dict[str, float]) -> bool:
-    key = job.config.train.select
-    best = job.run.read_json("best.json")
-    if best is None or not (job.run.checkpoints / "best").exists():
-        return True
-    if math.isnan(best[key]) or math.isnan(metrics[key]):
-        return math.isnan(best[key])
-    gain = metrics[key] - best[key]
-    return -gain >= 0 if key.endswith(LOWER_IS_BETTER) else gain >= 0
+def _save(job: TrainingJob, state: TrainState, step: int, metrics: dict[str, float] | None = None) -> None:
+    """Save as `last`, at the end of an epoch together with its metrics."""
+    progress = {"step": step, "world_size": world_size(), "num_classes": job.num_classes, "metrics": metrics}
+    save_checkpoint(job.run.checkpoints / "last", state, progress, rank(), barrier)
 
 
 def stop_requested(job: TrainingJob, device: torch.device) -> bool:

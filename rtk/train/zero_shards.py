@@ -214,6 +214,15 @@ def engine_shards(engine: Any) -> EngineShards:
     return PartitionedOptimizerShards(engine) if stage < 3 else PartitionedWeightShards(engine)
 
 
+def undo_first_step(engine: Any) -> None:
+    """Undo the step on zero gradients that DeepSpeed's optimiser of ZeRO-0 in bf16 takes when it is built."""
+    if engine.zero_optimization_stage() == 0 and engine.bfloat16_enabled():
+        shards = ReplicatedMasterShards(engine)
+        shards.inner.state.clear()
+        for master, parameter in zip(shards.masters, shards.half, strict=True):
+            master.data.copy_(parameter.data)
+
+
 def frozen_parts(module: nn.Module) -> list[tuple[str, int, Tensor]]:
     """Parameters that take no gradient, as far as they are on this rank: name, first element, flat part.
 

@@ -149,9 +149,11 @@ def _train_here(
     """Train in this process, as a group of one."""
     import torch
 
+    from rtk.ray_session import hide_unassigned_gpus
     from rtk.train.setup import keep_freed_memory
     from rtk.train.worker import run_job
 
+    hide_unassigned_gpus()
     keep_freed_memory()
     torch.set_num_threads(job.config.train.threads or max(1, int(resources["CPU"])))
     _join_group_of_one()

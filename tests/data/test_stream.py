@@ -7,7 +7,7 @@ import torch
 from rtk.config.load import build_config
 from rtk.data.dataset import open_dataset
 from rtk.data.decode import encode_png
-from rtk.data.epochs import steps_per_epoch, window_size
+from rtk.data.epochs import steps_per_epoch
 from rtk.data.faults import FaultLog
 from rtk.data.loader import Loader, ahead
 from rtk.data.pipeline import Source, decode_datasets
@@ -35,9 +35,9 @@ def files(tmp_path_factory, ray_session):
     return folder
 
 
-def feed(folder, faults=None):
+def feed(folder, faults=None, rows=None):
     """A stream with windows of 24 rows, and its feeder."""
-    stream = open_stream(Source(open_dataset(folder), SIDE), window_size(24, BATCH))
+    stream = open_stream(Source(open_dataset(folder), SIDE, rows), 24, BATCH)
     return stream, start_feeder(stream, 3, faults or FaultLog())
 
 
@@ -88,6 +88,14 @@ def test_pad_takes_every_sample(shared):
     ids = all_seen(load, 0, 12)
     assert set(ids) == set(range(500, 500 + ROWS))
     assert len(ids) == 96
+
+
+def test_a_short_rest_joins_the_window_before(files):
+    short = feed(files, rows=73)  # three windows of 24, and one row
+    load = loader(short, remainder="pad")
+    assert short[0].windows == 3
+    assert set(all_seen(load, 0, 10)) == set(short[0].source.sample_ids())
+    assert len(set(seen(load, 9))) == BATCH
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

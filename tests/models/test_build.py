@@ -29,6 +29,20 @@ def test_cosine_head_equals_recorded_one(golden):
     torch.testing.assert_close(head(x).detach(), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("head", ["linear", "cosine"])
+def test_logits_of_bf16_weights_are_float32(head):
+    model = build_model(ModelConfig(name="timm/test_vit", head=head), 5, 48).to(torch.bfloat16).eval()
+    logits, features = model.forward_features(torch.rand(2, 3, 48, 48).to(torch.bfloat16))
+    assert logits.dtype == features.dtype == torch.float32
+    logits.sum().backward()
+    assert model.head.weight.grad.dtype == torch.bfloat16
+
+
+def test_a_patch_size_of_one_number():
+    name = "timm/xcit_nano_12_p16_224"
+    assert build_model(ModelConfig(name=name), 5, 32)(torch.rand(1, 3, 32, 32)).shape == (1, 5)
+
+
 def test_normalisation_is_the_first_layer():
     model = build_model(ModelConfig(width=4, mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0)), 5).eval()
     images = torch.rand(2, 3, 32, 32)

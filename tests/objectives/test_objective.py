@@ -10,7 +10,7 @@ from rtk.config.model import ModelConfig
 from rtk.data.mixing import mixup, mixup_targets
 from rtk.data.views import View
 from rtk.models import build_model
-from rtk.models.build import concatenates_views
+from rtk.models.build import batchnorm_layers, concatenates_views
 from rtk.objectives import active_terms, compute_losses
 from rtk.objectives.cross_entropy import soft_cross_entropy
 
@@ -71,6 +71,21 @@ def test_only_the_first_clean_pass_moves_batchnorm_statistics():
     moved = [not torch.equal(one, other) for one, other in pairwise(means)]
     assert moved == [True, False, False, False, False, False]
     assert model[1].num_batches_tracked == 1
+
+
+def test_recomputed_activations_do_not_move_the_statistics_again():
+    moved = []
+    for checkpoints in (False, True):
+        torch.manual_seed(0)
+        model = build_model(ModelConfig(name="timm/test_resnet"), 5).train()
+        model.backbone.set_grad_checkpointing(checkpoints)
+        views = {
+            name: View(torch.rand(4, 3, 64, 64), torch.zeros(4, dtype=torch.long))
+            for name in ("clean", "mixed")
+        }
+        step_gradient(model, views, active_terms(objective(regmixup=1)), concatenate=False)
+        moved.append([buffer.clone() for layer in batchnorm_layers(model) for buffer in layer.buffers()])
+    torch.testing.assert_close(moved[1], moved[0])
 
 
 def test_losses_are_per_sample():

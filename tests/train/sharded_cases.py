@@ -85,6 +85,7 @@ BF16_CASES = [
     Case(stage=stage, precision=precision, accumulation=2)
     for stage, precision in itertools.product(STAGES, ("bf16", "bf16_weights"))
 ]
+BF16_CASES.append(Case(stage=0, base="adamw", precision="bf16_weights"))
 # Not clearing the gradients shows where they live in the parameters (0) or accumulate in the shard (3).
 MUTATIONS = [
     Case(stage=stage, accumulation=2, mutation=mutation)
@@ -215,6 +216,7 @@ def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, 
     net = Net(case)
     engine = build_engine(net, build_base(case.base, net), config)
     shards = engine_shards(engine)
+    assert not shards.base_optimizer().state, "no step has been taken yet"
     sharpness = build_sharpness(config.sharpness, engine, shards)
     average = WeightAverage(shards, net, RATE)
     _mutate(shards, case.mutation)

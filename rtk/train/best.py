@@ -1,0 +1,36 @@
+"""The best checkpoint of a run: a copy of the last one of an epoch, where its validation metric is ahead."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rtk.run_folder import RunFolder
+from rtk.train.checkpoint import copy_checkpoint, has_checkpoint, read_state
+
+LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
+
+
+def keep_best(run: RunFolder, select: str) -> None:
+    """Copy the checkpoint `last` to `best`, and note it in `best.json`, where it is better by a metric.
+
+    A process that is killed between saving an epoch and this leaves it undone; so it is done again, from what
+    the checkpoint itself holds, whenever a run goes on.
+    """
+    last = run.checkpoints / "last"
+    state = read_state(last) if has_checkpoint(last) else {}
+    if state.get("metrics") and _is_better(run, select, state):
+        copy_checkpoint(last, run.checkpoints / "best")
+        run.write_json("best.json", {"step": state["step"], **state["metrics"]})
+
+
+def _is_better(run: RunFolder, select: str, state: dict[str, Any]) -> bool:
+    best = run.read_json("best.json")
+    if best is None or not (run.checkpoints / "best").exists():
+        return True
+    if best["step"] >= state["step"]:
+        return False
+    new, old = state["metrics"][select], best[select]
+    if math.isnan(old) or math.isnan(new):
+        return math.isnan(old)
+    return bool(new <= old if select.endswith(LOWER_IS_BETTER) else new >= old)
