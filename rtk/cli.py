@@ -44,7 +44,9 @@ COMMANDS = (
     doctor,
     completion,
 )
-OVERRIDE = re.compile(r"^[\w.]+=")
+SECTIONS = "data model objective optimizer sharpness schedule averaging train evaluate tracking deepspeed"
+# These are config values wherever they stand: also after an option that takes several words.
+OVERRIDE = re.compile(rf"^({SECTIONS.replace(' ', '|')})\.[\w.-]+=")
 
 DESCRIPTION = """Train image classifiers that know when they are wrong, and prove it.
 
@@ -88,14 +90,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse; `key=value` may stand anywhere, which argparse refuses after an option."""
+    """Parse; `key=value` and a recipe may stand anywhere, which argparse refuses after an option."""
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-    wrong = [text for text in rest if not OVERRIDE.match(text)]
-    if rest and (wrong or not hasattr(options, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    options, rest = parser.parse_known_args([word for word in words if word not in overrides])
+    if rest and getattr(options, "recipe", "") is None and not rest[0].startswith("-"):
+        options.recipe = rest.pop(0)
+    # The rest are keys that are misspelt; what they are near to is said later.
+    overrides += [word for word in rest if "=" in word and not word.startswith("-")]
+    rest = [word for word in rest if word not in overrides]
+    if overrides and not hasattr(options, "overrides"):
+        rest += overrides
     if rest:
-        options.overrides = [*options.overrides, *rest]
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if overrides:
+        options.overrides = [*options.overrides, *overrides]
     return options
 
 

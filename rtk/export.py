@@ -86,6 +86,7 @@ def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = No
             pip_requirements=[f"reliability-toolkit{'[lora]' if needs_peft else ''}=={__version__}"],
             registered_model_name=registered_name,
         )
+    mirror.send_status_again()  # `start_run` has ended the run in its own way
     return str(logged.model_uri)
 
 

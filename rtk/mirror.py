@@ -75,6 +75,7 @@ class Mirror:
         self._client: Any = None
         self._metrics_stamp: Any = None
         self._by_time: bool | None = None
+        self._was_found = False
 
     def send(self, files: bool = False) -> int:
         """Send what has not been sent yet; with `files` also artifacts and models. Returns the rows sent.
@@ -91,6 +92,13 @@ class Mirror:
             self._send_status(state)
         return sent
 
+    def send_status_again(self) -> None:
+        """Send how the run stands, after something else has changed that in MLflow."""
+        with FileLock(self.run.path / ".mlflow.lock"):
+            state = self._state()
+            self._note(state, status=None)
+            self._send_status(state)
+
     def _connect(self) -> Any:
         if self._client is None:
             for name, value in SHORT_WAITS.items():
@@ -105,9 +113,9 @@ class Mirror:
     # -- the run itself
 
     def _state(self) -> dict[str, Any]:
-        """What has been sent; makes the MLflow run at first."""
+        """What has been sent; makes the MLflow run at first, and where the database has been replaced."""
         state: dict[str, Any] | None = self.run.read_json("mlflow.json")
-        if state is None or state["uri"] != self.uri:
+        if state is None or state["uri"] != self.uri or not self._is_known(state["run_id"]):
             run_id = self._find_run() or self._create_run()
             state = {"uri": self.uri, "run_id": run_id, "described": False, "status": None}
             state |= {"marks": {}, "files": {}, "models": {}}
@@ -120,10 +128,26 @@ class Mirror:
         state.update(changes)
         self.run.write_json("mlflow.json", state)
 
+    def _is_known(self, run_id: str) -> bool:
+        """Whether MLflow has a run; asked once."""
+        from mlflow.exceptions import MlflowException
+
+        if not self._was_found:
+            try:
+                self._connect().get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return False
+            self._was_found = True
+        return True
+
     def _find_run(self) -> str | None:
         """An MLflow run that was made for this folder, but whose id could not be written down."""
+        quote = '"' if "'" in str(self.run.path) else "'"
+        folder = f"{quote}{self.run.path}{quote}"
         found = self._connect().search_runs(
-            [self._experiment()], f"tags.`rtk.folder` = '{self.run.path}'", max_results=1
+            [self._experiment()], f"tags.`rtk.folder` = {folder}", max_results=1
         )
         return found[0].info.run_id if found else None
 
@@ -140,7 +164,8 @@ class Mirror:
         found = client.get_experiment_by_name(name)
         if found is None:
             folder = (sweep_of(self.run) or self.run).path.parent / "mlartifacts"
-            location = folder.as_uri() if self.uri.startswith("sqlite") else None
+            # A tracking server knows where it keeps files; a database does not.
+            location = None if self.uri.startswith(("http", "databricks")) else folder.as_uri()
             try:
                 return str(client.create_experiment(name, artifact_location=location))
             except Exception:  # another process was first, or the server is gone

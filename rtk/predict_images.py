@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.load import ConfigError
@@ -57,17 +58,30 @@ def find_images(paths: Iterable[str]) -> list[Path]:
     """Files to predict: those named, and all image and Parquet files below the folders named, in order.
 
     Raises:
-        ConfigError: where a path does not exist, or a folder has no images.
+        ConfigError: where a path does not exist, a folder has no images, or a Parquet file no column `image`.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise ConfigError(f"images: {path} does not exist")
-        inside = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_image(p))
+        inside = (
+            [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_image(p) and p.is_file())
+        )
         if not inside:
             raise ConfigError(f"images: no image files below {path}")
         found += inside
+    for file in filter(_is_parquet, found):
+        _check_parquet(file)
     return found
+
+
+def _check_parquet(file: Path) -> None:
+    try:
+        columns = pq.read_schema(file).names
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"images: {file} is no Parquet file ({error})") from None
+    if "image" not in columns:
+        raise ConfigError(f"images: {file} has columns {', '.join(columns)}, wanted image among them")
 
 
 def _is_image(path: Path) -> bool:

@@ -8,12 +8,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from rtk.config.load import ConfigError, build_config, dump_config
 from rtk.config.schema import RunConfig
@@ -150,6 +152,28 @@ class RunFolder:
         partial = self.path / f".{name}.{os.getpid()}.{threading.get_ident()}"
         partial.write_text(text)
         partial.replace(self.path / name)
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Within it, no other process may train in a run's or a sweep's folder; the lock goes with the process.
+
+    Args:
+        folder: of the run or sweep.
+        what: `run` or `sweep`, for the error.
+
+    Raises:
+        ConfigError: where another process holds it.
+    """
+    lock = FileLock(folder / ".driver.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{what}: {folder.name} is being run by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def unique_name(prefix: str) -> str:

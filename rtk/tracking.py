@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rtk.mirror import SWEEP_FILE, Mirror, note_status
+from rtk.mirror import SWEEP_FILE, Mirror, note_status, sweep_of
 from rtk.run_folder import RunFolder
 
 SEND_SECONDS = 2.0
@@ -79,13 +79,21 @@ def send_evaluation(run: RunFolder) -> None:
 
 
 def sync(runs: Sequence[RunFolder]) -> dict[str, str | int]:
-    """Send what is left of runs and sweeps; for each the number of rows sent, or why it could not be."""
+    """Send what is left of runs and sweeps.
+
+    Returns:
+        By name (`SWEEP/TRIAL` for a trial; the path, where two are called the same) the number of rows sent,
+        or why they could not be.
+    """
     outcome: dict[str, str | int] = {}
     for run in runs:
+        sweep = sweep_of(run)
+        name = run.name if sweep is None else f"{sweep.name}/{run.name}"
+        name = str(run.path) if name in outcome else name
         try:
-            outcome[run.name] = Mirror(run).send(files=True)
+            outcome[name] = Mirror(run).send(files=True)
         except Exception as error:
-            outcome[run.name] = str(error).split("\n")[0]
+            outcome[name] = str(error).split("\n")[0]
     return outcome
 
 
@@ -93,5 +101,10 @@ def folders_to_sync(output: Path) -> list[RunFolder]:
     """All runs and sweeps under a folder, sweeps before their trials."""
     sweeps = [path.parent for path in sorted(output.glob(f"*/{SWEEP_FILE}"))]
     runs = [path.parent for path in sorted(output.glob("*/config.yaml"))]
-    trials = [path.parent for sweep in sweeps for path in sorted(sweep.glob("trial-*/config.yaml"))]
-    return [RunFolder(path.absolute()) for path in (*sweeps, *runs, *trials)]
+    found = [RunFolder(path.absolute()) for path in (*sweeps, *runs)]
+    return found + [trial for sweep in sweeps for trial in trials_of(RunFolder(sweep.absolute()))]
+
+
+def trials_of(run: RunFolder) -> list[RunFolder]:
+    """Folders of the trials of a sweep; none of a run."""
+    return [RunFolder(path.parent) for path in sorted(run.path.glob("trial-*/config.yaml"))]

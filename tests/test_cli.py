@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import BaseModel
 
-from rtk.cli import build_parser, main
+from rtk.cli import SECTIONS, _parse, build_parser, main
+from rtk.config import load_config
 from rtk.run_folder import RunFolder
 
 RTK = [str(Path(sys.executable).parent / "rtk")]
@@ -77,6 +79,12 @@ def test_every_command_has_help_with_examples(command, capsys):
         (["evaluate", "nowhere"], "run: got 'nowhere', wanted a run folder"),
         (["data", "inspect", "/nowhere"], "/nowhere"),
         (["recipes", "validate", "digits_demo", "seed=-1"], "seed: got -1"),
+        (
+            ["recipes", "validate", "digits_demo", "evaluate.scores=[mpsx]"],
+            "score: got 'mpsx', wanted one of msp",
+        ),
+        (["train", "digits_demo", "evaluate.ood_score=kn"], "score: got 'kn', wanted one of msp"),
+        (["sync", "--output", "/nowhere"], "--output: there is no folder '/nowhere'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
@@ -134,9 +142,26 @@ def test_print_config_says_where_values_come_from(capsys):
 def test_overrides_may_follow_options(capsys):
     assert main(["train", "digits_demo", "--print-config", "--json", "model.width=4"]) == 0
     assert json.loads(capsys.readouterr().out)["model.width"]["value"] == 4
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "digits_demo", "--no-such-option"])
-    assert stop.value.code == 2
+    for wrong in (["train", "digits_demo", "--no-such-option"], ["doctor", "train.workers=2"]):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+
+
+def test_words_are_taken_for_what_they_are_wherever_they_stand():
+    options = _parse(["evaluate", "RUN", "--scores", "msp", "knn", "evaluate.actors=2"])
+    assert (options.scores, options.overrides) == (["msp", "knn"], ["evaluate.actors=2"])
+    options = _parse(["evaluate", "RUN", "--ood", "a=x", "data.far_ood.tiny-imagenet=y", "--corruptions"])
+    assert (options.ood, options.overrides) == (["a=x"], ["data.far_ood.tiny-imagenet=y"])
+    options = _parse(["sweep", "SPACE", "--trials", "3", "RECIPE", "seed=1"])
+    assert (options.space, options.recipe, options.overrides) == ("SPACE", "RECIPE", ["seed=1"])
+    sections = {key for key, value in load_config("digits_ce") if isinstance(value, BaseModel | dict)}
+    assert set(SECTIONS.split()) == sections
+
+
+def test_output_is_a_folder_of_new_runs_too(capsys, tmp_path):
+    assert main(["train", "digits_demo", "--output", str(tmp_path), "--print-config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"]["value"] == str(tmp_path)
 
 
 def test_recipes(tmp_path, capsys):

@@ -128,6 +128,18 @@ def test_command_line(folder, images, capsys, tmp_path):
     assert main(["predict", str(folder), str(tmp_path / "broken.png"), "--jsonl"]) == 1
 
 
+def test_a_folder_of_parquet_parts_is_read_and_a_table_without_images_named(images, tmp_path):
+    parts = tmp_path / "photos" / "all.parquet"
+    parts.mkdir()
+    (tmp_path / "more.parquet").rename(parts / "part-0.parquet")
+    assert [file.name for file in find_images(images[:1])] == ["a.png", "part-0.parquet", "b.JPG"]
+    pq.write_table(pa.table({"label": [1]}), tmp_path / "labels.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for name, message in (("labels", "has columns label, wanted image"), ("broken", "is no Parquet file")):
+        with pytest.raises(ConfigError, match=message):
+            find_images([str(tmp_path / f"{name}.parquet")])
+
+
 @pytest.mark.parametrize(
     ("model", "image"), [("package", "nowhere.png"), ("nowhere", "photos"), ("package", "empty")]
 )

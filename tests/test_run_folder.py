@@ -1,7 +1,8 @@
 import pytest
 
 from rtk.config import ConfigError, load_config
-from rtk.run_folder import RunFolder
+from rtk.run_folder import RunFolder, held
+from rtk.train import launch
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ def test_json_files_and_stop_requests(run):
     assert run.stop_requested()
     run.clear_stop()
     assert not run.stop_requested()
+
+
+def test_one_process_at_a_time(run):
+    busy = pytest.raises(ConfigError, match=f"run: {run.name} is being run by another process")
+    with held(run.path, "run"), busy:
+        launch.resume_training(run, [])
+    with held(run.path, "run"):
+        pass
 
 
 def test_missing_run_is_named(tmp_path):

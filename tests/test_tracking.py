@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -91,6 +92,36 @@ def test_a_crash_before_the_id_is_written_makes_no_second_run(output):
     assert len(found) == 1
     assert found[0].data.params["hash.train"] == "abc"
     assert found[0].data.params["version.torch"] == "2"
+
+
+def test_a_database_that_was_deleted_is_made_again(output, database):
+    quoted = output / "it's here"
+    quoted.mkdir()
+    shutil.copy(database, quoted / "mlflow.db")
+    run = new_run(quoted, None)
+    append(run, range(5))
+    Mirror(run).send()
+    (quoted / "mlflow.db").unlink()
+    shutil.copy(database, quoted / "mlflow.db")
+    Mirror(run).send()
+    check_whole(run, range(5))
+
+
+def test_trials_of_the_same_name_are_synced_and_told_apart(output, capsys):
+    space = parse_space(
+        {"objectives": {"val/aurc": "min"}, "space": {"optimizer.lr": {"uniform": [0.1, 1]}}}, "here"
+    )
+    runs = []
+    for name in ("one", "two"):
+        sweep = Sweep.create(space, load_config("digits_ce", [f"output={output}"]), name)
+        runs.append(new_run(sweep.path, None, "trial-0000"))
+        append(runs[-1], range(3))
+    assert main(["sync", "--output", str(output), "--json"]) == 0
+    sent = json.loads(capsys.readouterr().out)
+    assert sent == {"one": 0, "two": 0, "one/trial-0000": 9, "two/trial-0000": 9}
+    append(runs[0], range(3, 4))
+    assert main(["sync", str(output / "one")]) == 0
+    assert "one/trial-0000: 3 rows sent" in capsys.readouterr().out
 
 
 def test_status_files_and_models_under_their_aliases(output):

@@ -10,8 +10,6 @@ from typing import Any
 from rtk.commands.output import print_json, print_table
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
 
-OVERRIDABLE = ("evaluate.", "data.")  # what keys of an evaluation begin with
-
 
 def add(commands: Parsers) -> None:
     """The parser of `rtk evaluate`."""
@@ -93,7 +91,6 @@ def run(options: Options) -> int:
     from rtk.run_folder import RunFolder
     from rtk.tracking import send_evaluation
 
-    _give_back_overrides(options)
     run = RunFolder.open(options.run, options.output)
     ood = [parse_ood(text) for text in options.ood or []]
     overrides = [*_evaluate_overrides(options), *options.overrides]
@@ -106,15 +103,6 @@ def run(options: Options) -> int:
     else:
         _print_evaluation(run, result, report)
     return 0 if result.get("decision", {}).get("reached", True) else 1
-
-
-def _give_back_overrides(options: Options) -> None:
-    """`--scores all evaluate.actors=2`: argparse takes all up to the next option for scores, or sets."""
-    for name in ("scores", "ood"):
-        words = getattr(options, name) or []
-        keys = [word for word in words if word.startswith(OVERRIDABLE)]
-        options.overrides += keys
-        setattr(options, name, [word for word in words if word not in keys] or None)
 
 
 def _evaluate_overrides(options: Options) -> list[str]:

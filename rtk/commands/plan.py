@@ -32,7 +32,7 @@ def run(options: Options) -> int:
     from rtk.plan import GIB, USABLE, count_classes, plan_recipe
 
     workers = [f"train.workers={options.gpus}"] if options.gpus else []
-    config = load_with_origins(options.recipe, [*options.overrides, *workers]).config
+    config = load_with_origins(options.recipe, [*options.overrides, *workers], keep_unset=True).config
     plans = plan_recipe(config, options.classes or count_classes(config))
     memory = options.gpu_memory * GIB
     fitting = [stage.stage for stage in plans if stage.fits(memory)]

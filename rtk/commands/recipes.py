@@ -67,8 +67,10 @@ def cp(options: Options) -> int:
 def validate(options: Options) -> int:
     """`rtk recipes validate`."""
     from rtk.config.load import load_with_origins
+    from rtk.evaluate.score_table import wanted_scores
 
     loaded = load_with_origins(options.recipe, options.overrides)
+    wanted_scores(loaded.config)
     own = sum(origin != "default" for origin in loaded.origins.values())
     print(f"valid: {options.recipe} ({own} values set, {len(loaded.origins) - own} defaults)")
     return 0

@@ -27,7 +27,7 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--concurrent", type=positive, metavar="N", help="trials at a time")
     parser.add_argument("--sampler", choices=["tpe", "gp", "nsga2", "random"])
     parser.add_argument("--scheduler", choices=["asha", "hyperband", "pbt", "none"])
-    parser.add_argument("--output", default="runs", metavar="DIR", help="where --resume looks for a name")
+    parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")
     add_json(parser)
 
 
@@ -42,13 +42,14 @@ def run(options: Options) -> int:
     if options.resume:
         if options.space or options.overrides or options.sampler or options.scheduler or options.name:
             raise ConfigError("--resume: only --trials and --concurrent may change")
-        done = sweeps.resume_sweep(Sweep.open(options.resume, options.output), changes)
+        done = sweeps.resume_sweep(Sweep.open(options.resume, options.output or "runs"), changes)
     else:
         if not options.space or not options.recipe:
             raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")
         changes |= {f"{k}.name": v for k in ("sampler", "scheduler") if (v := getattr(options, k))}
         space = spaces.load_space(options.space, changes)
-        config = spaces.base_config(space, options.recipe, options.overrides)
+        overrides = [*options.overrides, *([f"output={options.output}"] if options.output else [])]
+        config = spaces.base_config(space, options.recipe, overrides)
         done = sweeps.launch_sweep(space, config, options.name)
     summary = {"sweep": done.name, "path": str(done.path)}
     if options.json:

@@ -29,10 +29,11 @@ def run(options: Options) -> int:
     from rtk.config.load import ConfigError
     from rtk.mirror import is_mirrored
     from rtk.run_folder import RunFolder
-    from rtk.tracking import folders_to_sync
+    from rtk.tracking import folders_to_sync, trials_of
     from rtk.tracking import sync as send_all
 
-    found = folders_to_sync(Path(options.output))
+    if not options.runs and not Path(options.output).is_dir():
+        raise ConfigError(f"--output: there is no folder {options.output!r}")
     wanted = [Path(name) for name in options.runs]
     wanted = [path if path.is_dir() else Path(options.output) / path for path in wanted]
     unknown = [str(path) for path in wanted if not is_mirrored(RunFolder(path))]
@@ -40,9 +41,9 @@ def run(options: Options) -> int:
         raise ConfigError(
             f"run: got {unknown[0]!r}, wanted a run or a sweep, or a name under {options.output}/"
         )
-    roots = [path.absolute() for path in wanted]
-    chosen = [run for run in found if run.path.parent in roots] if roots else found
-    outcome = send_all([*(RunFolder(path) for path in roots), *chosen])
+    chosen = [RunFolder(path.absolute()) for path in wanted]
+    chosen = [each for run in chosen for each in (run, *trials_of(run))]
+    outcome = send_all(chosen if options.runs else folders_to_sync(Path(options.output)))
     if options.json:
         print_json(outcome)
     else:

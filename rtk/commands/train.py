@@ -26,9 +26,7 @@ def add(commands: Parsers) -> None:
     parser.add_argument("recipe", nargs="?", help="a shipped recipe (rtk recipes ls) or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
-    parser.add_argument(
-        "--output", default="runs", metavar="DIR", help="where --resume looks for a run's name"
-    )
+    parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved config with origins and stop"
     )
@@ -42,6 +40,8 @@ def run(options: Options) -> int:
     """`rtk train`."""
     from rtk.config.load import ConfigError, load_with_origins
 
+    if options.output and not options.resume:
+        options.overrides.append(f"output={options.output}")
     if options.resume and (options.dry_run or options.print_config):
         raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
     if options.print_config:
@@ -53,7 +53,7 @@ def run(options: Options) -> int:
 
         # With --resume the first positional is an override, not a recipe.
         overrides = [text for text in (options.recipe, *options.overrides) if text]
-        outcome = launch.resume_training(RunFolder.open(options.resume, options.output), overrides)
+        outcome = launch.resume_training(RunFolder.open(options.resume, options.output or "runs"), overrides)
     elif options.dry_run:
         return _dry_run(options)
     else:

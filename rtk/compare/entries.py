@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from rtk.config.load import ConfigError, flatten
+from rtk.config.yaml_files import parse_yaml
 from rtk.evaluate.evaluate import read_result
 from rtk.run_folder import RunFolder
 
@@ -86,13 +88,14 @@ def select(entries: Iterable[Entry], where: str | None) -> list[Entry]:
     """Entries for which all conditions hold, such as `params.model.width = 8 and metrics.accuracy > 0.9`.
 
     Raises:
-        ConfigError: where a condition cannot be read.
+        ConfigError: where a condition cannot be read, or is about a key that no entry has.
     """
-    conditions = [_condition(text) for text in re.split(r"\s+and\s+", where)] if where else []
+    entries = list(entries)
+    conditions = [_condition(text, entries) for text in re.split(r"\s+and\s+", where)] if where else []
     return [entry for entry in entries if all(holds(entry) for holds in conditions)]
 
 
-def _condition(text: str) -> Callable[[Entry], bool]:
+def _condition(text: str, entries: Sequence[Entry]) -> Callable[[Entry], bool]:
     match = CONDITION.match(text)
     if match is None:
         raise ConfigError(
@@ -100,11 +103,15 @@ def _condition(text: str) -> Callable[[Entry], bool]:
         )
     table, key, sign, value = match.groups()
     wanted = _literal(value)
+    known = {name for entry in entries for name in getattr(entry, table)}
+    if known and key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        raise ConfigError(f"--where: no run has {table}.{key}, the nearest there is is {table}.{near[0]}")
 
     def holds(entry: Entry) -> bool:
-        found = getattr(entry, table).get(key)
+        values = getattr(entry, table)
         try:
-            return found is not None and COMPARISONS[sign](found, wanted)
+            return key in values and bool(COMPARISONS[sign](values[key], wanted))
         except TypeError:  # of another type: not comparable, so it does not hold
             return False
 
@@ -112,12 +119,11 @@ def _condition(text: str) -> Callable[[Entry], bool]:
 
 
 def _literal(text: str) -> Any:
-    """A value as YAML reads it; but 1e-3, which YAML 1.1 takes for a word, is a number."""
-    value = yaml.safe_load(text)
+    """A value as a recipe would have it."""
     try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--where: got the value {text!r}, wanted a number or a word") from None
 
 
 def changed_keys(entries: Sequence[Entry]) -> list[str]:

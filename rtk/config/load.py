@@ -15,6 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rtk.config.schema import RunConfig
+from rtk.config.yaml_files import ConfigError as ConfigError
+from rtk.config.yaml_files import parse_yaml, read_mapping
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # Mappings whose keys the user chooses.
@@ -25,10 +27,6 @@ FREE_KEYS = (
     "data.validation_far_ood.",
     "deepspeed.",
 )
-
-
-class ConfigError(ValueError):
-    """A recipe or an override cannot be used; the message is one line naming the key."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,13 @@ def load_config(recipe: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     return load_with_origins(recipe, overrides).config
 
 
-def load_with_origins(recipe: str | Path, overrides: Iterable[str] = ()) -> LoadedConfig:
-    """Like `load_config`, but also says where every value came from (`rtk train --print-config`)."""
+def load_with_origins(
+    recipe: str | Path, overrides: Iterable[str] = (), keep_unset: bool = False
+) -> LoadedConfig:
+    """Like `load_config`, but also says where every value came from (`rtk train --print-config`).
+
+    `keep_unset` leaves `${VARIABLE}` as it is where the variable is not set, for those who read no files.
+    """
     path = find_recipe(recipe)
     tree, origins = _read_recipe(path)
     for override in overrides:
@@ -62,7 +65,7 @@ def load_with_origins(recipe: str | Path, overrides: Iterable[str] = ()) -> Load
         _assign(tree, key, value)
         _mark(origins, key, value, "override")
     tree.setdefault("name", path.stem)
-    config = build_config(tree)
+    config = build_config(tree, keep_unset)
     leaves = dict(flatten(config.model_dump(mode="json")))
     return LoadedConfig(config, {key: _origin(origins, key) for key in leaves})
 
@@ -85,10 +88,10 @@ def override_config(config: RunConfig, values: Mapping[str, Any], where: str = "
     return build_config(tree)
 
 
-def build_config(tree: Mapping[str, Any]) -> RunConfig:
-    """Validate a plain mapping (a `config.yaml`, say) into a `RunConfig`."""
+def build_config(tree: Mapping[str, Any], keep_unset: bool = False) -> RunConfig:
+    """Validate a plain mapping (a `config.yaml`, say) into a `RunConfig`; `keep_unset` as above."""
     try:
-        return RunConfig.model_validate(expand_variables(tree))
+        return RunConfig.model_validate(expand_variables(tree, keep_unset=keep_unset))
     except ValidationError as error:
         raise ConfigError(one_line(error)) from None
 
@@ -98,18 +101,23 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def expand_variables(value: Any, key: str = "") -> Any:
+def expand_variables(value: Any, key: str = "", keep_unset: bool = False) -> Any:
     """Replace `${VARIABLE}` in every string by the environment's value.
 
     Raises:
-        ConfigError: naming the key whose variable is not set.
+        ConfigError: naming the key whose variable is not set, unless `keep_unset`.
     """
     if isinstance(value, Mapping):
-        return {name: expand_variables(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        return {
+            name: expand_variables(item, f"{key}.{name}".lstrip("."), keep_unset)
+            for name, item in value.items()
+        }
     if not isinstance(value, str):
         return value
 
     def lookup(match: re.Match[str]) -> str:
+        if keep_unset:
+            return os.environ.get(match.group(1), match.group(0))
         if match.group(1) not in os.environ:
             raise ConfigError(f"{key}: {value!r} needs the environment variable {match.group(1)}, not set")
         return os.environ[match.group(1)]
@@ -153,16 +161,16 @@ def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str
     return keys
 
 
-def _read_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """A recipe's tree and origins, laid over those of its `base` recipe where it names one."""
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: got {type(tree).__name__}, wanted a mapping of keys")
+    if path in above:
+        raise ConfigError(f"{path}: base: a recipe cannot be its own base")
+    tree = read_mapping(path)
     base_name = tree.pop("base", None)
-    merged, origins = ({}, {}) if base_name is None else _read_recipe(_find_base(path, base_name))
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if base_name is not None:
+        merged, origins = _read_recipe(_find_base(path, base_name), (*above, path))
     for key, value in flatten(tree):
         _check_key(key, str(path))
         _assign(merged, key, value)
@@ -170,9 +178,12 @@ def _read_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return merged, origins
 
 
-def _find_base(path: Path, base_name: str) -> Path:
+def _find_base(path: Path, base_name: Any) -> Path:
+    """A recipe beside this one, or a shipped one (of the same name as this one, say)."""
+    if not isinstance(base_name, str):
+        raise ConfigError(f"{path}: base: got {base_name!r}, wanted the name of a recipe")
     sibling = path.parent / f"{base_name.removesuffix('.yaml')}.yaml"
-    return sibling if sibling.is_file() else find_recipe(base_name)
+    return sibling if sibling.is_file() and sibling != path else find_recipe(base_name)
 
 
 def _parse_override(text: str) -> tuple[str, Any]:
@@ -180,7 +191,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"override: got {text!r}, wanted key=value such as train.duration=3ep")
     try:
-        return key, yaml.safe_load(value) if value else ""
+        return key, parse_yaml(value) if value else ""
     except yaml.YAMLError:
         raise ConfigError(f"override {key}: got {value!r}, wanted a YAML value") from None
 

@@ -9,10 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pyarrow import fs
 
 from rtk.config.load import ConfigError, expand_variables
+from rtk.config.yaml_files import read_mapping
 from rtk.data.catalog import resolve_path
 from rtk.data.storage import locate
 
@@ -108,12 +108,7 @@ def _find_suite(suite: str | Path) -> Path:
 
 def _read_suite(path: Path) -> dict[str, Any]:
     """The checked tree of a suite, variables not yet expanded."""
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: got {type(tree).__name__}, wanted a mapping with {', '.join(SUITE_KEYS)}")
+    tree = read_mapping(path)
     for key, value in tree.items():
         if key not in SUITE_KEYS:
             near = difflib.get_close_matches(str(key), SUITE_KEYS, n=1, cutoff=0.0)

@@ -22,9 +22,10 @@ from rtk.data.pipeline import Source, decode_datasets, evaluation_source
 from rtk.data.stream import Stream, check_decoding_cpus, open_stream, start_feeder
 from rtk.data.views import PICTURE_MARGIN
 from rtk.environment import describe_environment
+from rtk.evaluate.score_table import wanted_scores
 from rtk.plan import choose_stage
 from rtk.ray_session import check_resources, start_ray, worker_memory
-from rtk.run_folder import RunFolder
+from rtk.run_folder import RunFolder, held
 from rtk.tracking import mirrored
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
@@ -75,25 +76,29 @@ def launch_training(config: RunConfig) -> Outcome:
     run = RunFolder.create(config)
     hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
     run.write_json("environment.json", {**describe_environment(), "data": hashes})
-    return _train(run, config, datasets, resume=False)
+    with held(run.path, "run"):
+        return _train(run, config, datasets, resume=False)
 
 
 def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     """Continue a run from its last checkpoint, in its folder and its MLflow run.
 
     Raises:
-        ConfigError: where an override changes what may not change.
+        ConfigError: where an override changes what may not change, or another process trains the run.
         TrainingError: where the run failed.
     """
     config = resumed_config(run, overrides)
-    keep_best(run, config.train.select)
-    step = read_state(run.checkpoints / "last")["step"]
-    datasets = open_datasets(config)
-    if total_steps(config, datasets) <= step:
-        raise ConfigError(f"train.duration: got {config.train.duration!r}, the run is at step {step} already")
-    config = settle_on_cluster(config, len(datasets["train"].classes))
-    run.change_config(config, step)
-    return _train(run, config, datasets, resume=True)
+    with held(run.path, "run"):
+        keep_best(run, config.train.select)
+        step = read_state(run.checkpoints / "last")["step"]
+        datasets = open_datasets(config)
+        if total_steps(config, datasets) <= step:
+            raise ConfigError(
+                f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
+            )
+        config = settle_on_cluster(config, len(datasets["train"].classes))
+        run.change_config(config, step)
+        return _train(run, config, datasets, resume=True)
 
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
@@ -139,7 +144,8 @@ def validation_ood(config: RunConfig) -> dict[str, dict[str, str]]:
 
 
 def _check_evaluation_sets(config: RunConfig) -> None:
-    """What `rtk evaluate` will read must be there now, not only after 200 epochs."""
+    """What `rtk evaluate` will read and compute must be there now, not only after 200 epochs."""
+    wanted_scores(config)
     if config.data.test is not None:
         _open(config.data.test, "data.test", need_classes=False)
     for group in ("near_ood", "far_ood"):

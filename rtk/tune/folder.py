@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from rtk.config.load import ConfigError, build_config, override_config
 from rtk.config.schema import RunConfig
@@ -30,16 +28,26 @@ class Sweep:
         Raises:
             ConfigError: where it is there already or cannot be written.
         """
-        sweep = cls(Path(config.output).absolute() / name)
+        sweep = cls(cls.check_free(config, name))
         config = override_config(config, {"output": str(sweep.path)})
         try:
             sweep.path.mkdir(parents=True)
             sweep.save(space, config)
-        except FileExistsError:
-            raise ConfigError(f"--name: {sweep.path} exists already; --resume {name} continues it") from None
         except OSError as error:
             raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
         return sweep
+
+    @classmethod
+    def check_free(cls, config: RunConfig, name: str) -> Path:
+        """Where a new sweep's folder goes.
+
+        Raises:
+            ConfigError: where there is something already.
+        """
+        path = Path(config.output).absolute() / name
+        if path.exists():
+            raise ConfigError(f"--name: {path} exists already; --resume {name} continues it")
+        return path
 
     @classmethod
     def open(cls, name: str | Path, output: str = "runs") -> Sweep:
@@ -72,23 +80,6 @@ class Sweep:
         partial = self.path / f"{SWEEP_FILE}.partial"
         partial.write_text(yaml.safe_dump(tree, sort_keys=False))
         partial.replace(self.path / SWEEP_FILE)
-
-    @contextmanager
-    def driven(self) -> Iterator[None]:
-        """Within it, no other process may run the sweep; the lock goes with the process.
-
-        Raises:
-            ConfigError: where another one does.
-        """
-        lock = FileLock(self.path / ".driver.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ConfigError(f"sweep: {self.name} is being run by another process") from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _tree(self) -> dict[str, Any]:
         return yaml.safe_load((self.path / SWEEP_FILE).read_text())

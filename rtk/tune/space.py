@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtk.config.load import ConfigError, flatten, load_config, one_line
 from rtk.config.schema import RunConfig
 from rtk.config.sections import PositiveFloat, PositiveInt, Section
+from rtk.config.yaml_files import read_mapping
 
 KINDS = ("uniform", "loguniform", "quniform", "randint", "choice")
 Scalar = bool | int | float | str | None
@@ -172,12 +172,8 @@ def load_space(path: str | Path, changes: Mapping[str, Any] | None = None) -> Se
         raise ConfigError(
             f"search space: got {str(path)!r}, wanted a YAML file such as search_spaces/small.yaml"
         )
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: got {type(tree).__name__}, wanted a mapping of keys")
+    tree = read_mapping(path)
+    parse_space(tree, str(path))  # before its parts are taken for what they should be
     for key, value in (changes or {}).items():
         section, _, leaf = key.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[leaf] = value
@@ -207,17 +203,17 @@ def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) 
     """What all trials start from: recipe < `fixed` < overrides.
 
     Raises:
-        ConfigError: also where an override sets a key that is searched.
+        ConfigError: also where one of them sets a key that is searched.
     """
-    overrides = list(overrides)
-    for text in overrides:
+    fixed = [f"{key}={json.dumps(value)}" for key, value in flatten(space.fixed)]
+    given = [*(("fixed", text) for text in fixed), *(("override", text) for text in overrides)]
+    for kind, text in given:
         key = text.partition("=")[0]
         if key in space.space:
             raise ConfigError(
-                f"override {text!r}: {key} is searched, wanted it in the search space or here, not both"
+                f"{kind} {text!r}: {key} is searched, wanted it in the search space or here, not both"
             )
-    fixed = [f"{key}={json.dumps(value)}" for key, value in space.fixed.items()]
-    return load_config(recipe, [*fixed, *overrides])
+    return load_config(recipe, [text for _, text in given])
 
 
 def points(space: SearchSpace, config: RunConfig) -> Iterator[dict[str, Any]]:

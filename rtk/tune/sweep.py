@@ -19,7 +19,7 @@ from rtk.environment import describe_environment
 from rtk.mirror import note_status
 from rtk.plan import choose_stage
 from rtk.ray_session import start_ray, worker_memory
-from rtk.run_folder import RunFolder, unique_name
+from rtk.run_folder import RunFolder, held, unique_name
 from rtk.train.launch import SKIPPED_FILE, load_training_data
 from rtk.tune.check import check_space, data_config, epochs, open_data
 from rtk.tune.folder import Sweep
@@ -52,17 +52,20 @@ def launch_sweep(space: SearchSpace, config: RunConfig, name: str | None = None)
     Raises:
         ValueError: where space, config, data or cluster do not fit; nothing has been started then.
     """
+    name = name or unique_name(f"sweep-{config.name}")
+    Sweep.check_free(config, name)
     check_space(space, config)
     datasets = open_data(space, config)
     _start_ray(space, config)
     trials = space.concurrent or _places(space, config)
     memory = worker_memory(config.train.workers * trials, _resources(space).get("GPU", 0))
     config = choose_stage(config, len(datasets["train"].classes), memory)
-    sweep = Sweep.create(space, config, name or unique_name(f"sweep-{config.name}"))
-    study = open_study(sweep.path, space)
-    for point in points(space, config):
-        study.enqueue_trial(point)
-    _run(sweep, space, study, datasets)
+    sweep = Sweep.create(space, config, name)
+    with held(sweep.path, "sweep"):
+        study = open_study(sweep.path, space)
+        for point in points(space, config):
+            study.enqueue_trial(point)
+        _run(sweep, space, study, datasets)
     return sweep
 
 
@@ -74,18 +77,19 @@ def resume_sweep(sweep: Sweep, changes: Mapping[str, Any] | None = None) -> Swee
         changes: other values for `trials`, `concurrent` or `resources`.
 
     Raises:
-        ConfigError: where nothing is left to do.
+        ConfigError: where nothing is left to do, or another process runs it.
     """
     space, config = sweep.space(changes), sweep.config()
-    study = open_study(sweep.path, space)
-    if not remaining_trials(study, space):
-        raise ConfigError(
-            f"--resume: all {space.trials} trials of {sweep.name} have ended; --trials N adds more"
-        )
-    datasets = open_data(space, config)
-    _start_ray(space, config)
-    sweep.save(space, config)
-    _run(sweep, space, study, datasets)
+    with held(sweep.path, "sweep"):
+        study = open_study(sweep.path, space)
+        if not remaining_trials(study, space):
+            raise ConfigError(
+                f"--resume: all {space.trials} trials of {sweep.name} have ended; --trials N adds more"
+            )
+        datasets = open_data(space, config)
+        _start_ray(space, config)
+        sweep.save(space, config)
+        _run(sweep, space, study, datasets)
     return sweep
 
 
@@ -141,7 +145,7 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
     )
     for ended in study.get_trials(deepcopy=False, states=DONE):
         note_trial(sweep.path, ended)  # the driver may have been killed before it could
-    with sweep.driven(), mirrored_sweep(sweep.path), progress_bar("trials") as progress:
+    with mirrored_sweep(sweep.path), progress_bar("trials") as progress:
         searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
         scheduler = build_scheduler(space, epochs(config, datasets), study, sweep.path)
         try:

@@ -67,6 +67,12 @@ def test_where_and_experiment(runs, tmp_path):
         compare(experiment="other", output=str(tmp_path))
     with pytest.raises(ConfigError, match="--where: got 'lr 0.1', wanted such as"):
         compare(experiment="mine", output=str(tmp_path), where="lr 0.1")
+    with pytest.raises(ConfigError, match="the nearest there is is params.optimizer.lr"):
+        compare(experiment="mine", output=str(tmp_path), where="params.optimzer.lr = 0.1")
+    with pytest.raises(ConfigError, match="--where: got the value"):
+        compare(experiment="mine", output=str(tmp_path), where="params.seed = [")
+    without = compare(experiment="mine", output=str(tmp_path), where="params.data.train_rows = null")
+    assert sum(len(group.entries) for group in without.groups) == len(runs)
     with pytest.raises(ConfigError, match="holds for none"):
         compare(experiment="mine", output=str(tmp_path), where="params.optimizer.lr = 7")
     with pytest.raises(ConfigError, match="got 'val/acuracy', wanted one of"):

@@ -92,6 +92,44 @@ def test_a_file_that_is_no_mapping(tmp_path, text):
         load_config(path)
 
 
+def test_a_file_that_is_no_text(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"mine.yaml: not"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("base", ["one", "two", "[1]"])
+def test_a_base_that_cannot_be(tmp_path, base):
+    (tmp_path / "one.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "two.yaml").write_text("base: one\n")
+    with pytest.raises(
+        ConfigError, match="base: a recipe cannot be its own base|base: got|recipe: got 'one'"
+    ):
+        load_config(tmp_path / "one.yaml")
+
+
+def test_a_recipe_may_have_the_name_of_its_shipped_base(tmp_path):
+    path = tmp_path / "digits_demo.yaml"
+    path.write_text("base: digits_demo\nmodel: {width: 4}\n")
+    config = load_config(path)
+    assert (config.model.width, config.sharpness.variant) == (4, "fsam")
+
+
+def test_numbers_in_scientific_notation():
+    config = load_config(
+        "digits_ce", ["optimizer.lr=1e-2", "deepspeed.zero_optimization.reduce_bucket_size=5e8"]
+    )
+    assert config.optimizer.lr == 0.01
+    assert config.deepspeed["zero_optimization"]["reduce_bucket_size"] == 5e8
+
+
+def test_variables_that_are_not_set_are_kept_where_no_file_is_read(monkeypatch):
+    monkeypatch.delenv("RTK_DATA", raising=False)
+    config = load_with_origins("resnet18_cifar100_ce", keep_unset=True).config
+    assert config.data.train.startswith("${RTK_DATA}/")
+
+
 def test_missing_recipe_lists_the_shipped_ones():
     with pytest.raises(ConfigError, match=r"got 'nope', wanted .*digits_demo"):
         load_config("nope")

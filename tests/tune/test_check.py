@@ -112,6 +112,31 @@ def test_test_sets_are_no_validation_sets(tmp_path):
         checked(tmp_path, {}, ["optimizer.lr=0.1"])
 
 
+def test_fixed_values_may_be_nested_as_in_a_recipe(tmp_path):
+    tree = {"objectives": {"val/accuracy": "max"}, "space": {"optimizer.lr": {"choice": [1e-2, 5e-2]}}}
+    config = base_config(parse_space({**tree, "fixed": {"sharpness": {"rho": 0.3}}}, "x"), "digits_demo")
+    assert (config.sharpness.rho, config.sharpness.variant) == (0.3, "fsam")
+    with pytest.raises(ConfigError, match=r"fixed 'optimizer.lr=0.1': optimizer.lr is searched"):
+        base_config(parse_space({**tree, "fixed": {"optimizer": {"lr": 0.1}}}, "x"), "digits_demo")
+
+
+def test_the_recipes_point_is_found_among_numbers_in_scientific_notation(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "objectives: {val/accuracy: max}\nwarm_starts: [recipe]\n"
+        "space: {optimizer.lr: {choice: [1e-2, 5e-1]}}\n"
+    )
+    space = load_space(path)
+    assert list(points(space, base_config(space, "digits_demo"))) == [{"optimizer.lr": 0.5}]
+
+
+def test_a_scheduler_that_is_no_section_is_named(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text("objectives: {val/accuracy: max}\nscheduler: asha\nspace: {seed: {randint: [1, 2]}}\n")
+    with pytest.raises(ConfigError, match="scheduler: got 'asha'"):
+        load_space(path, {"scheduler.name": "none"})
+
+
 def test_a_warm_start_leaves_out_what_the_recipe_has_no_number_for():
     tree = {"objectives": {"val/accuracy": "max"}, "trials": 2, "warm_starts": ["recipe"]}
     keys = {"optimizer.clip_norm": [0.1, 10.0], "optimizer.lr": [0.5, 0.9]}

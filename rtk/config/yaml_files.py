@@ -1,0 +1,48 @@
+"""Reading YAML: recipes, search spaces, suites, and the values of overrides."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A recipe or an override cannot be used; the message is one line naming the key."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but 1e-3 is a number, as in YAML 1.2, and not a word."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain data that a YAML text stands for.
+
+    Raises:
+        yaml.YAMLError: it is not valid.
+    """
+    return yaml.load(text, _Loader)  # a safe loader: it builds plain data only
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Content of a YAML file.
+
+    Raises:
+        ConfigError: naming the file, which cannot be read or is no mapping.
+    """
+    try:
+        tree = parse_yaml(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: got {type(tree).__name__}, wanted a mapping of keys")
+    return tree
