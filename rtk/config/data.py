@@ -89,6 +89,12 @@ class DataConfig(Section):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
 
     @property
+    def validation_groups(self) -> dict[str, dict[str, str]]:
+        """OOD sets of the validation metrics: paths by name, by group (`near`, `far`) that has any."""
+        groups = {"near": self.validation_near_ood, "far": self.validation_far_ood}
+        return {group: sets for group, sets in groups.items() if sets}
+
+    @property
     def decoded_side(self) -> int:
         """Side that training images are decoded to."""
         wide = self.augment.crop == "resized"

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from rtk.config.load import ConfigError, flatten, load_config
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
-from rtk.console import progress_bar
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
 from rtk.data.epochs import holdout_split, steps_per_epoch
-from rtk.data.faults import FaultLog
-from rtk.data.fractals import render_fractals
-from rtk.data.pipeline import Source, decode_datasets, evaluation_source
-from rtk.data.stream import Stream, check_decoding_cpus, open_stream, start_feeder
-from rtk.data.views import PICTURE_MARGIN
+from rtk.data.stream import check_decoding_cpus
 from rtk.environment import describe_environment
 from rtk.evaluate.score_table import wanted_scores
 from rtk.plan import choose_stage
@@ -31,8 +23,9 @@ from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
 from rtk.train.initial import check_model
 from rtk.train.interrupts import Interrupts
-from rtk.train.job import FAILURE_FILE, TrainingData, TrainingJob
+from rtk.train.job import FAILURE_FILE, TrainingJob
 from rtk.train.progress import ProgressDisplay
+from rtk.train.training_data import load_training_data
 
 MAY_CHANGE_ON_RESUME = (
     "train.duration",
@@ -41,9 +34,7 @@ MAY_CHANGE_ON_RESUME = (
     "train.threads",
     "train.max_restarts",
 )
-FRACTALS = 128
 SKIPPED_FILE = "skipped.csv"
-REFERENCE_ROWS = 2048  # of a streamed training set, decoded once for BatchNorm statistics
 POLL_SECONDS = 0.2
 
 
@@ -128,19 +119,13 @@ def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
         check_labels(opened["validation"], len(train.classes))
     if config.data.mixing is not None and config.objective.regpixmix.weight:
         opened["mixing"] = _open(config.data.mixing, "data.mixing", need_classes=False)
-    for group, sets in validation_ood(config).items():
+    for group, sets in config.data.validation_groups.items():
         for name, path in sets.items():
             opened[f"{group}:{name}"] = _open(path, f"data.validation_{group}_ood.{name}", need_classes=False)
     if config.data.outliers is not None and config.objective.openmix.weight:
         opened["outliers"] = _open(config.data.outliers, "data.outliers", need_classes=False)
     _check_evaluation_sets(config)
     return opened
-
-
-def validation_ood(config: RunConfig) -> dict[str, dict[str, str]]:
-    """OOD sets of the validation metrics: paths by name, by group (`near`, `far`) that has any."""
-    groups = {"near": config.data.validation_near_ood, "far": config.data.validation_far_ood}
-    return {group: sets for group, sets in groups.items() if sets}
 
 
 def _check_evaluation_sets(config: RunConfig) -> None:
@@ -188,55 +173,6 @@ def _use_gpus() -> bool:
     import ray
 
     return ray.cluster_resources().get("GPU", 0) > 0
-
-
-def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset], skipped: Path) -> TrainingData:
-    """Decode what the workers will share; of a streamed training set, only some images.
-
-    Args:
-        config: of the run.
-        datasets: from `open_datasets`.
-        skipped: CSV file for the images that are left out.
-    """
-    side = config.data.image_size
-    picture_side = round(side * PICTURE_MARGIN)
-    faults = FaultLog(config.data.on_error, config.data.max_errors, skipped)
-    train_source = Source(datasets["train"], config.data.decoded_side, config.data.train_rows)
-    rows = min(len(train_source), REFERENCE_ROWS) if config.data.stream else len(train_source)
-    sources = {"train": replace(train_source, rows=rows)}
-    if "validation" in datasets:
-        sources["validation"] = evaluation_source(config.data, datasets["validation"])
-    unseen = {group: list(sets) for group, sets in validation_ood(config).items()}
-    for group, names in unseen.items():
-        sources |= {
-            f"{group}:{name}": evaluation_source(config.data, datasets[f"{group}:{name}"]) for name in names
-        }
-    if "mixing" in datasets:
-        sources["mixing"] = Source(datasets["mixing"], picture_side)
-    if "outliers" in datasets:
-        sources["outliers"] = Source(datasets["outliers"], config.data.decoded_side)
-    with progress_bar("decoding images") as progress:
-        arrays = decode_datasets(sources, progress, faults)
-    train, validation = arrays["train"], arrays.get("validation")
-    if validation is None:
-        kept, held = holdout_split(config.seed, len(train), config.data.validation_fraction)
-        train, validation = train.take(kept), train.take(held).cropped(side)
-    pictures: np.ndarray | None = None
-    if config.objective.regpixmix.weight:
-        rendered = "mixing" not in arrays
-        pictures = (
-            render_fractals(FRACTALS, picture_side, config.seed) if rendered else arrays["mixing"].images
-        )
-    ood = {group: {name: arrays[f"{group}:{name}"] for name in names} for group, names in unseen.items()}
-    feed = start_stream(config, train_source, faults) if config.data.stream else None
-    outliers = arrays["outliers"].images if "outliers" in arrays else None
-    return TrainingData(train, validation, pictures, outliers, feed, ood)
-
-
-def start_stream(config: RunConfig, source: Source, faults: FaultLog) -> tuple[Stream, Any]:
-    """A streamed training set and the actor that feeds it to the workers."""
-    stream = open_stream(source, config.data.shuffle_rows, config.train.batch_size)
-    return stream, start_feeder(stream, config.seed, faults)
 
 
 def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset], resume: bool) -> Outcome:

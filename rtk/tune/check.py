@@ -11,7 +11,7 @@ from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, content_hash, open_dataset
 from rtk.data.epochs import steps_per_epoch
 from rtk.train.initial import check_model
-from rtk.train.launch import open_datasets, total_steps, validation_ood
+from rtk.train.launch import open_datasets, total_steps
 from rtk.tune.space import Parameter, SearchSpace, points, unknown
 
 # Trials share the data, the seed and the place; only then are they comparable, and cheap.
@@ -149,7 +149,7 @@ def _refuse_test_sets(config: RunConfig, datasets: Mapping[str, ImageDataset]) -
     paths |= {"test": config.data.test} if config.data.test else {}
     tests = {content_hash(open_dataset(resolve_path(p), need_classes=False)): n for n, p in paths.items()}
     seen = {"validation": datasets["validation"]} if "validation" in datasets else {}
-    for group, sets in validation_ood(config).items():
+    for group, sets in config.data.validation_groups.items():
         seen |= {f"validation_{group}_ood.{name}": datasets[f"{group}:{name}"] for name in sets}
     for key, dataset in seen.items():
         test = tests.get(content_hash(dataset))

@@ -20,7 +20,8 @@ from rtk.mirror import note_status
 from rtk.plan import choose_stage
 from rtk.ray_session import start_ray, worker_memory
 from rtk.run_folder import RunFolder, held, unique_name
-from rtk.train.launch import SKIPPED_FILE, load_training_data
+from rtk.train.launch import SKIPPED_FILE
+from rtk.train.training_data import load_training_data
 from rtk.tune.check import check_space, data_config, epochs, open_data
 from rtk.tune.folder import Sweep
 from rtk.tune.mirror import mirrored_sweep, note_trial

@@ -124,10 +124,10 @@ def test_the_recipes_point_is_found_among_numbers_in_scientific_notation(tmp_pat
     path = tmp_path / "space.yaml"
     path.write_text(
         "objectives: {val/accuracy: max}\nwarm_starts: [recipe]\n"
-        "space: {optimizer.lr: {choice: [1e-2, 5e-1]}}\n"
+        "space: {optimizer.lr: {choice: [1e-2, 5e-2]}}\n"
     )
     space = load_space(path)
-    assert list(points(space, base_config(space, "digits_demo"))) == [{"optimizer.lr": 0.5}]
+    assert list(points(space, base_config(space, "digits_demo"))) == [{"optimizer.lr": 0.05}]
 
 
 def test_a_scheduler_that_is_no_section_is_named(tmp_path):
