@@ -113,6 +113,8 @@ def _fail(error: Exception, code: int) -> int:
     if os.environ.get("RTK_DEBUG"):
         raise error
     named = f"{error}" if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename:
+        named = f"{error.filename}: {error.strerror}"
     return _say(f"error: {named}" + ("" if code == BAD_USAGE else " (RTK_DEBUG=1 shows the traceback)"), code)
 
 
