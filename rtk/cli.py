@@ -45,8 +45,9 @@ COMMANDS = (
     completion,
 )
 SECTIONS = "data model objective optimizer sharpness schedule averaging train evaluate tracking deepspeed"
-# These are config values wherever they stand: also after an option that takes several words.
-OVERRIDE = re.compile(rf"^({SECTIONS.replace(' ', '|')})\.[\w.-]+=")
+# These are config values wherever they stand, also after an option that takes several words.
+OVERRIDE = re.compile(rf"^(({SECTIONS.replace(' ', '|')})\.[\w.-]+|name|seed|output)=")
+WITH_OVERRIDES = ("train", "evaluate", "sweep", "plan", "recipes")
 
 DESCRIPTION = """Train image classifiers that know when they are wrong, and prove it.
 
@@ -93,7 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse; `key=value` and a recipe may stand anywhere, which argparse refuses after an option."""
     parser = build_parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    overrides = [word for word in words if OVERRIDE.match(word)]
+    overrides = [word for word in words if OVERRIDE.match(word) and words[0] in WITH_OVERRIDES]
     options, rest = parser.parse_known_args([word for word in words if word not in overrides])
     if rest and getattr(options, "recipe", "") is None and not rest[0].startswith("-"):
         options.recipe = rest.pop(0)

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 
 from rtk.config.load import flatten
+from rtk.config.yaml_files import read_mapping
 from rtk.run_folder import RunFolder
 
 BATCH = 1000  # metrics in one request; MLflow's own limit
@@ -43,8 +43,8 @@ def is_mirrored(run: RunFolder) -> bool:
 def read_tree(run: RunFolder) -> dict[str, Any]:
     """Config of a run, or that of a sweep's trials."""
     if (run.path / SWEEP_FILE).exists():
-        tree: dict[str, Any] = yaml.safe_load((run.path / SWEEP_FILE).read_text())
-        return tree["config"]
+        tree: dict[str, Any] = read_mapping(run.path / SWEEP_FILE)["config"]
+        return tree
     return run.config_tree()
 
 
@@ -191,7 +191,7 @@ class Mirror:
 
     def _params(self, environment: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         path = self.run.path / SWEEP_FILE
-        tree = yaml.safe_load(path.read_text()) if path.exists() else self.run.config_tree()
+        tree = read_mapping(path) if path.exists() else self.run.config_tree()
         yield from flatten(tree)
         for kind, prefix in (("packages", "version."), ("data", "hash.")):
             yield from flatten(environment.get(kind, {}), prefix)
@@ -310,7 +310,7 @@ def _is_of_a_population(run: RunFolder) -> bool:
     sweep = sweep_of(run)
     if sweep is None:
         return False
-    tree = yaml.safe_load((sweep.path / SWEEP_FILE).read_text())
+    tree = read_mapping(sweep.path / SWEEP_FILE)
     return bool(tree["space"]["scheduler"]["name"] == "pbt")
 
 

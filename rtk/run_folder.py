@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from rtk.config.load import ConfigError, build_config, dump_config
 from rtk.config.schema import RunConfig
+from rtk.config.yaml_files import read_mapping
 
 COLUMNS = ("step", "epoch", "time", "key", "value")
 
@@ -80,7 +80,7 @@ class RunFolder:
 
     def config_tree(self) -> dict[str, Any]:
         """The resolved config as plain data."""
-        return yaml.safe_load((self.path / "config.yaml").read_text())
+        return read_mapping(self.path / "config.yaml")
 
     def config(self) -> RunConfig:
         """The resolved config."""

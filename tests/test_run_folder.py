@@ -45,6 +45,14 @@ def test_one_process_at_a_time(run):
         pass
 
 
+def test_a_trial_of_a_running_sweep_is_left_alone(tmp_path):
+    trial = RunFolder.create(load_config("digits_ce", [f"output={tmp_path / 'sweep'}"]), "trial-0000")
+    (tmp_path / "sweep" / "sweep.yaml").write_text("{}")
+    busy = pytest.raises(ConfigError, match="sweep: sweep is being run by another process")
+    with held(tmp_path / "sweep", "sweep"), busy:
+        launch.resume_training(trial, [])
+
+
 def test_missing_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="run: got 'nope', wanted a run folder"):
         RunFolder.open("nope", str(tmp_path))

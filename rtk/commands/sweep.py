@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
 
@@ -48,7 +50,10 @@ def run(options: Options) -> int:
             raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")
         changes |= {f"{k}.name": v for k in ("sampler", "scheduler") if (v := getattr(options, k))}
         space = spaces.load_space(options.space, changes)
-        overrides = [*options.overrides, *([f"output={options.output}"] if options.output else [])]
+        overrides = [
+            *options.overrides,
+            *([f"output={json.dumps(options.output)}"] if options.output else []),
+        ]
         config = spaces.base_config(space, options.recipe, overrides)
         done = sweeps.launch_sweep(space, config, options.name)
     summary = {"sweep": done.name, "path": str(done.path)}

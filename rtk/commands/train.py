@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 from rtk.commands.output import print_json
@@ -41,7 +42,7 @@ def run(options: Options) -> int:
     from rtk.config.load import ConfigError, load_with_origins
 
     if options.output and not options.resume:
-        options.overrides.append(f"output={options.output}")
+        options.overrides.append(f"output={json.dumps(options.output)}")
     if options.resume and (options.dry_run or options.print_config):
         raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
     if options.print_config:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import ConfigError as ConfigError
-from rtk.config.yaml_files import parse_yaml, read_mapping
+from rtk.config.yaml_files import dump_yaml, parse_yaml, read_mapping
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # Mappings whose keys the user chooses.
@@ -98,7 +98,7 @@ def build_config(tree: Mapping[str, Any], keep_unset: bool = False) -> RunConfig
 
 def dump_config(config: RunConfig) -> str:
     """The resolved config as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def expand_variables(value: Any, key: str = "", keep_unset: bool = False) -> Any:

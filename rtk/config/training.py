@@ -35,7 +35,7 @@ class OptimizerConfig(Section):
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> OptimizerConfig:
-        if self.nesterov and not self.momentum:
+        if self.name == "sgd" and self.nesterov and not self.momentum:
             raise ValueError("optimizer.nesterov: needs optimizer.momentum above 0, got 0")
         return self
 
@@ -77,7 +77,7 @@ class AveragingConfig(Section):
 
     @model_validator(mode="after")
     def _some_interval(self) -> AveragingConfig:
-        if duration_steps(self.every, 1) == 0:
+        if self.kind == "swa" and duration_steps(self.every, 1) == 0:
             raise ValueError(f"averaging.every: got {self.every!r}, wanted at least one step")
         return self
 

@@ -17,9 +17,14 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, but 1e-3 is a number, as in YAML 1.2, and not a word."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the words that `_Loader` would take for numbers."""
+
+
+for _reader in (_Loader, _Dumper):
+    _reader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
 
 
 def parse_yaml(text: str) -> Any:
@@ -29,6 +34,11 @@ def parse_yaml(text: str) -> Any:
         yaml.YAMLError: it is not valid.
     """
     return yaml.load(text, _Loader)  # a safe loader: it builds plain data only
+
+
+def dump_yaml(tree: Any) -> str:
+    """Plain data as a YAML text that `parse_yaml` reads back."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

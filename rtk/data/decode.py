@@ -118,14 +118,15 @@ def resize_and_crop(
         crop_share: Share of the resized shorter side that the crop keeps, in (0, 1].
         interpolation: `bilinear` or `bicubic`.
 
-    Raises:
-        BadImageError: The image is so narrow that the resized whole would be a decompression bomb.
+    Where the resized whole would be a decompression bomb, a narrow image is cut to its middle first.
     """
-    shorter = min(image.size)
+    shorter, longer = min(image.size), max(image.size)
     resized = math.floor(size / crop_share)
     width, height = (int(resized * side / shorter) for side in image.size)
-    if width * height > MAX_PIXELS:
-        raise BadImageError(f"{image.width}x{image.height} is too narrow to be resized to {size}")
+    if width * height > MAX_PIXELS and longer > 4 * shorter:
+        left, top = ((side - min(side, 4 * shorter)) // 2 for side in image.size)
+        middle = image.crop((left, top, image.width - left, image.height - top))
+        return resize_and_crop(middle, size, crop_share, interpolation)
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling[interpolation.upper()])
     if width == height == size:

@@ -77,7 +77,9 @@ class Loader:
         """A window of the stream; the next one is asked for at once, to be decoded meanwhile."""
         import ray
 
-        key, following = (epoch, window), (epoch, window + 1)
+        assert self.feed is not None
+        is_last = window + 1 == self.feed[0].windows or (window + 1) * steps >= self.steps_per_epoch
+        key, following = (epoch, window), (epoch + 1, 0) if is_last else (epoch, window + 1)
         if self.window is not None and self.window[0] == key:
             return self.window[1]
         self.window = None  # before the wait, so that no more windows are mapped than are needed
@@ -86,8 +88,6 @@ class Loader:
             raise BadImageError(error)
         images: ImageArrays = ray.get(reference)
         self.window = (key, images)
-        if (window + 1) * steps >= self.steps_per_epoch:
-            following = (epoch + 1, 0)
         first_step = following[0] * self.steps_per_epoch + following[1] * steps
         self.asked = {following: self._ask(following)} if first_step < self.total_steps else {}
         return images

@@ -166,7 +166,8 @@ def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Ite
             for batch in pq.ParquetFile(opened).iter_batches(size, columns=source.columns):
                 kept = used[row : np.searchsorted(used, read + len(batch))]
                 if len(kept):
-                    yield encoded_block(name, row, source, batch.take(pa.array(kept - read)))
+                    part = batch.take(pa.array(kept - read)) if source.left_out else batch.slice(0, len(kept))
+                    yield encoded_block(name, row, source, part)
                 row, read = row + len(kept), read + len(batch)
                 if row == len(used):
                     return

@@ -38,7 +38,9 @@ def leave_out_undecodable(sources: Mapping[str, Source], data: DataConfig, folde
     new = {name: source for name, source in sources.items() if found.get(name, {}).get("of") != known[name]}
     if new:
         found |= {name: {"of": known[name], "images": images} for name, images in _find(new).items()}
-        (folder / SKIPPED_FILE).write_text(json.dumps(found, indent=1))
+        partial = folder / f"{SKIPPED_FILE}.partial"
+        partial.write_text(json.dumps(found, indent=1))
+        partial.replace(folder / SKIPPED_FILE)
     log = FaultLog("skip", data.max_errors)
     for name, source in sources.items():
         for image in found[name]["images"]:

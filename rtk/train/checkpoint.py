@@ -133,6 +133,18 @@ def read_state(folder: Path) -> dict[str, Any]:
     return content
 
 
+def forget_metrics(folder: Path) -> int:
+    """Take the metrics off a checkpoint, so that a run it is handed to does not count them as its own.
+
+    Returns:
+        Its step.
+    """
+    state = {**read_state(folder), "metrics": None}
+    (folder / "state.json").write_text(json.dumps(state, indent=1))
+    step: int = state["step"]
+    return step
+
+
 def resolve_checkpoint(folder: Path) -> Path:
     """The folder itself, or the one that a crash left while `folder` was being replaced."""
     for candidate in (folder, folder.with_name(folder.name + ".old")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from rtk.data.epochs import holdout_split, steps_per_epoch
 from rtk.data.stream import check_decoding_cpus
 from rtk.environment import describe_environment
 from rtk.evaluate.score_table import wanted_scores
+from rtk.mirror import sweep_of
 from rtk.plan import choose_stage
 from rtk.ray_session import check_resources, start_ray, worker_memory
 from rtk.run_folder import RunFolder, held
@@ -78,8 +80,8 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         ConfigError: where an override changes what may not change, or another process trains the run.
         TrainingError: where the run failed.
     """
-    config = resumed_config(run, overrides)
-    with held(run.path, "run"):
+    config, sweep = resumed_config(run, overrides), sweep_of(run)
+    with held(run.path, "run"), held(sweep.path, "sweep") if sweep else nullcontext():
         keep_best(run, config.train.select)
         step = read_state(run.checkpoints / "last")["step"]
         datasets = open_datasets(config)
@@ -179,7 +181,6 @@ def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset],
     import ray
 
     run.clear_stop()
-    (run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start
     # MLflow's thread starts first: making its database takes as long as decoding the data.
     with mirrored(run) as mirror, Interrupts() as interrupts:
         data = load_training_data(config, datasets, run.path / SKIPPED_FILE)
@@ -230,6 +231,8 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     from ray.train.torch import TorchTrainer
 
     from rtk.train.worker import train_worker
+
+    (job.run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start
 
     trainer = TorchTrainer(
         train_worker,

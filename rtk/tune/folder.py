@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rtk.config.load import ConfigError, build_config, override_config
 from rtk.config.schema import RunConfig
+from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.mirror import SWEEP_FILE
 from rtk.tune.space import SearchSpace, parse_space
 
@@ -78,11 +77,11 @@ class Sweep:
         """Write `sweep.yaml`, whole or not at all."""
         tree = {"space": space.model_dump(mode="json"), "config": config.model_dump(mode="json")}
         partial = self.path / f"{SWEEP_FILE}.partial"
-        partial.write_text(yaml.safe_dump(tree, sort_keys=False))
+        partial.write_text(dump_yaml(tree))
         partial.replace(self.path / SWEEP_FILE)
 
     def _tree(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / SWEEP_FILE).read_text())
+        return read_mapping(self.path / SWEEP_FILE)
 
 
 def trial_name(number: int) -> str:

@@ -17,7 +17,7 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from rtk.config.load import flatten
 from rtk.config.schema import RunConfig
 from rtk.run_folder import RunFolder
-from rtk.train.checkpoint import copy_checkpoint, read_state, resolve_checkpoint
+from rtk.train.checkpoint import copy_checkpoint, forget_metrics, resolve_checkpoint
 from rtk.tune.folder import trial_name
 from rtk.tune.space import Parameter, SearchSpace, nearest
 
@@ -118,7 +118,7 @@ def take_over(
         return run.config()  # of the trial as it was when it was paused, or when the driver was killed
     with checkpoint.as_directory() as folder:
         copy_checkpoint(resolve_checkpoint(Path(folder)), run.checkpoints / "last")
-    step = read_state(run.checkpoints / "last")["step"]
+    step = forget_metrics(run.checkpoints / "last")
     _forget_after(run, step)
     run.change_config(config, step)
     numbers = {f"pbt/{key}": float(v) for key, v in values.items() if isinstance(v, int | float)}

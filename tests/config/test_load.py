@@ -53,7 +53,10 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
         ("objective.regpixmix.severity=20", r"regpixmix.severity: got 20, .* 10"),
         ("optimizer.betas=[1.5, 0.9]", r"optimizer.betas.0: got 1.5"),
         (["optimizer.momentum=0", "optimizer.nesterov=true"], r"optimizer.nesterov: needs"),
-        ("averaging.every=0ep", r"averaging.every: got '0ep', wanted at least one step"),
+        (
+            ["averaging.kind=swa", "averaging.every=0ep"],
+            r"averaging.every: got '0ep', wanted at least one step",
+        ),
         ("model.std=[0, 1, 1]", r"model.std.0: got 0"),
         ("name=a/b", r"name: got 'a/b'"),
         ("seed", r"wanted key=value"),
@@ -122,6 +125,15 @@ def test_numbers_in_scientific_notation():
     )
     assert config.optimizer.lr == 0.01
     assert config.deepspeed["zero_optimization"]["reduce_bucket_size"] == 5e8
+
+
+def test_words_that_look_like_numbers_survive_a_round_trip(tmp_path):
+    (tmp_path / "1e5.yaml").write_text("base: digits_ce\ntracking: {experiment: '3e45678'}\n")
+    overrides = ["data.far_ood={'1e3': x}"]
+    config = load_config(tmp_path / "1e5.yaml", overrides)
+    assert (config.name, config.tracking.experiment, list(config.data.far_ood)) == ("1e5", "3e45678", ["1e3"])
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "config.yaml") == config
 
 
 def test_variables_that_are_not_set_are_kept_where_no_file_is_read(monkeypatch):

@@ -212,9 +212,13 @@ def test_image_of_the_wanted_size_is_untouched():
     assert np.array_equal(decode_rgb(save(image), 5), RGB[:5])
 
 
-def test_needle_is_refused_rather_than_blown_up():
-    with pytest.raises(BadImageError, match="100000x1 is too narrow to be resized to 224"):
-        decode_rgb(save(Image.new("L", (100_000, 1))), 224)
+@pytest.mark.parametrize("size", [(100_000, 1), (1, 100_001)])
+def test_of_a_needle_only_the_middle_is_resized(size):
+    pixels = np.linspace(0, 255, 100_000).astype(np.uint8)
+    needle = Image.fromarray(np.resize(pixels, size[::-1]))
+    result = decode_rgb(save(needle), 224)
+    assert result.shape == (224, 224, 3)
+    assert abs(result.astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_a_short_rest_joins_the_window_before(files):
     load = loader(short, remainder="pad")
     assert short[0].windows == 3
     assert set(all_seen(load, 0, 10)) == set(short[0].source.sample_ids())
+    assert list(load.asked) == [(1, 0)]
     assert len(set(seen(load, 9))) == BATCH
 
 

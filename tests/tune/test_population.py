@@ -9,6 +9,7 @@ import pytest
 
 from rtk.config import load_config
 from rtk.run_folder import RunFolder
+from rtk.train.best import keep_best
 from rtk.train.checkpoint import FORMAT
 from rtk.tune.population import shared_checkpoint, take_over
 from rtk.tune.results import importances, read_trials
@@ -41,7 +42,9 @@ def a_run(folder, number: int, steps: list[int]) -> RunFolder:
         run.append_metrics(step, step / 8, {"val/accuracy": number + step / 100})
     last = run.checkpoints / "last"
     last.mkdir()
-    (last / "state.json").write_text(json.dumps({"format": FORMAT, "step": steps[-1]}))
+    (last / "state.json").write_text(
+        json.dumps({"format": FORMAT, "step": steps[-1], "metrics": {"val/accuracy": 1.0}})
+    )
     (last / "shard-00000.safetensors").write_bytes(b"weights of %d" % number)
     return run
 
@@ -56,6 +59,8 @@ def test_weights_and_values_are_taken_over_and_the_history_says_so(tmp_path):
         assert take_over(behind, nothing_new, config, values) == before
     assert take_over(behind, shared_checkpoint(ahead, 2), config, values) == config == behind.config()
     assert (behind.checkpoints / "last" / "shard-00000.safetensors").read_bytes() == b"weights of 3"
+    keep_best(behind, "val/accuracy")  # the other's metrics are not its own
+    assert not (behind.checkpoints / "best").exists()
     rows = [(row["step"], row["epoch"], row["key"], row["value"]) for row in behind.read_metrics()]
     assert rows == [
         (8, 1.0, "val/accuracy", 4.08),
