@@ -99,11 +99,16 @@ def check_resources(workers: int, gpus: bool) -> None:
     Raises:
         ValueError: naming `train.workers`, what was got and what the cluster has.
     """
-    import ray
-
-    kind = "GPU" if gpus else "CPU"
-    present = int(ray.cluster_resources().get(kind, 0))
+    present = units_of_cluster(gpus)
     if workers > present:
+        kind = "GPU" if gpus else "CPU"
         raise ValueError(
             f"train.workers: got {workers}, wanted at most {present} (the {kind}s of this Ray cluster)"
         )
+
+
+def units_of_cluster(gpus: bool) -> int:
+    """GPUs, or CPUs, of the nodes that are up."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))

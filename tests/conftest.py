@@ -33,3 +33,17 @@ def ray_session():
     ray = start_ray()
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def two_nodes():
+    """A Ray cluster of two nodes of one CPU each, all on this machine; drivers join it by RAY_ADDRESS."""
+    from ray.cluster_utils import Cluster
+
+    memory = {"object_store_memory": 2**28}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory}
+    )
+    cluster.add_node(num_cpus=1, **memory)
+    yield cluster
+    cluster.shutdown()

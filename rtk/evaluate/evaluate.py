@@ -26,6 +26,7 @@ from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.ray_session import start_ray
 from rtk.run_folder import RunFolder
 from rtk.scores import FittedScore
+from rtk.shared_storage import check_output
 from rtk.train.checkpoint import read_state
 
 DECISION_FILE = "decision.json"
@@ -59,6 +60,7 @@ def evaluate_run(
     if corrupted is not None:
         corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
     start_ray()
+    check_output(run.path)
     sources = leave_out_undecodable(sources, config.data, run.evaluation)
     with progress_bar("predicting") as progress:
         paths = predict_datasets(run, sources, checkpoint, config.evaluate, progress, image_scores(names))

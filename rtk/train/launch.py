@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rtk.config.load import ConfigError, flatten, load_config
@@ -18,8 +19,9 @@ from rtk.environment import describe_environment
 from rtk.evaluate.score_table import wanted_scores
 from rtk.mirror import sweep_of
 from rtk.plan import choose_stage
-from rtk.ray_session import check_resources, start_ray, worker_memory
+from rtk.ray_session import check_resources, start_ray, units_of_cluster, worker_memory
 from rtk.run_folder import RunFolder, held
+from rtk.shared_storage import check_output
 from rtk.tracking import mirrored
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
@@ -38,6 +40,7 @@ MAY_CHANGE_ON_RESUME = (
 )
 SKIPPED_FILE = "skipped.csv"
 POLL_SECONDS = 0.2
+LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
 
 
 class TrainingError(RuntimeError):
@@ -65,7 +68,7 @@ def launch_training(config: RunConfig) -> Outcome:
     check_model(config, len(datasets["train"].classes))
     if total_steps(config, datasets) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
-    config = settle_on_cluster(config, len(datasets["train"].classes))
+    config = settle_on_cluster(config, len(datasets["train"].classes), Path(config.output))
     run = RunFolder.create(config)
     hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
     run.write_json("environment.json", {**describe_environment(), "data": hashes})
@@ -89,7 +92,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
             raise ConfigError(
                 f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
             )
-        config = settle_on_cluster(config, len(datasets["train"].classes))
+        config = settle_on_cluster(config, len(datasets["train"].classes), run.path)
         run.change_config(config, step)
         return _train(run, config, datasets, resume=True)
 
@@ -156,14 +159,20 @@ def _open(path: str, key: str, need_classes: bool = True) -> ImageDataset:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def settle_on_cluster(config: RunConfig, num_classes: int) -> RunConfig:
+def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunConfig:
     """Start or join Ray, check that it has what a run needs, and settle `train.zero_stage: auto`.
+
+    Args:
+        config: of the run.
+        num_classes: of its data.
+        folder: where the run is or will be written.
 
     Raises:
         ValueError: naming the key, what was got and what was wanted.
     """
     start_ray()
     check_resources(config.train.workers, _use_gpus())
+    check_output(folder)
     if config.data.stream and not _use_gpus():  # a worker with a GPU holds no CPU
         check_decoding_cpus(config.train.workers)
     if config.train.zero_stage == "auto":
@@ -172,9 +181,7 @@ def settle_on_cluster(config: RunConfig, num_classes: int) -> RunConfig:
 
 
 def _use_gpus() -> bool:
-    import ray
-
-    return ray.cluster_resources().get("GPU", 0) > 0
+    return units_of_cluster(gpus=True) > 0
 
 
 def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset], resume: bool) -> Outcome:
@@ -207,10 +214,15 @@ def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any
     # A daemon, so that a second Ctrl-C ends the process even where the workers hang.
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
     thread.start()
+    workers, gpus = job.config.train.workers, _use_gpus()
+    complete = True
     with ProgressDisplay(job.run) as display:
         while thread.is_alive():
             thread.join(POLL_SECONDS)
             display.refresh()
+            if complete != (units_of_cluster(gpus) >= workers):
+                complete = not complete
+                display.say("the nodes are back" if complete else LOST_NODE.format(workers=workers))
             if interrupts.signal is not None and not job.run.stop_requested():
                 display.say("stopping: writing a checkpoint (once more to stop at once)")
                 job.run.request_stop()
@@ -230,6 +242,7 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
+    from rtk.train.process_group import NodeNetworkConfig
     from rtk.train.worker import train_worker
 
     (job.run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start
@@ -237,6 +250,7 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "data": data},
+        torch_config=NodeNetworkConfig(),
         scaling_config=ScalingConfig(
             num_workers=job.config.train.workers,
             use_gpu=bool(resources.get("GPU")) if resources else _use_gpus(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow.fs import LocalFileSystem
 
 from rtk.config.schema import RunConfig
 from rtk.console import progress_bar
@@ -17,6 +18,7 @@ from rtk.data.fractals import render_fractals
 from rtk.data.pipeline import Source, decode_datasets, evaluation_source
 from rtk.data.stream import Stream, open_stream, start_feeder
 from rtk.data.views import PICTURE_MARGIN
+from rtk.shared_storage import check_input
 from rtk.train.job import TrainingData
 
 FRACTALS = 128
@@ -67,6 +69,12 @@ def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset], ski
 
 
 def start_stream(config: RunConfig, source: Source, faults: FaultLog) -> tuple[Stream, Any]:
-    """A streamed training set and the actor that feeds it to the workers."""
+    """A streamed training set and the actor that feeds it to the workers.
+
+    Raises:
+        ConfigError: where some node, which would decode parts of the set, does not have its files.
+    """
+    if isinstance(source.dataset.filesystem, LocalFileSystem):
+        check_input("data.train", source.dataset.files[0])
     stream = open_stream(source, config.data.shuffle_rows, config.train.batch_size)
     return stream, start_feeder(stream, config.seed, faults)

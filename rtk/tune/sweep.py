@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -20,6 +21,7 @@ from rtk.mirror import note_status
 from rtk.plan import choose_stage
 from rtk.ray_session import start_ray, worker_memory
 from rtk.run_folder import RunFolder, held, unique_name
+from rtk.shared_storage import check_output
 from rtk.train.launch import SKIPPED_FILE
 from rtk.train.training_data import load_training_data
 from rtk.tune.check import check_space, data_config, epochs, open_data
@@ -104,6 +106,7 @@ def _start_ray(space: SearchSpace, config: RunConfig) -> None:
         raise ConfigError(
             f"resources: a trial wants {wanted}, this Ray cluster has {ray.cluster_resources()}"
         )
+    check_output(Path(config.output))
 
 
 def _resources(space: SearchSpace) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from functools import cache
@@ -15,6 +16,7 @@ import torch
 
 from rtk.config import ConfigError, load_config
 from rtk.models import build_model
+from rtk.run_folder import RunFolder
 from rtk.train.checkpoint import load_weights
 from rtk.train.launch import TrainingError, launch_training, resume_training
 
@@ -126,6 +128,23 @@ def _kill_a_worker() -> int:
     pid = next(child.pid for child in children if "RayTrainWorker" in " ".join(child.cmdline()))
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, uninterrupted, two_nodes):
+    (lost,) = two_nodes.worker_nodes
+    gone = when_step(tmp_path, 6, lambda folder: two_nodes.remove_node(lost, allow_graceful=False))
+    command = ["rtk", "train", "digits_demo", f"output={tmp_path}", *SMALL, *SMOOTH]
+    driver = subprocess.Popen(
+        command, env={**os.environ, "RAY_ADDRESS": two_nodes.address}, stderr=subprocess.PIPE, text=True
+    )
+    lines = iter(driver.stderr.readline, "")
+    assert any("a node is lost: waiting for 2 workers" in line for line in lines)
+    assert len(gone) == 1
+    two_nodes.add_node(num_cpus=1)
+    assert any("the nodes are back" in line for line in lines)
+    assert driver.wait(120) == 0
+    (run,) = tmp_path.glob("digits_demo-*")
+    assert difference(RunFolder(run), uninterrupted(1, *SMOOTH)) == 0.0
 
 
 def test_non_finite_loss_stops_all_ranks_and_names_the_term(config):

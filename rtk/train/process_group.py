@@ -1,0 +1,49 @@
+"""How the workers of a run reach one another: torch's process group, on the network that Ray uses."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psutil
+import ray
+from ray.train.torch import TorchConfig
+
+TorchBackend: Any = TorchConfig().backend_cls
+
+
+class NodeNetworkBackend(TorchBackend):
+    """Ray Train's backend; the workers choose their network interface before they connect."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Connect the workers."""
+        worker_group.execute(use_interface_of_node)
+        super().on_start(worker_group, backend_config)
+
+
+class NodeNetworkConfig(TorchConfig):
+    """`TorchConfig` whose workers connect by the address that their node has in the Ray cluster.
+
+    By itself gloo takes the address of the host's name, which on many systems (Debian, Ubuntu) is the
+    loopback address: then the workers of two nodes never find each other.
+    """
+
+    @property
+    def backend_cls(self) -> type[NodeNetworkBackend]:
+        """What Ray Train starts."""
+        return NodeNetworkBackend
+
+
+def use_interface_of_node() -> None:
+    """Let gloo use the network interface of this node's address in Ray; a user's own setting wins."""
+    name = interface_of(ray.util.get_node_ip_address())
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the network interface that has an IP address; None where there is none."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address == address for entry in addresses):
+            return name
+    return None
