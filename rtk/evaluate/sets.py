@@ -9,6 +9,7 @@ from rtk.config.load import ConfigError, build_config, flatten, load_config
 from rtk.config.schema import RunConfig
 from rtk.data.catalog import resolve_path
 from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.data.overlap import first_overlap
 from rtk.data.pipeline import Source, evaluation_source
 from rtk.evaluate.score_table import image_scores
 from rtk.evaluate.suites import OODSet, is_missing, load_suite
@@ -166,17 +167,17 @@ def open_set(path: str, key: str, need_classes: bool = False) -> ImageDataset:
 
 
 def _check_validation_apart(sources: Mapping[str, Source]) -> None:
-    """What is trained and tuned on must not be tested on: neither the same file nor a copy of it."""
-    hashes = {name: content_hash(source.dataset) for name, source in sources.items()}
-    used = [name for name in ("validation", VALIDATION_OOD, "train") if name in sources]
-    for name in used:
-        same = [other for other, found in hashes.items() if found == hashes[name] and other not in used]
-        if same:
-            raise ConfigError(
-                f"data.{name}: got the images of the test set {same[0]!r} ({sources[name].dataset.path}), "
-                "wanted images that nothing is tested on"
-            )
-    if "validation" in hashes and hashes["validation"] == hashes["train"]:
+    """What is trained and tuned on must not be tested on: neither the same images nor some of them."""
+    sets = {name: source.dataset for name, source in sources.items()}
+    used = {name: sets[name] for name in ("validation", VALIDATION_OOD, "train") if name in sets}
+    found = first_overlap(used, {name: tested for name, tested in sets.items() if name not in used})
+    if found is not None:
+        name, test, share = found
+        raise ConfigError(
+            f"data.{name}: got images of the test set {test!r} ({share:.0%} of the smaller set; "
+            f"{sets[name].path}), wanted images that nothing is tested on"
+        )
+    if "validation" in sets and content_hash(sets["validation"]) == content_hash(sets["train"]):
         raise ConfigError(
             "data.validation: got the training images, wanted images that nothing is trained on"
         )

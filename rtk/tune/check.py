@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from rtk.config.load import ConfigError, override_config, valid_keys
 from rtk.config.schema import RunConfig
 from rtk.data.catalog import resolve_path
-from rtk.data.dataset import ImageDataset, content_hash, open_dataset
+from rtk.data.dataset import ImageDataset, open_dataset
 from rtk.data.epochs import steps_per_epoch
+from rtk.data.overlap import first_overlap
 from rtk.train.initial import check_model
 from rtk.train.launch import open_datasets, total_steps
 from rtk.tune.space import Parameter, SearchSpace, points, unknown
@@ -144,19 +145,20 @@ def data_config(space: SearchSpace, config: RunConfig) -> RunConfig:
 
 
 def _refuse_test_sets(config: RunConfig, datasets: Mapping[str, ImageDataset]) -> None:
-    """A validation set with the content of a test set would tune on the test, under whatever name."""
+    """A validation set with images of a test set would tune on the test, under whatever name."""
     paths = {**config.data.near_ood, **config.data.far_ood}
     paths |= {"test": config.data.test} if config.data.test else {}
-    tests = {content_hash(open_dataset(resolve_path(p), need_classes=False)): n for n, p in paths.items()}
+    tests = {name: open_dataset(resolve_path(path), need_classes=False) for name, path in paths.items()}
     seen = {"validation": datasets["validation"]} if "validation" in datasets else {}
     for group, sets in config.data.validation_groups.items():
         seen |= {f"validation_{group}_ood.{name}": datasets[f"{group}:{name}"] for name in sets}
-    for key, dataset in seen.items():
-        test = tests.get(content_hash(dataset))
-        if test is not None:
-            raise ConfigError(
-                f"data.{key}: holds the images of the test set {test!r}; a sweep may only see validation sets"
-            )
+    found = first_overlap(seen, tests)
+    if found is not None:
+        key, test, share = found
+        raise ConfigError(
+            f"data.{key}: holds images of the test set {test!r} ({share:.0%} of the smaller set); "
+            "a sweep may only see validation sets"
+        )
 
 
 def epochs(config: RunConfig, datasets: dict[str, ImageDataset]) -> int:

@@ -198,7 +198,7 @@ def test_missing_pieces_are_named(run, capsys):
 def test_what_was_trained_on_is_not_evaluated_on(run, capsys):
     train = run.config().data.train
     for override, message in (
-        (f"data.test={train}", "data.train: got the images of the test set 'test'"),
+        (f"data.test={train}", "data.train: got images of the test set 'test'"),
         (f"data.validation={train}", "data.validation: got the training images"),
         ("data.validation=null", "the run held no training images out"),
         ("evaluate.bootstrap=9", "evaluate.bootstrap: got resamples with evaluate.protocol=rat_splits"),

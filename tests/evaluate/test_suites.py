@@ -112,11 +112,11 @@ def test_what_was_trained_cannot_be_changed(run, override):
 def test_images_to_tune_on_must_not_be_tested_on(run, tmp_path):
     photos = f"{DIGITS}far_photos.parquet"
     config = evaluation_config(run, ["evaluate.protocol=aps", f"data.validation_ood={photos}"])
-    with pytest.raises(ConfigError, match="data.validation_ood: got the images of the test set 'photos'"):
+    with pytest.raises(ConfigError, match="data.validation_ood: got images of the test set 'photos'"):
         evaluation_sources(config)
     with pytest.raises(ConfigError, match="data.validation_ood: got null"):
         evaluation_sources(evaluation_config(run, ["evaluate.protocol=aps"]))
-    with pytest.raises(ConfigError, match="data.validation: got the images of the test set 'test'"):
+    with pytest.raises(ConfigError, match="data.validation: got images of the test set 'test'"):
         evaluation_sources(evaluation_config(run, [f"data.validation={DIGITS}test.parquet"]))
 
 

@@ -149,7 +149,7 @@ def test_a_warm_start_leaves_out_what_the_recipe_has_no_number_for():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data.validation=builtin:digits/test.parquet", "data.validation: holds the images of the test set"),
+        ("data.validation=builtin:digits/test.parquet", "data.validation: holds images of the test set"),
         ("data.stream=true", "data.stream: got true, wanted false"),
     ],
 )
@@ -177,5 +177,5 @@ sys.exit(code)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
-    assert "holds the images of the test set 'digits89'" in done.stderr
+    assert "holds images of the test set 'digits89'" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [copy.name]
