@@ -19,15 +19,17 @@ def print_some(title: str, lines: list[str], most: int = 10) -> None:
 
 
 def print_table(title: str, rows: list[list[str]]) -> None:
-    """Print rows, the first of which holds the headings."""
+    """Print rows, the first of which holds the headings; only words of the last column may be broken."""
     from rich.console import Console
     from rich.table import Table
 
     print(title)
     table = Table()
     for index, heading in enumerate(rows[0]):
+        words = [word for row in rows for word in row[index].split()]
         justify: Any = "left" if index == 0 else "right"
-        table.add_column(heading, justify=justify, no_wrap=index == 0, overflow="fold")
+        whole = max(map(len, words), default=0) if index < len(rows[0]) - 1 else None
+        table.add_column(heading, justify=justify, no_wrap=index == 0, min_width=whole, overflow="fold")
     for row in rows[1:]:
         table.add_row(*row)
     Console().print(table)

@@ -46,7 +46,7 @@ def run(options: Options) -> int:
 
 def _prediction_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
     """The image comes last: a long path would squeeze what matters."""
-    numbers = ("probability", "confidence", "ood_score")
+    numbers = ("confidence", "ood_score")
     table = [["decision", "label", *numbers, "image"]]
     for row in rows:
         figures = ["" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
