@@ -64,7 +64,8 @@ def compute_losses(
 
     It is lazy on purpose: the caller back-propagates what has come before the next graph is built, so that
     one graph is held at a time. Only the clean view of the first pass moves BatchNorm's running statistics:
-    mixed and PixMix pictures, and weights moved by SAM, are not what the model is evaluated on.
+    mixed and PixMix pictures, and weights moved by SAM, are not what the model is evaluated on. Where no
+    term looks at the clean view, the first term's view moves them.
 
     Args:
         model: images (N, 3, H, W) to logits (N, C).
@@ -78,9 +79,10 @@ def compute_losses(
     for together in forward_passes(terms, concatenate):
         images = [_images(model, views, term, clean) for term in together]
         first, view = together[0], views[together[0].view]
-        is_clean = _is_clean(first)
-        needs_gradient = is_clean and len(together) == 1 and any(term.attack is not None for term in terms)
-        with nullcontext() if first_pass and is_clean else fixed_running_statistics(model):
+        attacked = any(term.attack is not None for term in terms)
+        needs_gradient = attacked and _is_clean(first) and len(together) == 1
+        moves_statistics = first_pass and first is terms[0]
+        with nullcontext() if moves_statistics else fixed_running_statistics(model):
             if needs_gradient:
                 images = [images[0].detach().requires_grad_(True)]
             logits = model(torch.cat(images) if len(images) > 1 else images[0])

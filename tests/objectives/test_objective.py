@@ -56,20 +56,27 @@ def test_terms_of_weight_zero_cost_nothing():
     assert [term.name for term in active_terms(objective(cross_entropy=0, regpixmix=0.5))] == ["regpixmix"]
 
 
-def test_only_the_first_clean_pass_moves_batchnorm_statistics():
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"regmixup": 1, "regpixmix": 1}, [True, False, False, False, False, False]),
+        ({"cross_entropy": 0, "regmixup": 1, "regpixmix": 1}, [True, False, False, False]),
+        ({"cross_entropy": 0, "cutmix": 1}, [True, False]),
+    ],
+)
+def test_only_the_first_view_of_the_first_pass_moves_batchnorm_statistics(weights, expected):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5)).train()
     views = {
         name: View(torch.rand(6, 3, 8, 8) + i, torch.zeros(6, dtype=torch.long))
-        for i, name in enumerate(("clean", "mixed", "pixmix"))
+        for i, name in enumerate(("clean", "mixed", "pixmix", "cutmix"))
     }
-    terms = active_terms(objective(regmixup=1, regpixmix=1))
     means = [model[1].running_mean.clone()]
     for first_pass in (True, False):
-        for _ in compute_losses(model, views, terms, first_pass):
+        for _ in compute_losses(model, views, active_terms(objective(**weights)), first_pass):
             means.append(model[1].running_mean.clone())
     moved = [not torch.equal(one, other) for one, other in pairwise(means)]
-    assert moved == [True, False, False, False, False, False]
+    assert moved == expected
     assert model[1].num_batches_tracked == 1
 
 
