@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rtk import __version__
 from rtk.commands import (
@@ -90,6 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, FAILED)
 
 
+def run() -> None:
+    """The installed command: `main`, and out without freeing torch piece by piece, which takes seconds."""
+    code = main()
+    atexit._run_exitfuncs()  # Ray's shutdown, MLflow's last rows
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # the reader has gone
+            stream.flush()
+    os._exit(code)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse; `key=value` and a recipe may stand anywhere, which argparse refuses after an option."""
     parser = build_parser()
@@ -125,4 +137,4 @@ def _say(text: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
