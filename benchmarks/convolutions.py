@@ -9,14 +9,13 @@ nothing, the step would make `batch / seconds` images/s, and its ratio would be 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from train_step import step_options
 
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
@@ -74,31 +73,21 @@ def measure(shape: Shape, side: str, rounds: int) -> tuple[float, float]:
 
 def main() -> None:
     """Print the sums, what they allow, and the ratio that they allow."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = step_options(__doc__)
     keep_freed_memory()
     model = build_model(ModelConfig(name="resnet18", width=options.width), 100)
     shapes = shapes_of(model, torch.rand(options.batch, 3, 32, 32))
-    counts = Counter((size, tuple(layer.weight.shape), layer.stride) for size, layer in shapes)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(shapes)} convolutions")
-    totals = {}
+    totals = []
     for side in SIDES:
-        distinct = {(size, tuple(layer.weight.shape), layer.stride): (size, layer) for size, layer in shapes}
-        times = {key: measure(shape, side, options.rounds) for key, shape in distinct.items()}
-        forward, backward = (
-            PASSES_A_STEP * sum(counts[key] * t[i] for key, t in times.items()) for i in (0, 1)
-        )
-        totals[side] = forward + backward
-        speed = options.batch / totals[side]
+        times = [measure(shape, side, options.rounds) for shape in shapes]
+        forward, backward = (PASSES_A_STEP * sum(parts) for parts in zip(*times, strict=True))
+        totals.append(forward + backward)
+        speed = options.batch / totals[-1]
         print(
             f"{side}: forward {forward:.2f} s, backward {backward:.2f} s a step: at most {speed:.1f} images/s"
         )
-    fp32, bf16 = totals.values()
+    fp32, bf16 = totals
     print(f"ratio, with everything else for nothing: {fp32 / bf16:.2f}")
 
 

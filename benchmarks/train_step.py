@@ -117,15 +117,20 @@ def measure(batch: int, width: int, rounds: int) -> dict[str, list[float]]:
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def main() -> None:
-    """Print images/s of both and their ratio."""
+def step_options(description: str | None) -> argparse.Namespace:
+    """What a benchmark of the step takes: batch, rounds, width."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=64)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print images/s of both and their ratio."""
+    options = step_options(__doc__)
     seconds = measure(options.batch, options.width, options.rounds)
     shape = f"batch {options.batch}, width {options.width}"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {shape}")

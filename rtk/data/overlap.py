@@ -37,7 +37,7 @@ def overlap(one: ImageDataset, other: ImageDataset) -> float:
     if max(_bytes(one), _bytes(other)) > HASH_LIMIT:
         return 0.0
     first, second = _digests(one), _digests(other)
-    return len(first & second) / min(len(first), len(second))
+    return len(first & second) / max(1, min(len(first), len(second)))
 
 
 def _bytes(dataset: ImageDataset) -> int:
@@ -46,4 +46,6 @@ def _bytes(dataset: ImageDataset) -> int:
 
 @lru_cache(maxsize=64)
 def _digests(dataset: ImageDataset) -> frozenset[bytes]:
-    return frozenset(hashlib.blake2b(row.image, digest_size=16).digest() for row in read_rows(dataset))
+    """Of every image but empty ones, which are broken and all alike."""
+    images = (row.image for row in read_rows(dataset) if row.image)
+    return frozenset(hashlib.blake2b(image, digest_size=16).digest() for image in images)

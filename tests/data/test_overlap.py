@@ -15,12 +15,12 @@ from rtk.data.overlap import first_overlap, overlap
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A set of images that are just these numbers as bytes."""
+    """A set of images that are just these numbers as bytes; 0 is an empty image."""
 
     def make(*numbers: int, name: str = ""):
         folder = tmp_path / (name or "-".join(map(str, numbers)))
         folder.mkdir()
-        images = [number.to_bytes(4, "little") for number in numbers]
+        images = [number.to_bytes(4, "little") if number else b"" for number in numbers]
         labels = pa.array([0] * len(numbers), pa.int64())
         pq.write_table(
             pa.table({"image": pa.array(images, pa.binary()), "label": labels}), folder / "all.parquet"
@@ -39,6 +39,8 @@ def dataset(tmp_path):
         ((1, 2, 3, 4), (4, 5), 0.5),
         ((7,), (1, 2, 3, 7), 1),
         ((1, 1, 2), (2, 3), 0.5),
+        ((0, 1, 2), (0, 3), 0),
+        ((0,), (0, 1), 0),
     ],
 )
 def test_share_of_the_smaller_set(dataset, one, other, share):
@@ -54,7 +56,7 @@ def test_large_sets_are_compared_as_wholes(dataset, monkeypatch):
 
 
 def test_a_few_images_that_sets_share_by_nature_are_let_pass(dataset):
-    used, tests = dataset(*range(1000), name="used"), dataset(*range(999, 2000), name="tests")
+    used, tests = dataset(*range(1, 1001), name="used"), dataset(*range(1000, 2001), name="tests")
     assert overlap(used, tests) > 0
     assert first_overlap({"validation": used}, {"test": tests}) is None
 

@@ -11,14 +11,12 @@ from rtk.train.process_group import interface_of, use_interface_of_node
 
 
 def test_interface_is_the_one_with_the_address():
-    for name, addresses in psutil.net_if_addrs().items():
-        for entry in addresses:
-            if entry.address == "127.0.0.1":
-                assert interface_of("127.0.0.1") == name
+    name = interface_of("127.0.0.1")
+    assert "127.0.0.1" in {entry.address for entry in psutil.net_if_addrs()[name]}
 
 
 def test_no_interface_has_an_address_of_elsewhere():
-    assert interface_of("192.0.2.1") is None  # kept for documentation by RFC 5737
+    assert interface_of("no.such.address") is None
 
 
 @pytest.mark.parametrize("own", [None, "chosen0"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from functools import cache
@@ -133,7 +134,7 @@ def _kill_a_worker() -> int:
 def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, uninterrupted, two_nodes):
     (lost,) = two_nodes.worker_nodes
     gone = when_step(tmp_path, 6, lambda folder: two_nodes.remove_node(lost, allow_graceful=False))
-    command = ["rtk", "train", "digits_demo", f"output={tmp_path}", *SMALL, *SMOOTH]
+    command = [sys.executable, "-m", "rtk.cli", "train", "digits_demo", f"output={tmp_path}", *SMALL, *SMOOTH]
     driver = subprocess.Popen(
         command, env={**os.environ, "RAY_ADDRESS": two_nodes.address}, stderr=subprocess.PIPE, text=True
     )
