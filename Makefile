@@ -15,6 +15,7 @@ test: install
 lint: install
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
+	$(RUN) lint-imports
 
 types: install
 	$(RUN) mypy

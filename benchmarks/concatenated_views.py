@@ -15,7 +15,7 @@ import time
 import torch
 
 from rtk.config.model import ModelConfig
-from rtk.data.views import View
+from rtk.data.views.maker import View
 from rtk.models import build_model
 from rtk.objectives import Term, compute_losses
 

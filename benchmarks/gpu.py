@@ -33,10 +33,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # rtk need not be installed
 
 from plain_step import LMBDA, RHO, PlainStep
 
-from rtk.data.augment import crop_flip, to_float
-from rtk.data.mixing import draw_pixmix, mixup, mixup_targets, pixmix, pixmix_draw_count
+from rtk.data.views.augment import crop_flip, to_float
+from rtk.data.views.mixing import mixup, mixup_targets
+from rtk.data.views.pixmix import draw_pixmix, pixmix, pixmix_draw_count
 from rtk.models import Classifier
-from rtk.models.build import concatenates_views
+from rtk.models.classifier import concatenates_views
 from rtk.models.heads import LinearHead
 from rtk.models.resnet import ResNet
 from rtk.objectives import Term, compute_losses

@@ -176,7 +176,7 @@ def peak_megabytes() -> int:
 def measure_reduce(rows: int) -> None:
     """Joint metrics of a Parquet folder, reduced over Ray."""
     from rtk.evaluate.reduce import reduce_joint_metrics
-    from rtk.ray_session import start_ray
+    from rtk.runtime.ray_session import start_ray
 
     ray = start_ray()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import argparse
 from rank_memory import CLASSES, measure_peaks, settings
 
 from rtk.config.load import build_config
-from rtk.plan import plan_recipe
+from rtk.train.plan import plan_recipe
 
 MIB = 2**20
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from rtk.config.load import build_config
-from rtk.data.views import View
+from rtk.data.views.maker import View
 from rtk.objectives import active_terms
 from rtk.train.job import TrainingJob
 from rtk.train.setup import build_state

@@ -18,7 +18,7 @@ import torch
 
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
-from rtk.perturb import fgsm, logits_and_gradient
+from rtk.models.perturb import fgsm, logits_and_gradient
 from rtk.scores import SCORES, FitData, Predictions, apply_score, compute_image_score, fit_score
 from rtk.scores.gram import fit_gram, model_statistics
 from rtk.scores.logits import soft_margin

@@ -28,16 +28,16 @@ from PIL import Image
 
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
-from rtk.data.arrays import ImageArrays
-from rtk.data.dataset import open_dataset
-from rtk.data.epochs import steps_per_epoch
-from rtk.data.faults import FaultLog
-from rtk.data.fractals import render_fractals
-from rtk.data.loader import Loader, ahead
-from rtk.data.pipeline import Source
-from rtk.data.stream import open_stream, start_feeder
-from rtk.data.views import ViewMaker
-from rtk.ray_session import start_ray
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.decode.faults import FaultLog
+from rtk.data.decode.pipeline import Source
+from rtk.data.decode.stream import open_stream, start_feeder
+from rtk.data.order import steps_per_epoch
+from rtk.data.sets.dataset import open_dataset
+from rtk.data.views.fractals import render_fractals
+from rtk.data.views.loader import Loader, ahead
+from rtk.data.views.maker import ViewMaker
+from rtk.runtime.ray_session import start_ray
 
 SIDE, DISTINCT, ROWS_PER_FILE, BATCH = 224, 200, 10_000, 250
 

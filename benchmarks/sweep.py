@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rtk.compare.compare import compare
-from rtk.compare.table import as_text, heading
 from rtk.config.load import override_config
 from rtk.config.schema import RunConfig
+from rtk.config.search_space import base_config, load_space
 from rtk.evaluate.evaluate import evaluate_run
+from rtk.report.comparison import compare
+from rtk.report.comparison_table import as_text, heading
+from rtk.runs.sweep import Sweep
 from rtk.train.launch import launch_training
-from rtk.tune.folder import Sweep
 from rtk.tune.results import best_trial, read_trials
-from rtk.tune.space import base_config, load_space
 from rtk.tune.sweep import launch_sweep
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "small.yaml"

@@ -24,8 +24,9 @@ from plain_step import PlainStep
 
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
-from rtk.data.fractals import render_fractals
-from rtk.data.views import ImageArrays, View, ViewMaker
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.views.fractals import render_fractals
+from rtk.data.views.maker import View, ViewMaker
 from rtk.models import build_model
 from rtk.objectives import active_terms
 from rtk.train.job import TrainingJob

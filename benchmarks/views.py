@@ -4,7 +4,7 @@
 
 Both sides start from decoded pictures and end in float tensors in [0, 1]: a crop and flip at 32x32, a random
 resized crop and flip at 224x224, and PixMix with the same mixing pictures. Pillow's side works image by
-image, as the published PixMix does, and draws from NumPy's generator; rtk's is `rtk.data.views.ViewMaker`.
+image, as the published PixMix does, and draws from NumPy's generator; rtk's is `rtk.data.views.maker.ViewMaker`.
 One thread each, in turns, timed in processor seconds, so that other work on the machine matters little.
 """
 
@@ -22,8 +22,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from rtk.config.load import build_config
-from rtk.data.fractals import render_fractals
-from rtk.data.views import ImageArrays, ViewMaker
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.views.fractals import render_fractals
+from rtk.data.views.maker import ViewMaker
 from rtk.train.setup import keep_freed_memory
 
 CASES = {32: 512, 224: 32}  # side: images a batch

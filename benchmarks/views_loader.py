@@ -3,7 +3,7 @@
     python benchmarks/views_loader.py [--rounds 9]
 
 Ray Data decodes 4,096 pictures of 32x32 into the object store. A Ray worker with one CPU then takes epochs
-through `rtk.data.loader` as a training worker does, in turns with a bare `ViewMaker` on a private copy of the
+through `rtk.data.views.loader` as a training worker does, in turns with a bare `ViewMaker` on a private copy of the
 pictures.
 Also: the time from the start of an epoch to its first batch, after the first epoch.
 """
@@ -24,15 +24,15 @@ import pyarrow.parquet as pq
 import torch
 
 from rtk.config.load import build_config
-from rtk.data.arrays import ImageArrays
-from rtk.data.dataset import open_dataset
-from rtk.data.decode import encode_png
-from rtk.data.epochs import epoch_order
-from rtk.data.fractals import render_fractals
-from rtk.data.loader import Loader, ahead
-from rtk.data.pipeline import Source, decode_datasets
-from rtk.data.views import ViewMaker
-from rtk.ray_session import start_ray
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.image import encode_png
+from rtk.data.order import epoch_order
+from rtk.data.sets.dataset import open_dataset
+from rtk.data.views.fractals import render_fractals
+from rtk.data.views.loader import Loader, ahead
+from rtk.data.views.maker import ViewMaker
+from rtk.runtime.ray_session import start_ray
 from rtk.train.setup import keep_freed_memory
 
 ROWS, BATCH, SIDE = 4096, 512, 32

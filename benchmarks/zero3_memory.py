@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
-from rtk.data.views import View
+from rtk.data.views.maker import View
 from rtk.objectives import active_terms
 from rtk.train.initial import initial_model
 from rtk.train.job import TrainingJob

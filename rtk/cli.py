@@ -119,6 +119,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if overrides:
         options.overrides = [*options.overrides, *overrides]
+    options.parser = parser  # for `rtk completion`
     return options
 
 

@@ -28,7 +28,7 @@ def rtk_data() -> Path:
 @pytest.fixture(scope="session")
 def ray_session():
     """One Ray session for all tests that need one."""
-    from rtk.ray_session import start_ray
+    from rtk.runtime.ray_session import start_ray
 
     ray = start_ray()
     yield ray

@@ -38,14 +38,14 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk compare`."""
-    from rtk.compare.compare import compare as compare_runs
-    from rtk.compare.table import as_csv, as_records, as_text, difference_records, heading
+    from rtk.report.comparison import compare as compare_runs
+    from rtk.report.comparison_table import as_csv, as_records, as_text, difference_records, heading
 
     keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output")
     found = compare_runs(**{key: getattr(options, key) for key in keys})
     written = []
     if options.html:
-        from rtk.compare.page import write_page
+        from rtk.report.comparison_page import write_page
 
         given = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
         written.append(write_page(Path(options.html), *given))

@@ -22,7 +22,5 @@ def run(options: Options) -> int:
     """`rtk completion`."""
     import shtab
 
-    from rtk.cli import build_parser
-
-    print(shtab.complete(build_parser(), options.shell))
+    print(shtab.complete(options.parser, options.shell))
     return 0

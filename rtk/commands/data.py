@@ -71,8 +71,8 @@ def _add_views(actions: Parsers) -> None:
 
 def run_prepare(options: Options) -> int:
     """`rtk data prepare`."""
-    from rtk.console import progress_bar
-    from rtk.data.prepare import BadImagesError, prepare
+    from rtk.data.prepare.prepare import BadImagesError, prepare
+    from rtk.runtime.console import progress_bar
 
     try:
         with progress_bar("checking images") as progress:
@@ -99,8 +99,8 @@ def run_prepare(options: Options) -> int:
 
 def run_inspect(options: Options) -> int:
     """`rtk data inspect`."""
-    from rtk.data.dataset import open_dataset
-    from rtk.data.inspect_data import contact_sheet, inspect_dataset
+    from rtk.data.prepare.inspect import contact_sheet, inspect_dataset
+    from rtk.data.sets.dataset import open_dataset
 
     found = inspect_dataset(options.path, sample=options.sample)
     contact_sheet(open_dataset(options.path, need_classes=False)).save(options.sheet)
@@ -121,8 +121,9 @@ def run_inspect(options: Options) -> int:
 
 def run_views(options: Options) -> int:
     """`rtk data views`."""
-    from rtk.config.load import ConfigError, load_with_origins
-    from rtk.data.view_sheet import view_sheet
+    from rtk.config.errors import ConfigError
+    from rtk.config.load import load_with_origins
+    from rtk.report.view_sheet import view_sheet
 
     config = load_with_origins(options.recipe, options.overrides).config
     try:

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
@@ -15,8 +24,6 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk doctor`."""
-    from rtk.doctor import examine
-
     checks = examine()
     if options.json:
         print_json({check.name: {"ok": check.ok, "found": check.found} for check in checks})
@@ -24,3 +31,135 @@ def run(options: Options) -> int:
         for check in checks:
             print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}")
     return 0 if all(check.ok for check in checks) else 1
+
+
+COLLECTIVE_RANKS = 2
+WANTED_GIB = 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: its name, whether it is fit for use, and what was found."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def examine() -> list[Check]:
+    """Every check, in the order in which they are shown; a check that raises has failed."""
+    checks: dict[str, Callable[[], str]] = {
+        "packages": _packages,
+        "hardware": _hardware,
+        "bf16 autocast": _bf16,
+        "DeepSpeed": _deepspeed,
+        "2-worker collective": _collective,
+        "Ray": _ray,
+        "output folder": _writable,
+        "free disk": _disk,
+    }
+    return [_check(name, action) for name, action in checks.items()]
+
+
+def _check(name: str, action: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, action())
+    except Exception as error:  # a doctor reports whatever is wrong
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _packages() -> str:
+    from rtk.runtime.environment import package_versions
+
+    versions = package_versions()
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        raise RuntimeError(f"not installed: {', '.join(missing)}")
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _hardware() -> str:
+    from rtk.runtime.environment import describe_hardware
+
+    hardware = describe_hardware()
+    gpus = ", ".join(hardware["gpus"]) or "no GPU"
+    return f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {gpus}"
+
+
+def _bf16() -> str:
+    from rtk.runtime.environment import describe_hardware
+
+    return "in hardware" if describe_hardware()["bf16"] else "not in hardware, precision auto means fp32"
+
+
+def _deepspeed() -> str:
+    """Load DeepSpeed and say which of its fused kernels could be built here; rtk needs none of them."""
+    from rtk.train.engine import import_deepspeed
+
+    deepspeed = import_deepspeed()
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+
+    device = get_accelerator().device_name()
+    compiler = shutil.which("nvcc" if device == "cuda" else "g++")
+    kernels = f"{len(ALL_OPS)} fused kernels could be compiled with {compiler}" if compiler else "no compiler"
+    return f"{deepspeed.__version__} on {device}, {kernels} (none is needed)"
+
+
+def _collective() -> str:
+    """One ZeRO-1 step on two processes: process group, collectives and DeepSpeed's engine at once."""
+    import torch.multiprocessing as mp
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_sharded_step, args=(port, folder), nprocs=COLLECTIVE_RANKS)
+        weights = {Path(folder, str(rank)).read_text() for rank in range(COLLECTIVE_RANKS)}
+    if len(weights) != 1:
+        raise RuntimeError(f"after a sharded step the ranks hold different weights: {weights}")
+    seconds = time.monotonic() - started
+    return f"a ZeRO-1 step on {COLLECTIVE_RANKS} processes works ({seconds:.1f} s with their start)"
+
+
+def _sharded_step(rank: int, port: int, folder: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from rtk.config.load import build_config
+    from rtk.train.engine import backward, build_engine
+
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(COLLECTIVE_RANKS))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    enough_gpus = torch.cuda.device_count() >= COLLECTIVE_RANKS
+    dist.init_process_group("nccl" if enough_gpus else "gloo")
+    model = torch.nn.Linear(4, 1)
+    train = {"batch_size": COLLECTIVE_RANKS, "workers": COLLECTIVE_RANKS}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = build_engine(model, optimizer, build_config({"data": {"train": "none"}, "train": train}))
+    images = torch.full((1, 4), rank + 1.0, device=engine.device)
+    backward(engine, engine(images).mean(), reduce=True)
+    engine.step()
+    Path(folder, str(rank)).write_text(str(model.weight.tolist()))
+    dist.destroy_process_group()
+
+
+def _ray() -> str:
+    from rtk.runtime.ray_session import start_ray
+
+    ray = start_ray()
+    resources = ray.cluster_resources()
+    return f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs in the cluster"
+
+
+def _writable() -> str:
+    with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".rtk-doctor-"):
+        return f"{os.getcwd()} can be written to"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    if free < WANTED_GIB:
+        raise RuntimeError(f"{free:.1f} GiB, wanted {WANTED_GIB} for checkpoints and predictions")
+    return f"{free:.0f} GiB"

@@ -85,17 +85,19 @@ def _add_sets(parser: argparse.ArgumentParser) -> None:
 def run(options: Options) -> int:
     """`rtk evaluate`."""
     from rtk.evaluate.evaluate import evaluate_run
-    from rtk.evaluate.report import write_report
     from rtk.evaluate.sets import evaluation_config
     from rtk.evaluate.suites import parse_ood
-    from rtk.run_folder import RunFolder
-    from rtk.tracking import send_evaluation
+    from rtk.report.run_page import write_report
+    from rtk.report.run_tables import write_run_tables
+    from rtk.runs.folder import RunFolder
+    from rtk.tracking.sending import send_evaluation
 
     run = RunFolder.open(options.run, options.output)
     ood = [parse_ood(text) for text in options.ood or []]
     overrides = [*_evaluate_overrides(options), *options.overrides]
     config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
     result = evaluate_run(run, config, options.checkpoint, corrupted=options.corruptions)
+    write_run_tables(run)
     report = write_report([run])
     send_evaluation(run)
     if options.json:
@@ -119,7 +121,7 @@ def _evaluate_overrides(options: Options) -> list[str]:
 
 
 def _print_evaluation(run: Any, result: dict[str, Any], report: Path) -> None:
-    from rtk.evaluate.tables import score_rows
+    from rtk.report.tables import score_rows
 
     print_table(f"{run.name} ({result['checkpoint']})", score_rows(result))
     if "corruptions" in result:

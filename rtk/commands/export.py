@@ -27,9 +27,9 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk export`."""
-    from rtk.config.load import ConfigError
-    from rtk.export import export_run, log_to_mlflow
-    from rtk.run_folder import RunFolder
+    from rtk.config.errors import ConfigError
+    from rtk.deploy.export import export_run, log_to_mlflow
+    from rtk.runs.folder import RunFolder
 
     if options.register and options.no_mlflow:
         raise ConfigError("--register: cannot be combined with --no-mlflow")

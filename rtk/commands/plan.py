@@ -29,7 +29,7 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk plan`."""
     from rtk.config.load import load_with_origins
-    from rtk.plan import GIB, USABLE, count_classes, plan_recipe
+    from rtk.train.plan import GIB, USABLE, count_classes, plan_recipe
 
     workers = [f"train.workers={options.gpus}"] if options.gpus else []
     config = load_with_origins(options.recipe, [*options.overrides, *workers], keep_unset=True).config

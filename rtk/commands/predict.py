@@ -28,8 +28,8 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk predict`; 1 where an image could not be read."""
-    from rtk.console import progress_bar
-    from rtk.predict_images import find_images, open_model, predict_files
+    from rtk.deploy.predict import find_images, open_model, predict_files
+    from rtk.runtime.console import progress_bar
 
     files = find_images(options.images)
     model = open_model(options.model, options.output)

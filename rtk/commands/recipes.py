@@ -54,7 +54,8 @@ def cat(options: Options) -> int:
 
 def cp(options: Options) -> int:
     """`rtk recipes cp`."""
-    from rtk.config.load import ConfigError, find_recipe
+    from rtk.config.errors import ConfigError
+    from rtk.config.load import find_recipe
 
     target = Path(options.target)
     if target.exists():
@@ -67,10 +68,10 @@ def cp(options: Options) -> int:
 def validate(options: Options) -> int:
     """`rtk recipes validate`."""
     from rtk.config.load import load_with_origins
-    from rtk.evaluate.score_table import wanted_scores
+    from rtk.scores.selection import wanted_scores
 
     loaded = load_with_origins(options.recipe, options.overrides)
-    wanted_scores(loaded.config)
+    wanted_scores(loaded.config.evaluate)
     own = sum(origin != "default" for origin in loaded.origins.values())
     print(f"valid: {options.recipe} ({own} values set, {len(loaded.origins) - own} defaults)")
     return 0

@@ -34,10 +34,10 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk report`."""
-    from rtk.evaluate.evaluate import read_result
-    from rtk.evaluate.report import write_report
-    from rtk.evaluate.tables import pooled_rows, write_table
-    from rtk.run_folder import open_runs
+    from rtk.report.run_page import write_report
+    from rtk.report.tables import pooled_rows, write_table
+    from rtk.runs.folder import open_runs
+    from rtk.runs.results import read_result
 
     runs = open_runs(options.runs, options.output)
     tables = [Path(table) for table in options.table]

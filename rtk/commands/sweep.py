@@ -35,16 +35,19 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk sweep`."""
-    from rtk.config.load import ConfigError
-    from rtk.tune import space as spaces
+    from rtk.config import search_space as spaces
+    from rtk.config.errors import ConfigError
+    from rtk.report.sweep_page import write_sweep_page
+    from rtk.runs.sweep import Sweep
     from rtk.tune import sweep as sweeps
-    from rtk.tune.folder import Sweep
 
     changes = {key: getattr(options, key) for key in ("trials", "concurrent") if getattr(options, key)}
     if options.resume:
         if options.space or options.overrides or options.sampler or options.scheduler or options.name:
             raise ConfigError("--resume: only --trials and --concurrent may change")
-        done = sweeps.resume_sweep(Sweep.open(options.resume, options.output or "runs"), changes)
+        done = sweeps.resume_sweep(
+            Sweep.open(options.resume, options.output or "runs"), changes, write_sweep_page
+        )
     else:
         if not options.space or not options.recipe:
             raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")
@@ -55,7 +58,7 @@ def run(options: Options) -> int:
             *([f"output={json.dumps(options.output)}"] if options.output else []),
         ]
         config = spaces.base_config(space, options.recipe, overrides)
-        done = sweeps.launch_sweep(space, config, options.name)
+        done = sweeps.launch_sweep(space, config, options.name, write_sweep_page)
     summary = {"sweep": done.name, "path": str(done.path)}
     if options.json:
         print_json(summary)

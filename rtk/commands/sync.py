@@ -26,11 +26,10 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk sync`."""
-    from rtk.config.load import ConfigError
-    from rtk.mirror import is_mirrored
-    from rtk.run_folder import RunFolder
-    from rtk.tracking import folders_to_sync, trials_of
-    from rtk.tracking import sync as send_all
+    from rtk.config.errors import ConfigError
+    from rtk.runs.folder import RunFolder
+    from rtk.runs.sweep import folders_to_sync, is_mirrored, trials_of
+    from rtk.tracking.sending import sync as send_all
 
     if not options.runs and not Path(options.output).is_dir():
         raise ConfigError(f"--output: there is no folder {options.output!r}")

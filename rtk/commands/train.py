@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
+if TYPE_CHECKING:
+    from rtk.config.schema import RunConfig
+
+EVALUATED_ROWS = 256  # by --dry-run
 INTERRUPTED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -39,7 +46,8 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk train`."""
-    from rtk.config.load import ConfigError, load_with_origins
+    from rtk.config.errors import ConfigError
+    from rtk.config.load import load_with_origins
 
     if options.output and not options.resume:
         options.overrides.append(f"output={json.dumps(options.output)}")
@@ -50,7 +58,7 @@ def run(options: Options) -> int:
     from rtk.train import launch
 
     if options.resume:
-        from rtk.run_folder import RunFolder
+        from rtk.runs.folder import RunFolder
 
         # With --resume the first positional is an override, not a recipe.
         overrides = [text for text in (options.recipe, *options.overrides) if text]
@@ -75,7 +83,7 @@ def run(options: Options) -> int:
 
 
 def _recipe(options: Options) -> str:
-    from rtk.config.load import ConfigError
+    from rtk.config.errors import ConfigError
 
     if not options.recipe:
         raise ConfigError("recipe: got none, wanted the name of a recipe or a YAML file (rtk recipes ls)")
@@ -99,7 +107,6 @@ def _print_config(options: Options) -> int:
 
 def _dry_run(options: Options) -> int:
     from rtk.config.load import load_with_origins
-    from rtk.dry_run import dry_run
 
     done = dry_run(load_with_origins(_recipe(options), options.overrides).config)
     if options.json:
@@ -107,3 +114,37 @@ def _dry_run(options: Options) -> int:
     else:
         print("\n".join(f"{name}: {outcome}" for name, outcome in done.items()))
     return 0
+
+
+def dry_run(config: RunConfig) -> dict[str, str]:
+    """Decode, train one step, validate, save, log, evaluate on a few images, report; keep nothing.
+
+    Returns:
+        What was done, by name, with its outcome.
+
+    Raises:
+        ValueError, TrainingError: as the real run would.
+    """
+    from rtk.config.load import build_config
+    from rtk.evaluate.evaluate import evaluate_run
+    from rtk.report.run_page import write_report
+    from rtk.report.run_tables import write_run_tables
+    from rtk.train.launch import launch_training
+
+    # Beside the real runs, for that is where the workers of a cluster can write too.
+    parent = Path(config.output).absolute().parent
+    with tempfile.TemporaryDirectory(
+        prefix=".rtk-dry-run-", dir=parent if parent.is_dir() else None
+    ) as folder:
+        tree = config.model_dump(mode="json")
+        tree["output"] = folder
+        tree["tracking"] |= {"uri": None, "checkpoints": False}
+        tree["train"]["duration"] = "1steps"
+        outcome = launch_training(build_config(tree))
+        done = {"training step, validation, checkpoint": outcome.status}
+        if config.data.test is None:
+            return done | {"evaluation": "skipped, the recipe has no data.test"}
+        result = evaluate_run(outcome.run, rows=EVALUATED_ROWS)
+        write_run_tables(outcome.run)
+        write_report([outcome.run])
+        return done | {"evaluation": f"{len(result['sets'])} OOD sets", "report": "written"}

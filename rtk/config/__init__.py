@@ -1,6 +1,7 @@
 """Typed run configuration: recipes, overrides, validation."""
 
-from rtk.config.load import ConfigError, dump_config, load_config, load_with_origins
+from rtk.config.errors import ConfigError
+from rtk.config.load import dump_config, load_config, load_with_origins
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 

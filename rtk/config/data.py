@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from rtk.config.sections import Fraction, PositiveInt, Section
 
+GROUPS = ("near", "far")  # of OOD sets, as OpenOOD has them
+
 
 class AugmentConfig(Section):
     """Geometric augmentation of the clean view (and of the mixing partner's)."""
@@ -91,7 +93,7 @@ class DataConfig(Section):
     @property
     def validation_groups(self) -> dict[str, dict[str, str]]:
         """OOD sets of the validation metrics: paths by name, by group (`near`, `far`) that has any."""
-        groups = {"near": self.validation_near_ood, "far": self.validation_far_ood}
+        groups = {group: getattr(self, f"validation_{group}_ood") for group in GROUPS}
         return {group: sets for group, sets in groups.items() if sets}
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,8 +13,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rtk.config.errors import ConfigError, unknown
 from rtk.config.schema import RunConfig
-from rtk.config.yaml_files import ConfigError as ConfigError
 from rtk.config.yaml_files import dump_yaml, parse_yaml, read_mapping
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -203,8 +202,7 @@ def _check_key(key: str, where: str) -> None:
         return
     if key.startswith(FREE_KEYS):
         return
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    raise ConfigError(f"{where}: unknown key {key!r}, nearest valid key is {near[0]!r}")
+    raise ConfigError(f"{where}: {unknown('key', key, known)}")
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

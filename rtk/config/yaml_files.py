@@ -8,9 +8,7 @@ from typing import Any
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """A recipe or an override cannot be used; the message is one line naming the key."""
+from rtk.config.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):

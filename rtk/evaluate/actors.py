@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rtk.data.augment import to_float
-from rtk.data.decode import BadImageError
-from rtk.environment import supports_bf16
-from rtk.run_folder import RunFolder
+from rtk.data.image import BadImageError
+from rtk.data.views.augment import to_float
+from rtk.evaluate.columns import as_lists
+from rtk.evaluate.model import load_model
+from rtk.runs.folder import RunFolder
+from rtk.runtime.environment import supports_bf16
 from rtk.scores import compute_image_score
 from rtk.scores.gram import class_bounds, layer_deviations, model_statistics
 
@@ -32,8 +34,6 @@ class ModelActor:
     """
 
     def __init__(self, run_path: str, checkpoint: str, threads: int, precision: str) -> None:
-        from rtk.evaluate.predict import load_model
-
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(RunFolder(Path(run_path)), checkpoint).to(self.device)
@@ -152,15 +152,3 @@ class GramDeviations(ModelActor):
             logits, statistics, _ = self.in_full_precision(model_statistics, self.images(block)[used])
             deviations[used] = layer_deviations(self.tensors, statistics, logits.argmax(dim=1))
         return pa.table({"set": block["set"], "row": block["row"], "deviations": as_lists(deviations)})
-
-
-def as_lists(values: Tensor) -> pa.Array:
-    """Rows (N, D) as fixed-size lists of float32."""
-    flat = pa.array(values.float().cpu().numpy().reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-
-def as_matrix(column: pa.ChunkedArray, rows: int) -> np.ndarray:
-    """Lists of equal length as (rows, D)."""
-    matrix: np.ndarray = column.combine_chunks().flatten().to_numpy().reshape(rows, -1)
-    return matrix

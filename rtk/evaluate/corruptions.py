@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from rtk.config.load import ConfigError
-from rtk.console import Progress
-from rtk.data.pipeline import Source, decode_block, encoded_blocks
+from rtk.config.errors import ConfigError
+from rtk.data.decode.pipeline import Source, decode_block, encoded_blocks
+from rtk.evaluate.actors import Predictor
 from rtk.evaluate.measure import error_metrics
-from rtk.evaluate.predict import Predictor
-from rtk.evaluate.score_table import image_scores
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
+from rtk.runtime.console import Progress
 from rtk.scores import FittedScore, Predictions, apply_score
+from rtk.scores.selection import image_scores
 
 TYPES = (
     "gaussian_noise",

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rtk.config.load import ConfigError
 from rtk.config.schema import RunConfig
-from rtk.console import progress_bar
-from rtk.data.pipeline import Source
+from rtk.data.decode.pipeline import Source
 from rtk.evaluate import corruptions
 from rtk.evaluate.measure import calibration
-from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
+from rtk.evaluate.model import load_model
+from rtk.evaluate.predict import predict_datasets
+from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.run_decision import decide_for_run
-from rtk.evaluate.run_protocol import MEASURED, PROTOCOLS, Evaluation
-from rtk.evaluate.score_table import fit_data, image_scores, wanted_scores
+from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation
+from rtk.evaluate.score_table import fit_data
 from rtk.evaluate.sets import configured_ood, evaluation_sources
-from rtk.evaluate.tables import FORMATS, pooled_rows, write_table
 from rtk.evaluate.undecodable import leave_out_undecodable
-from rtk.ray_session import start_ray
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
+from rtk.runtime.console import progress_bar
+from rtk.runtime.ray_session import start_ray
+from rtk.runtime.shared_storage import check_output
 from rtk.scores import FittedScore
-from rtk.shared_storage import check_output
+from rtk.scores.decision import DECISION_FILE
+from rtk.scores.selection import image_scores, wanted_scores
 from rtk.train.checkpoint import read_state
-
-DECISION_FILE = "decision.json"
-RESULT_KEYS = (*MEASURED, "groups", "protocol", "calibration", "step")
 
 
 def evaluate_run(
@@ -54,7 +52,7 @@ def evaluate_run(
         BadImageError: an image cannot be decoded, or too many where `data.on_error` is `skip`.
     """
     config = config or run.config()
-    names = wanted_scores(config)
+    names = wanted_scores(config.evaluate)
     step = read_state(run.checkpoints / checkpoint)["step"]
     sources = evaluation_sources(config, rows)
     if corrupted is not None:
@@ -93,38 +91,6 @@ def _measure_corruptions(
         )
 
 
-def read_scores(run: RunFolder) -> pa.Table:
-    """The score table of an evaluated run.
-
-    Raises:
-        ConfigError: where the run has not been evaluated.
-    """
-    return pq.read_table(_evaluated(run, "scores.parquet"))
-
-
-def read_result(run: RunFolder) -> dict[str, Any]:
-    """What `evaluate_run` returned.
-
-    Raises:
-        ConfigError: where the run has not been evaluated, or by a version of rtk that wrote something else.
-    """
-    result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text())
-    missing = [key for key in RESULT_KEYS if key not in result]
-    if missing:
-        raise ConfigError(
-            f"{run.name}: metrics.json lacks {missing[0]!r}, another version of rtk wrote it; "
-            f"run `rtk evaluate {run.path}` again"
-        )
-    return result
-
-
-def _evaluated(run: RunFolder, name: str) -> Path:
-    path = run.evaluation / name
-    if not path.exists():
-        raise ConfigError(f"{run.name}: not evaluated yet, run `rtk evaluate {run.path}` first")
-    return path
-
-
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:
     """Headline metrics under their own names, the rest as `metric/score/set`."""
     rest = {
@@ -143,6 +109,3 @@ def _epoch_of(run: RunFolder, step: int) -> float:
 def _write(run: RunFolder, table: pa.Table, result: dict[str, Any]) -> None:
     pq.write_table(table, run.evaluation / "scores.parquet", compression="zstd")
     (run.evaluation / "metrics.json").write_text(json.dumps(result, indent=1))
-    rows = pooled_rows({run.name: result})
-    for ending in FORMATS:
-        write_table(run.evaluation / f"table.{ending}", rows)

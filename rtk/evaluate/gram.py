@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rtk.config.load import ConfigError
-from rtk.data.epochs import holdout_split
-from rtk.data.pipeline import Source
-from rtk.evaluate.actors import GramBounds, GramDeviations, as_matrix
-from rtk.evaluate.predict import FIT_SET, Pool, collect
+from rtk.config.errors import ConfigError
+from rtk.data.decode.pipeline import Source
+from rtk.data.order import holdout_split
+from rtk.evaluate.actors import GramBounds, GramDeviations
+from rtk.evaluate.columns import as_matrix
+from rtk.evaluate.pool import FIT_SET, Pool, collect
 from rtk.scores.gram import close_bounds, mean_deviations, widen_bounds
 from rtk.train.checkpoint import read_state
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rtk.config.data import GROUPS
 from rtk.config.schema import EvaluateConfig
-from rtk.console import Progress
-from rtk.evaluate.parallel import in_parallel
 from rtk.evaluate.score_table import rows_of
-from rtk.evaluate.suites import GROUPS, OODSet
+from rtk.evaluate.suites import OODSet
 from rtk.metrics import (
     adaptive_ece,
     brier,
@@ -29,6 +28,8 @@ from rtk.metrics import (
     resample_rows,
     selective_classification,
 )
+from rtk.runtime.console import Progress
+from rtk.runtime.parallel import in_parallel
 
 RELIABILITY_BINS = 15
 LEVEL = 0.95  # of bootstrap intervals

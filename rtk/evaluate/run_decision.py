@@ -7,16 +7,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from rtk.evaluate.decision import DecisionRule, ScoredImages, choose_thresholds, combine, outcome
+from rtk.config.data import GROUPS
 from rtk.evaluate.run_protocol import Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, rows_of, score_columns
 from rtk.evaluate.sets import VALIDATION_OOD
-from rtk.evaluate.suites import GROUPS
 from rtk.scores import FittedScore
+from rtk.scores.decision import (
+    DECISION_SCORES,
+    DecisionRule,
+    ScoredImages,
+    choose_thresholds,
+    combine,
+    outcome,
+)
 from rtk.scores.storage import save_fitted
 
 Pair = tuple[str, str]
-DECISION_SCORES = "decision.safetensors"
 
 
 def decide_for_run(evaluation: Evaluation, measured: Measured, path: Path, step: int) -> dict[str, Any]:

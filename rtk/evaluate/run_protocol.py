@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from rtk.config.schema import RunConfig
-from rtk.console import progress_bar
 from rtk.evaluate.measure import measure, reduce_leaves
 from rtk.evaluate.protocol import (
     TunedScores,
@@ -24,6 +23,7 @@ from rtk.evaluate.protocol import (
 from rtk.evaluate.score_table import Columns, as_predictions, score_table
 from rtk.evaluate.sets import VALIDATION_OOD
 from rtk.evaluate.suites import OODSet
+from rtk.runtime.console import progress_bar
 from rtk.scores import FitData
 
 # What the splits of a protocol are averaged over.

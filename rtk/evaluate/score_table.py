@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,12 @@ import pyarrow.compute as pc
 import torch
 
 from rtk.config.schema import RunConfig
-from rtk.data.epochs import holdout_split
+from rtk.data.order import holdout_split
 from rtk.evaluate.suites import OODSet
 from rtk.models import Classifier
-from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score, expand_scores
+from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score
 
 Columns = Mapping[str, np.ndarray]
-
-
-def wanted_scores(config: RunConfig) -> tuple[str, ...]:
-    """Scores that an evaluation computes: those compared, the confidence and the headline OOD score."""
-    settings = config.evaluate
-    return expand_scores([*settings.scores, settings.confidence, settings.ood_score])
-
-
-def image_scores(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the scores that run the model on images, and so are computed with the predictions."""
-    return tuple(name for name in names if SCORES[name].inputs == "images")
 
 
 def as_predictions(columns: Columns, rows: np.ndarray | slice = slice(None)) -> Predictions:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rtk.config.load import ConfigError, build_config, flatten, load_config
+from rtk.config.errors import ConfigError
+from rtk.config.load import build_config, flatten, load_config
 from rtk.config.schema import RunConfig
-from rtk.data.catalog import resolve_path
-from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
-from rtk.data.overlap import first_overlap
-from rtk.data.pipeline import Source, evaluation_source
-from rtk.evaluate.score_table import image_scores
+from rtk.data.decode.pipeline import Source, evaluation_source
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.data.sets.overlap import first_overlap
 from rtk.evaluate.suites import OODSet, is_missing, load_suite
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
+from rtk.scores.selection import image_scores
 
 ID_SETS = ("train", "validation", "test")
 VALIDATION_OOD = "validation_ood"

@@ -11,12 +11,13 @@ from typing import Any
 
 from pyarrow import fs
 
-from rtk.config.load import ConfigError, expand_variables
+from rtk.config.data import GROUPS
+from rtk.config.errors import ConfigError
+from rtk.config.load import expand_variables
 from rtk.config.yaml_files import read_mapping
-from rtk.data.catalog import resolve_path
-from rtk.data.storage import locate
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.storage import locate
 
-GROUPS = ("near", "far")
 SUITE_KEYS = (*GROUPS, "test", "validation_ood")
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from rtk.config.data import DataConfig
-from rtk.console import progress_bar
-from rtk.data.dataset import content_hash
-from rtk.data.faults import Fault, FaultLog
-from rtk.data.pipeline import Source, find_faults
+from rtk.data.decode.faults import Fault, FaultLog
+from rtk.data.decode.pipeline import Source, find_faults
+from rtk.data.sets.dataset import content_hash
+from rtk.runtime.console import progress_bar
 
 SKIPPED_FILE = "skipped.json"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
-from rtk.models.build import Classifier
+from rtk.models.classifier import Classifier
 
 
 @dataclass(frozen=True)

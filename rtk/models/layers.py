@@ -51,3 +51,18 @@ def learning_rate_scales(model: Any, decay: float) -> dict[str, float]:
     layers = {f"backbone.{name}": layer for name, layer in layer_indices(model.backbone).items()}
     above = max(layers.values()) + 1
     return {name: decay ** (above - layers.get(name, above)) for name in trained}
+
+
+def suits_channels_last(model: nn.Module) -> bool:
+    """Whether every strided 1x1 convolution has at least 8 input channels.
+
+    On processors with AVX2 and no more, oneDNN (of PyTorch 2.14) writes beyond its buffers in the weight
+    gradient of narrower ones whose images are laid out channels last.
+    """
+    return not any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < 8
+        for layer in model.modules()
+    )

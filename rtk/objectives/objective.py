@@ -1,6 +1,6 @@
 """The terms of the loss, each on its own view of the batch.
 
-A new term is one `Term` in `active_terms` and, where it needs one, a new view in `rtk.data.views`.
+A new term is one `Term` in `active_terms` and, where it needs one, a new view in `rtk.data.views.maker`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rtk.models.build import fixed_running_statistics, undone_recomputation
+from rtk.models.batchnorm import fixed_running_statistics, undone_recomputation
 from rtk.objectives.cross_entropy import soft_cross_entropy
 from rtk.objectives.jensen_shannon import jensen_shannon
 from rtk.objectives.rat import CleanPass, attacked_images
 
 if TYPE_CHECKING:
     from rtk.config.objective import ObjectiveConfig, RatConfig
-    from rtk.data.views import View
+    from rtk.data.views.maker import View
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rtk.perturb import fgsm, pgd
+from rtk.models.perturb import fgsm, pgd
 
 if TYPE_CHECKING:
     from rtk.config.objective import RatConfig

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rtk.models.build import batchnorm_layers
+from rtk.models.batchnorm import batchnorm_layers
 from rtk.optim.shards import Shards
 
 

@@ -16,6 +16,7 @@ from rtk.scores.compute import (
     get_score,
 )
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.selection import image_scores, wanted_scores
 from rtk.scores.table import DEFAULT_SCORES, SCORES, Score
 
 __all__ = [
@@ -32,4 +33,6 @@ __all__ = [
     "fit_score",
     "fit_temperature",
     "get_score",
+    "image_scores",
+    "wanted_scores",
 ]

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rtk.perturb import fgsm, logits_and_gradient
+from rtk.models.perturb import fgsm, logits_and_gradient
 from rtk.scores.logits import margin, msp, soft_margin
 
 OdinStep = Literal["up", "down"]

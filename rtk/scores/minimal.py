@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rtk.models.build import fixed_running_statistics
+from rtk.models.batchnorm import fixed_running_statistics
 
 Norm = Literal["linf", "l2"]
 

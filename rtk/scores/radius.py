@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rtk.perturb import fgsm, logits_and_gradient, pgd
+from rtk.models.perturb import fgsm, logits_and_gradient, pgd
 from rtk.scores.gradients import LARGEST_RADIUS
 from rtk.scores.logits import soft_margin
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rtk.run_folder import RunFolder
-from rtk.train.checkpoint import copy_checkpoint, has_checkpoint, read_state
+from rtk.runs.folder import RunFolder
+from rtk.train.checkpoint import copy_checkpoint, read_state
+from rtk.train.shard_reader import has_checkpoint
 
 LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
 

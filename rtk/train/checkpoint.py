@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from rtk.train.shard_reader import CheckpointError, ShardReader, resolve_checkpoint
 from rtk.train.state import (
     TrainState,
     optimizer_counters,
@@ -31,10 +30,6 @@ from rtk.train.state import (
 from rtk.train.zero_shards import Fragment, frozen_parts
 
 FORMAT = 2
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, incomplete or does not fit the model; the message says which part."""
 
 
 # ---------------------------------------------------------------- writing
@@ -145,19 +140,6 @@ def forget_metrics(folder: Path) -> int:
     return step
 
 
-def resolve_checkpoint(folder: Path) -> Path:
-    """The folder itself, or the one that a crash left while `folder` was being replaced."""
-    for candidate in (folder, folder.with_name(folder.name + ".old")):
-        if (candidate / "state.json").is_file():
-            return candidate
-    raise CheckpointError(f"{folder}: no checkpoint there (state.json is missing)")
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether `resolve_checkpoint` would find one."""
-    return any((path / "state.json").is_file() for path in (folder, folder.with_name(folder.name + ".old")))
-
-
 def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
     """Restore live objects from a checkpoint, on every rank; returns what `read_state` does.
 
@@ -243,80 +225,3 @@ def _restore_buffers(folder: Path, state: TrainState) -> None:
     if state.average is not None:
         for name, buffer in state.average.buffers.items():
             buffer.copy_(tensors[f"average|{name}"])
-
-
-class ShardReader:
-    """Random access to the fragments of a checkpoint folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files = [safe_open(path, "pt") for path in sorted(folder.glob("shard-*.safetensors"))]
-        if not self.files:
-            raise CheckpointError(f"{folder}: no shard-*.safetensors there")
-        self.index: dict[tuple[str, str], list[tuple[int, int, int, str]]] = defaultdict(list)
-        for number, file in enumerate(self.files):
-            for key in file.keys():  # noqa: SIM118 (not a mapping)
-                kind, name, offset = key.split("|")
-                numel = file.get_slice(key).get_shape()[0]
-                self.index[kind, name].append((int(offset), numel, number, key))
-
-    def sizes(self, kind: str) -> dict[str, int]:
-        """Number of saved elements of every parameter."""
-        parts = {name: runs for (k, name), runs in self.index.items() if k == kind}
-        return {name: sum(numel for _, numel, _, _ in runs) for name, runs in parts.items()}
-
-    def read(self, kind: str, name: str, start: int, numel: int) -> Tensor:
-        """Elements `start : start + numel` of a parameter's tensor of the given kind, flat, fp32."""
-        out = torch.empty(numel)
-        found = 0
-        for offset, length, number, key in self.index.get((kind, name), []):
-            low, high = max(start, offset), min(start + numel, offset + length)
-            if low < high:
-                part = self.files[number].get_slice(key)[low - offset : high - offset]
-                out[low - start : high - start] = part
-                found += high - low
-        if found != numel:
-            raise CheckpointError(
-                f"{self.folder}: {kind} of {name!r} is incomplete: {found} of {numel} elements"
-            )
-        return out
-
-
-def load_weights(folder: Path, model: nn.Module, averaged: bool = True) -> None:
-    """Load a checkpoint's weights into an unsharded model, for evaluation and export.
-
-    The model is the one full copy: each parameter is read into its place from the shards of whatever
-    ZeRO stage wrote them, with nothing gathered over ranks.
-
-    Args:
-        folder: checkpoint folder.
-        model: model of the run's config, on the CPU.
-        averaged: take the averaged weights and their BatchNorm statistics where the run kept any.
-    """
-    read = weights_reader(folder, averaged)
-    with torch.no_grad():
-        for name, value in model.state_dict(keep_vars=True).items():
-            value.copy_(read(name, value.shape))
-
-
-def weights_reader(folder: Path, averaged: bool = True) -> Callable[[str, torch.Size], Tensor]:
-    """A function that reads one tensor of a checkpoint's model, given its name and shape.
-
-    Args:
-        folder: checkpoint folder.
-        averaged: read the averaged weights and buffers where the run kept any.
-    """
-    reader = ShardReader(resolve_checkpoint(folder))
-    common = load_file(reader.folder / "common.safetensors")
-    use_average = averaged and any(kind == "average" for kind, _ in reader.index)
-
-    def read(name: str, shape: torch.Size) -> Tensor:
-        buffers = ("average", "model") if use_average else ("model",)
-        for kind in buffers:
-            if f"{kind}|{name}" in common:
-                return common[f"{kind}|{name}"].view(shape)
-        trained = "average" if use_average else "weight"
-        kind = "frozen" if ("frozen", name) in reader.index else trained
-        return reader.read(kind, name, 0, shape.numel()).view(shape)
-
-    return read

@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from rtk.config.schema import RunConfig
 from rtk.config.training import SharpnessConfig
-from rtk.distributed import rank
-from rtk.models.build import batchnorm_layers
+from rtk.models.batchnorm import batchnorm_layers
 from rtk.optim import SharpnessAware
+from rtk.runtime.ranks import rank
 from rtk.train.zero_shards import EngineShards, UnreducedShards, undo_first_step
 
 REDUCE_BUCKET = 50_000_000  # gradients reduced at a time: 200 MB, where DeepSpeed's default takes 2 GB

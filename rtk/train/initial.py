@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from rtk.config.load import ConfigError
+from rtk.config.errors import ConfigError
 from rtk.config.model import LoraConfig
 from rtk.config.schema import RunConfig
 from rtk.models import Classifier, build_model
-from rtk.models.build import concatenates_views
+from rtk.models.classifier import concatenates_views
 from rtk.models.lora import add_adapters
 from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import LazyTensor, open_weights
-from rtk.run_folder import RunFolder
-from rtk.train.checkpoint import read_state, resolve_checkpoint, weights_reader
+from rtk.runs.folder import RunFolder
+from rtk.train.checkpoint import read_state
 from rtk.train.engine import partitioned_build, whole
+from rtk.train.shard_reader import resolve_checkpoint, weights_reader
 
 PARTITION_ABOVE = 50_000_000  # parameters; smaller models are built whole, then cut
 

@@ -13,10 +13,10 @@ import numpy as np
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
-from rtk.data.arrays import ImageArrays
-from rtk.data.epochs import steps_per_epoch
-from rtk.data.stream import Stream
-from rtk.run_folder import RunFolder
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.decode.stream import Stream
+from rtk.data.order import steps_per_epoch
+from rtk.runs.folder import RunFolder
 
 FAILURE_FILE = "failure.json"  # in the run folder: why the workers need not be restarted
 Report: TypeAlias = Callable[[dict[str, Any]], None]

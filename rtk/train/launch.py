@@ -8,26 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rtk.config.load import ConfigError, flatten, load_config
+from rtk.config.errors import ConfigError
+from rtk.config.load import flatten, load_config
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
-from rtk.data.catalog import resolve_path
-from rtk.data.dataset import ImageDataset, check_labels, content_hash, open_dataset
-from rtk.data.epochs import holdout_split, steps_per_epoch
-from rtk.data.stream import check_decoding_cpus
-from rtk.environment import describe_environment
-from rtk.evaluate.score_table import wanted_scores
-from rtk.mirror import sweep_of
-from rtk.plan import choose_stage
-from rtk.ray_session import check_resources, start_ray, units_of_cluster, worker_memory
-from rtk.run_folder import RunFolder, held
-from rtk.shared_storage import check_output
-from rtk.tracking import mirrored
+from rtk.data.decode.stream import check_decoding_cpus
+from rtk.data.order import holdout_split, steps_per_epoch
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.runs.folder import RunFolder, held
+from rtk.runs.sweep import sweep_of
+from rtk.runtime.environment import describe_environment
+from rtk.runtime.interrupts import Interrupts
+from rtk.runtime.ray_session import check_resources, start_ray, units_of_cluster, worker_memory
+from rtk.runtime.shared_storage import check_output
+from rtk.scores.selection import wanted_scores
+from rtk.tracking.sending import mirrored
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
 from rtk.train.initial import check_model
-from rtk.train.interrupts import Interrupts
 from rtk.train.job import FAILURE_FILE, TrainingJob
+from rtk.train.plan import choose_stage
 from rtk.train.progress import ProgressDisplay
 from rtk.train.training_data import load_training_data
 
@@ -135,7 +136,7 @@ def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
 
 def _check_evaluation_sets(config: RunConfig) -> None:
     """What `rtk evaluate` will read and compute must be there now, not only after 200 epochs."""
-    wanted_scores(config)
+    wanted_scores(config.evaluate)
     if config.data.test is not None:
         _open(config.data.test, "data.test", need_classes=False)
     for group in ("near_ood", "far_ood"):
@@ -242,7 +243,7 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
-    from rtk.train.process_group import NodeNetworkConfig
+    from rtk.runtime.process_group import NodeNetworkConfig
     from rtk.train.worker import train_worker
 
     (job.run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start

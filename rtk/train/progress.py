@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
 
 LINE_EVERY_SECONDS = 10.0
 

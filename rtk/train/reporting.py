@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
 
 LOG_EVERY_STEPS = 10
 GIB = 2**30

@@ -11,12 +11,14 @@ import torch
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 from rtk.config.training import AveragingConfig
-from rtk.environment import available_cpus, supports_bf16
-from rtk.models.build import batchnorm_buffers, concatenates_views
+from rtk.models.batchnorm import batchnorm_buffers
+from rtk.models.classifier import concatenates_views
+from rtk.models.layers import suits_channels_last
 from rtk.optim import WeightAverage, build_optimizer
 from rtk.optim.averaging import ema_rate, swa_rate
-from rtk.ray_session import hide_unassigned_gpus
-from rtk.seeding import seed_torch
+from rtk.runtime.environment import available_cpus, supports_bf16
+from rtk.runtime.ray_session import hide_unassigned_gpus
+from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import build_engine, build_sharpness
 from rtk.train.initial import initial_model
 from rtk.train.job import TrainingJob
@@ -31,7 +33,7 @@ def build_state(job: TrainingJob, device: torch.device) -> TrainState:
     config = job.config
     seed_torch(config.seed, 0)
     model = initial_model(config, job.num_classes, pretrained=not job.resume).to(device)
-    if config.train.channels_last:
+    if config.train.channels_last and suits_channels_last(model):
         model.memory_format = torch.channels_last
     model.autocast_dtype = autocast_dtype(config.train.precision, device)
     concatenate = concatenates_views(config.train.concatenate_views, model)

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from rtk.data.views import View
-from rtk.distributed import mean_over_ranks_, rank
+from rtk.data.views.maker import View
 from rtk.objectives import Term, compute_losses
-from rtk.seeding import seed_torch
+from rtk.runtime.ranks import mean_over_ranks_, rank
+from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import backward
 from rtk.train.state import TrainState
 

@@ -10,15 +10,15 @@ import numpy as np
 from pyarrow.fs import LocalFileSystem
 
 from rtk.config.schema import RunConfig
-from rtk.console import progress_bar
-from rtk.data.dataset import ImageDataset
-from rtk.data.epochs import holdout_split
-from rtk.data.faults import FaultLog
-from rtk.data.fractals import render_fractals
-from rtk.data.pipeline import Source, decode_datasets, evaluation_source
-from rtk.data.stream import Stream, open_stream, start_feeder
-from rtk.data.views import PICTURE_MARGIN
-from rtk.shared_storage import check_input
+from rtk.data.decode.faults import FaultLog
+from rtk.data.decode.pipeline import Source, decode_datasets, evaluation_source
+from rtk.data.decode.stream import Stream, open_stream, start_feeder
+from rtk.data.order import holdout_split
+from rtk.data.sets.dataset import ImageDataset
+from rtk.data.views.fractals import render_fractals
+from rtk.data.views.maker import PICTURE_MARGIN
+from rtk.runtime.console import progress_bar
+from rtk.runtime.shared_storage import check_input
 from rtk.train.job import TrainingData
 
 FRACTALS = 128

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rtk.config.schema import EvaluateConfig
-from rtk.data.augment import to_float
-from rtk.data.epochs import epoch_order
-from rtk.data.views import ImageArrays
-from rtk.distributed import gather_objects, mean_over_ranks_, rank, world_size
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.order import epoch_order
+from rtk.data.views.augment import to_float
 from rtk.metrics import aurc, ds_aurc, ds_f1, ood_detection
 from rtk.optim.averaging import float_buffers, reestimate_batchnorm
+from rtk.runtime.ranks import gather_objects, mean_over_ranks_, rank, world_size
 from rtk.scores import SCORES
 from rtk.train.job import TrainingData
 from rtk.train.state import TrainState

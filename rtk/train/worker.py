@@ -12,18 +12,19 @@ import torch
 
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
-from rtk.data.arrays import ImageArrays
-from rtk.data.loader import Loader, ahead
-from rtk.data.views import View, ViewMaker
-from rtk.distributed import barrier, max_over_ranks, rank, world_size
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.views.loader import Loader, ahead
+from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import active_terms
 from rtk.optim.schedules import learning_rate
+from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
 from rtk.train.best import keep_best
-from rtk.train.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from rtk.train.checkpoint import load_checkpoint, save_checkpoint
 from rtk.train.engine import set_learning_rate
 from rtk.train.job import FAILURE_FILE, Report, TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
 from rtk.train.setup import build_state, set_up_device
+from rtk.train.shard_reader import has_checkpoint
 from rtk.train.state import TrainState
 from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.validate import validate

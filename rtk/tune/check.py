@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rtk.config.load import ConfigError, override_config, valid_keys
+from rtk.config.errors import ConfigError, unknown
+from rtk.config.load import override_config, valid_keys
 from rtk.config.schema import RunConfig
-from rtk.data.catalog import resolve_path
-from rtk.data.dataset import ImageDataset, open_dataset
-from rtk.data.epochs import steps_per_epoch
-from rtk.data.overlap import first_overlap
+from rtk.config.search_space import Parameter, SearchSpace, points
+from rtk.data.order import steps_per_epoch
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.dataset import ImageDataset, open_dataset
+from rtk.data.sets.overlap import first_overlap
 from rtk.train.initial import check_model
 from rtk.train.launch import open_datasets, total_steps
-from rtk.tune.space import Parameter, SearchSpace, points, unknown
 
 # Trials share the data, the seed and the place; only then are they comparable, and cheap.
 SHARED = ("name", "seed", "output", "data.", "evaluate.", "tracking.", "train.workers", "train.zero_stage")

@@ -16,10 +16,11 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from rtk.config.load import flatten
 from rtk.config.schema import RunConfig
-from rtk.run_folder import RunFolder
-from rtk.train.checkpoint import copy_checkpoint, forget_metrics, resolve_checkpoint
-from rtk.tune.folder import trial_name
-from rtk.tune.space import Parameter, SearchSpace, nearest
+from rtk.config.search_space import Parameter, SearchSpace, nearest
+from rtk.runs.folder import RunFolder
+from rtk.runs.sweep import trial_name
+from rtk.train.checkpoint import copy_checkpoint, forget_metrics
+from rtk.train.shard_reader import resolve_checkpoint
 
 
 class Population(PopulationBasedTraining):

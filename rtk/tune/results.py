@@ -8,11 +8,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from rtk.compare.entries import Entry, read_entry
 from rtk.config.load import flatten
-from rtk.run_folder import RunFolder
-from rtk.tune.folder import Sweep, trial_name
-from rtk.tune.space import SearchSpace
+from rtk.config.search_space import SearchSpace
+from rtk.runs.folder import RunFolder
+from rtk.runs.results import Entry, read_entry
+from rtk.runs.sweep import Sweep, trial_name
 from rtk.tune.study import open_study
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, HyperBandScheduler, TrialScheduler
 
+from rtk.config.search_space import SearchSpace
 from rtk.tune.population import Population
-from rtk.tune.space import SearchSpace
 
 
 def build_scheduler(space: SearchSpace, epochs: int, study: optuna.Study, folder: Path) -> TrialScheduler:

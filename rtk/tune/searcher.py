@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 
-from rtk.tune.space import SearchSpace
+from rtk.config.search_space import SearchSpace
 from rtk.tune.study import draw
 
 

@@ -17,7 +17,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from rtk.tune.space import Parameter, SamplerConfig, SearchSpace
+from rtk.config.search_space import Parameter, SamplerConfig, SearchSpace
 
 JOURNAL = "study.journal"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

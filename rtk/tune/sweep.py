@@ -5,33 +5,34 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from rtk.config.load import ConfigError, build_config
+from rtk.config.errors import ConfigError
+from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
-from rtk.console import progress_bar
-from rtk.data.dataset import ImageDataset, content_hash
-from rtk.environment import describe_environment
-from rtk.mirror import note_status
-from rtk.plan import choose_stage
-from rtk.ray_session import start_ray, worker_memory
-from rtk.run_folder import RunFolder, held, unique_name
-from rtk.shared_storage import check_output
+from rtk.config.search_space import SearchSpace, points
+from rtk.data.sets.dataset import ImageDataset, content_hash
+from rtk.runs.folder import RunFolder, held, unique_name
+from rtk.runs.sweep import Sweep
+from rtk.runtime.console import progress_bar
+from rtk.runtime.environment import describe_environment
+from rtk.runtime.ray_session import start_ray, worker_memory
+from rtk.runtime.shared_storage import check_output
+from rtk.tracking.mirror import note_status
+from rtk.tracking.sweep_mirror import mirrored_sweep, note_trial
 from rtk.train.launch import SKIPPED_FILE
+from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
 from rtk.tune.check import check_space, data_config, epochs, open_data
-from rtk.tune.folder import Sweep
-from rtk.tune.mirror import mirrored_sweep, note_trial
-from rtk.tune.space import SearchSpace, points
 from rtk.tune.study import DONE, open_study, remaining_trials
 from rtk.tune.trial import TrialPlan, run_trial
 
-REPORT = "report.html"
+AtEnd = Callable[[Sweep], Any]
 # Read by Ray Tune: the study is the record, so that it need not keep its own up to date.
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -44,13 +45,16 @@ TUNE_SETTINGS = {
 }
 
 
-def launch_sweep(space: SearchSpace, config: RunConfig, name: str | None = None) -> Sweep:
+def launch_sweep(
+    space: SearchSpace, config: RunConfig, name: str | None = None, at_end: AtEnd | None = None
+) -> Sweep:
     """Run a new sweep to its end.
 
     Args:
         space: what is searched.
         config: what all trials start from.
         name: name of the sweep; None: made of the recipe's.
+        at_end: called once the trials have ended, before the last files are sent to MLflow.
 
     Raises:
         ValueError: where space, config, data or cluster do not fit; nothing has been started then.
@@ -68,16 +72,19 @@ def launch_sweep(space: SearchSpace, config: RunConfig, name: str | None = None)
         study = open_study(sweep.path, space)
         for point in points(space, config):
             study.enqueue_trial(point)
-        _run(sweep, space, study, datasets)
+        _run(sweep, space, study, datasets, at_end)
     return sweep
 
 
-def resume_sweep(sweep: Sweep, changes: Mapping[str, Any] | None = None) -> Sweep:
+def resume_sweep(
+    sweep: Sweep, changes: Mapping[str, Any] | None = None, at_end: AtEnd | None = None
+) -> Sweep:
     """Go on with a sweep: unfinished trials from their last checkpoints, then those not yet begun.
 
     Args:
         sweep: the sweep.
         changes: other values for `trials`, `concurrent` or `resources`.
+        at_end: as of `launch_sweep`.
 
     Raises:
         ConfigError: where nothing is left to do, or another process runs it.
@@ -92,7 +99,7 @@ def resume_sweep(sweep: Sweep, changes: Mapping[str, Any] | None = None) -> Swee
         datasets = open_data(space, config)
         _start_ray(space, config)
         sweep.save(space, config)
-        _run(sweep, space, study, datasets)
+        _run(sweep, space, study, datasets, at_end)
     return sweep
 
 
@@ -127,7 +134,13 @@ def _places(space: SearchSpace, config: RunConfig) -> int:
     return min(int(present.get(k, 0) / (n * workers) + 1e-9) for k, n in _resources(space).items())
 
 
-def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[str, ImageDataset]) -> None:
+def _run(
+    sweep: Sweep,
+    space: SearchSpace,
+    study: optuna.Study,
+    datasets: dict[str, ImageDataset],
+    at_end: AtEnd | None,
+) -> None:
     import ray
 
     from rtk.tune.scheduler import build_scheduler
@@ -157,22 +170,19 @@ def _run(sweep: Sweep, space: SearchSpace, study: optuna.Study, datasets: dict[s
         finally:
             for copy in sweep.path.glob("tune/*/checkpoint_*"):  # of a population; its trials have their own
                 shutil.rmtree(copy, ignore_errors=True)
+        if at_end is not None:
+            at_end(sweep)
         _finish(sweep)
 
 
 def _finish(sweep: Sweep) -> None:
-    """Leave a page about the sweep beside it, and have the best trial's checkpoints kept in MLflow.
+    """Have the best trial's checkpoints kept in MLflow.
 
     Raises:
         RuntimeError: with the first reason, where every trial failed.
     """
-    from rtk.compare.compare import compare
-    from rtk.compare.page import write_page
     from rtk.tune.results import best_trial, read_trials
 
-    found = compare(sweep=str(sweep.path))
-    about = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
-    write_page(sweep.path / "evaluation" / REPORT, *about)
     best = best_trial(sweep)
     if best is not None:
         keep = sweep.config().tracking.checkpoints

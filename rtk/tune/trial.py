@@ -18,9 +18,9 @@ from typing import Any
 
 from rtk.config.load import build_config, override_config
 from rtk.config.schema import RunConfig
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
+from rtk.runs.sweep import trial_name
 from rtk.train.job import Report, TrainingData, TrainingJob
-from rtk.tune.folder import trial_name
 
 POLL_SECONDS = 0.2
 
@@ -109,8 +109,9 @@ def _train_with_workers(job: TrainingJob, data: Any, resources: dict[str, float]
     """
     from ray import tune
 
-    from rtk.train.checkpoint import has_checkpoint, read_state
+    from rtk.train.checkpoint import read_state
     from rtk.train.launch import fit_workers
+    from rtk.train.shard_reader import has_checkpoint
 
     last = job.run.checkpoints / "last"
     seen = read_state(last)["step"] if has_checkpoint(last) else 0
@@ -149,7 +150,7 @@ def _train_here(
     """Train in this process, as a group of one."""
     import torch
 
-    from rtk.ray_session import hide_unassigned_gpus
+    from rtk.runtime.ray_session import hide_unassigned_gpus
     from rtk.train.setup import keep_freed_memory
     from rtk.train.worker import run_job
 

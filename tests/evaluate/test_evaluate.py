@@ -17,22 +17,24 @@ import torch
 
 from rtk.cli import main
 from rtk.config import load_config
-from rtk.data.catalog import resolve_path
-from rtk.data.dataset import open_dataset
-from rtk.data.pipeline import Source, decode_datasets
+from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate.corruptions import read_rows
-from rtk.evaluate.decision import DecisionRule, decide
-from rtk.evaluate.evaluate import evaluate_run, read_result, read_scores
-from rtk.evaluate.figures import EvaluatedRun, score_figures, surface_figures
-from rtk.evaluate.predict import load_model, read_predictions
-from rtk.evaluate.report import write_report
+from rtk.evaluate.evaluate import evaluate_run
+from rtk.evaluate.model import load_model
+from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.score_table import rows_of, score_table
 from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
-from rtk.mirror import Mirror
-from rtk.run_folder import RunFolder
+from rtk.report.figures import EvaluatedRun, score_figures, surface_figures
+from rtk.report.run_page import write_report
+from rtk.runs.folder import RunFolder
+from rtk.runs.results import read_result, read_scores
 from rtk.scores import fit_score
-from rtk.tracking import send_evaluation
+from rtk.scores.decision import DecisionRule, decide
+from rtk.tracking.mirror import Mirror
+from rtk.tracking.sending import send_evaluation
 from rtk.train.launch import launch_training
 
 pytestmark = pytest.mark.slow

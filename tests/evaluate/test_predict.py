@@ -12,15 +12,17 @@ import torch
 
 from rtk.config import load_config
 from rtk.config.schema import EvaluateConfig
-from rtk.data.catalog import resolve_path
-from rtk.data.dataset import open_dataset
-from rtk.data.epochs import holdout_split
-from rtk.data.pipeline import Source, decode_datasets
+from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.order import holdout_split
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate import predict
 from rtk.evaluate.evaluate import evaluate_run
-from rtk.evaluate.predict import load_model, predict_datasets, read_predictions
+from rtk.evaluate.model import load_model
+from rtk.evaluate.predict import predict_datasets
+from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.sets import evaluation_config
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
 from rtk.scores import SCORES, compute_image_score
 from rtk.scores.gram import fit_gram, model_statistics
 from rtk.train.launch import launch_training

@@ -16,9 +16,9 @@ from rtk.evaluate.protocol import (
     rat_grid,
     tuned_scores,
 )
-from rtk.evaluate.score_table import image_scores
 from rtk.metrics import aurc, auroc
 from rtk.scores import DEFAULT_SCORES, SCORES, FitData, Predictions, compute_score, expand_scores
+from rtk.scores.selection import image_scores
 
 CONFIG = load_config("digits_ce")
 CLASSES, WIDTH = 5, 12

@@ -10,7 +10,7 @@ from rtk.config import ConfigError, load_config
 from rtk.config.load import dump_config
 from rtk.evaluate.sets import configured_ood, evaluation_config, evaluation_sources
 from rtk.evaluate.suites import OODSet, known_groups, load_suite, parse_ood, shipped_suites
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
 
 DIGITS = "builtin:digits/"
 
@@ -121,7 +121,7 @@ def test_images_to_tune_on_must_not_be_tested_on(run, tmp_path):
 
 
 def test_a_copy_of_a_test_set_is_found_too(run, tmp_path):
-    from rtk.data.catalog import resolve_path
+    from rtk.data.sets.builtin import resolve_path
 
     copy = tmp_path / "copy.parquet"
     copy.write_bytes(Path(resolve_path(f"{DIGITS}far_photos.parquet")).read_bytes())

@@ -3,7 +3,7 @@ import torch
 
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
-from rtk.models.build import batchnorm_layers
+from rtk.models.batchnorm import batchnorm_layers
 from rtk.models.heads import CosineHead
 
 

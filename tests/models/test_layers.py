@@ -4,7 +4,7 @@ import torch
 from rtk.config.model import ModelConfig
 from rtk.config.training import OptimizerConfig
 from rtk.models import build_model
-from rtk.models.layers import layer_indices, learning_rate_scales
+from rtk.models.layers import layer_indices, learning_rate_scales, suits_channels_last
 from rtk.optim import build_optimizer
 
 TINY_DINOV3 = "timm/vit_tiny_patch16_dinov3_qkvb"
@@ -43,3 +43,9 @@ def test_the_optimiser_has_a_group_for_every_rate(decay, groups):
     optimizer = build_optimizer(OptimizerConfig(name="adamw", lr=0.1, layer_decay=decay), model)
     assert len(optimizer.param_groups) == groups
     assert all(group["lr"] == pytest.approx(0.1 * group["scale"]) for group in optimizer.param_groups)
+
+
+def test_narrow_shortcuts_are_not_laid_out_channels_last():
+    assert not suits_channels_last(build_model(ModelConfig(width=4), 5))
+    assert suits_channels_last(build_model(ModelConfig(width=8), 5))
+    assert suits_channels_last(build_model(ModelConfig(name=TINY_DINOV3), 5, 32))

@@ -6,7 +6,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import nn
 
 from rtk.config.load import build_config
-from rtk.data.views import View
+from rtk.data.views.maker import View
 from rtk.objectives import active_terms, compute_losses
 from rtk.objectives.jensen_shannon import jensen_shannon
 

@@ -7,10 +7,11 @@ from torch import nn
 
 from rtk.config.load import build_config
 from rtk.config.model import ModelConfig
-from rtk.data.mixing import mixup, mixup_targets
-from rtk.data.views import View
+from rtk.data.views.maker import View
+from rtk.data.views.mixing import mixup, mixup_targets
 from rtk.models import build_model
-from rtk.models.build import batchnorm_layers, concatenates_views
+from rtk.models.batchnorm import batchnorm_layers
+from rtk.models.classifier import concatenates_views
 from rtk.objectives import active_terms, compute_losses
 from rtk.objectives.cross_entropy import soft_cross_entropy
 

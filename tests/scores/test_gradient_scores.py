@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from rtk.perturb import fgsm, logits_and_gradient
+from rtk.models.perturb import fgsm, logits_and_gradient
 from rtk.scores.gradients import odin, rr_fast
 from rtk.scores.logits import msp, soft_margin
 from rtk.scores.minimal import deepfool, fab, project_linf

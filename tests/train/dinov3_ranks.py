@@ -14,13 +14,13 @@ from torch.nn.functional import cross_entropy
 
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
-from rtk.data.views import View
+from rtk.data.views.maker import View
 from rtk.models import build_model
 from rtk.models.weights import load_weights
 from rtk.models.weights_file import open_weights
 from rtk.objectives import active_terms
 from rtk.optim import SharpnessAware, build_optimizer
-from rtk.seeding import seed_torch
+from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import build_engine, build_sharpness, partitioned_build, whole
 from rtk.train.initial import initial_model
 from rtk.train.state import TrainState

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from rtk.config.load import build_config
-from rtk.data.views import View
-from rtk.distributed import barrier, rank, world_size
+from rtk.data.views.maker import View
 from rtk.objectives import active_terms
 from rtk.optim import SharpnessAware, WeightAverage, ema_rate
+from rtk.runtime.ranks import barrier, rank, world_size
 from rtk.train.checkpoint import load_checkpoint, save_checkpoint
 from rtk.train.engine import build_engine, build_sharpness, set_learning_rate
 from rtk.train.state import TrainState

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from rtk.config import load_config
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import FORMAT, read_state
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from rtk.train.checkpoint import CheckpointError
+from rtk.train.shard_reader import CheckpointError
 from tests.train.ranks import run_on_ranks
 from tests.train.sharded_cases import Case, reference, sharded
 

@@ -17,9 +17,9 @@ import torch
 
 from rtk.config import ConfigError, load_config
 from rtk.models import build_model
-from rtk.run_folder import RunFolder
-from rtk.train.checkpoint import load_weights
+from rtk.runs.folder import RunFolder
 from rtk.train.launch import TrainingError, launch_training, resume_training
+from rtk.train.shard_reader import load_saved_weights
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def config(tmp_path, ray_session):
 
 def weights(run, averaged: bool) -> torch.Tensor:
     model = build_model(run.config().model, 8, 32)
-    load_weights(run.checkpoints / "last", model, averaged)
+    load_saved_weights(run.checkpoints / "last", model, averaged)
     return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rtk.config import load_config
-from rtk.data.augment import to_float
-from rtk.data.catalog import resolve_path
-from rtk.data.dataset import open_dataset, read_rows
-from rtk.data.views import ImageArrays
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.dataset import open_dataset, read_rows
+from rtk.data.views.augment import to_float
 from rtk.metrics import ds_aurc, ds_f1, ood_detection
 from rtk.models import build_model
 from rtk.scores.logits import energy, msp

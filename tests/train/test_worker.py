@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rtk.config import load_config
-from rtk.run_folder import RunFolder
+from rtk.runs.folder import RunFolder
 from rtk.train import worker
 from rtk.train.job import TrainingJob
 

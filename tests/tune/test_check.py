@@ -11,8 +11,8 @@ import yaml
 
 from rtk.cli import main
 from rtk.config import ConfigError
+from rtk.config.search_space import base_config, load_space, parse_space, points
 from rtk.tune.check import check_space
-from rtk.tune.space import base_config, load_space, parse_space, points
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 SMALL = yaml.safe_load((SPACES / "small.yaml").read_text())
@@ -161,7 +161,7 @@ def test_data_that_no_sweep_may_use_is_refused_in_one_line(tmp_path, capsys, cha
 
 
 def test_a_copy_of_a_test_set_is_refused_in_one_line_before_ray_starts(tmp_path):
-    from rtk.data.catalog import resolve_path
+    from rtk.data.sets.builtin import resolve_path
 
     copy = tmp_path / "innocent.parquet"
     copy.write_bytes(Path(resolve_path("builtin:digits/near_digits89.parquet")).read_bytes())

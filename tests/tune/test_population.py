@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 
 from rtk.config import load_config
-from rtk.run_folder import RunFolder
+from rtk.config.search_space import base_config, parse_space
+from rtk.runs.folder import RunFolder
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import FORMAT
 from rtk.tune.population import shared_checkpoint, take_over
 from rtk.tune.results import importances, read_trials
-from rtk.tune.space import base_config, parse_space
 from rtk.tune.study import open_study
 from rtk.tune.sweep import launch_sweep
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from optuna.trial import TrialState
 
-from rtk.ray_session import start_ray  # noqa: F401 (before ray.tune, whose settings it makes)
-from rtk.tune.space import parse_space
+from rtk.config.search_space import parse_space
+from rtk.runtime.ray_session import start_ray  # noqa: F401 (before ray.tune, whose settings it makes)
 from rtk.tune.study import draw, open_study, remaining_trials
 
 TREE = {

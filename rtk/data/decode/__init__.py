@@ -1,0 +1,1 @@
+"""Encoded images -> arrays, by Ray Data."""

@@ -1,0 +1,225 @@
+"""Prepared Parquet to decoded arrays, by Ray Data: read -> decode in parallel -> one shared array.
+
+Small sets are decoded once a run and then live in Ray's object store, where every worker of a node
+maps the same memory; augmentation happens in the worker, on batches (`rtk.data.views.maker`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.decode.faults import Fault, FaultLog
+from rtk.data.image import BadImageError, decode_rgb
+from rtk.data.sets.dataset import ImageDataset, labels, read_integers
+from rtk.runtime.console import Progress
+
+if TYPE_CHECKING:
+    from rtk.config.data import DataConfig
+
+ROWS_PER_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to decode: images of `size` x `size` pixels, the first `rows` of them (None: all).
+
+    `crop_share` and `interpolation` are those of `resize_and_crop`; `left_out` are rows of the files, among
+    these, that are treated as if they were not there.
+    """
+
+    dataset: ImageDataset
+    size: int
+    rows: int | None = None
+    crop_share: float = 1.0
+    interpolation: str = "bilinear"
+    left_out: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return min(self.rows or self.dataset.rows, self.dataset.rows) - len(self.left_out)
+
+    def first(self, rows: int) -> Source:
+        """The same, of the first so many rows only."""
+        return replace(self, rows=rows, left_out=tuple(row for row in self.left_out if row < rows))
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Rows of the files that are used, int64 (rows,)."""
+        return np.delete(np.arange(len(self) + len(self.left_out)), self.left_out)
+
+    def labels(self) -> np.ndarray:
+        """Labels int64 (rows,).
+
+        Raises:
+            ValueError: one is missing.
+        """
+        return labels(self.dataset)[self.kept]
+
+    def sample_ids(self) -> np.ndarray:
+        """Stable ids int64 (rows,): the column `sample_id`, or the row numbers where there is none."""
+        if not self.dataset.has_sample_id:
+            return self.kept
+        parts = [read_integers(self.dataset, file, "sample_id") for file in self.dataset.files]
+        return np.concatenate(parts)[self.kept]
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns to read for decoding and for naming what cannot be decoded."""
+        return [name for name in ("image", "sample_id", "path") if name in self.dataset.columns]
+
+
+def evaluation_source(data: DataConfig, dataset: ImageDataset, rows: int | None = None) -> Source:
+    """A data set as images to evaluate on."""
+    return Source(dataset, data.image_size, rows, data.crop_share, data.interpolation)
+
+
+def decode_datasets(
+    sources: Mapping[str, Source], progress: Progress | None = None, faults: FaultLog | None = None
+) -> dict[str, ImageArrays]:
+    """Decode several data sets in one Ray Data pass (starting a pass costs seconds).
+
+    Args:
+        sources: what to decode, by name.
+        progress: called with the number of images done and their total.
+        faults: what is done with images that cannot be decoded; None: fail at the first.
+
+    Returns:
+        Arrays by the same names, rows in the order of the files, without those that were skipped.
+
+    Raises:
+        BadImageError: naming data set and row where an image cannot be decoded, or too many cannot.
+    """
+    import ray
+
+    faults = faults or FaultLog()
+    warn_of_full_cluster()
+    blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source)]
+    decoded = ray.data.from_arrow(blocks).map_batches(
+        decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
+    )
+    decoded.context.execution_options.preserve_order = True  # so that the first fault is the first row's
+    images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in sources.items()}
+    bad: dict[str, list[int]] = {name: [] for name in sources}
+    done, total = 0, sum(len(source) for source in sources.values())
+    for block in decoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for fault in place(block, images):
+            faults.add(fault, sources[fault.set].dataset.rows)
+            bad[fault.set].append(fault.row)
+        done += len(block)
+        if progress is not None:
+            progress(done, total)
+    return {name: _arrays(images[name], source, bad[name]) for name, source in sources.items()}
+
+
+def find_faults(sources: Mapping[str, Source], progress: Progress | None = None) -> Iterator[Fault]:
+    """Decode data sets for nothing but those of their images that cannot be.
+
+    Args:
+        sources: data sets by name.
+        progress: called with the number of images done and their total.
+    """
+    import ray
+
+    blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source)]
+    tried = ray.data.from_arrow(blocks).map_batches(
+        lambda block: decode_block(block).drop_columns(["pixels", "size"]),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+    )
+    tried.context.execution_options.preserve_order = True
+    done, total = 0, sum(len(source) for source in sources.values())
+    for block in tried.iter_batches(batch_size=None, batch_format="pyarrow"):
+        bad = block.filter(pc.is_valid(block["reason"]))
+        yield from (Fault(**row) for row in bad.to_pylist())
+        done += len(block)
+        if progress is not None:
+            progress(done, total)
+
+
+def warn_of_full_cluster() -> None:
+    """Say on standard error that nothing can be decoded until a CPU is free, where none is."""
+    import ray
+
+    total = int(ray.cluster_resources().get("CPU", 0))
+    if ray.available_resources().get("CPU", 0) < 1:
+        print(
+            f"rtk: all {total} CPUs of the Ray cluster are taken; decoding waits until one is free",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
+    """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
+    row, read, used = 0, 0, source.kept
+    for file in source.dataset.files:
+        with source.dataset.filesystem.open_input_file(file) as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(size, columns=source.columns):
+                kept = used[row : np.searchsorted(used, read + len(batch))]
+                if len(kept):
+                    part = batch.take(pa.array(kept - read)) if source.left_out else batch.slice(0, len(kept))
+                    yield encoded_block(name, row, source, part)
+                row, read = row + len(kept), read + len(batch)
+                if row == len(used):
+                    return
+
+
+def encoded_block(name: str, row: int, source: Source, batch: pa.RecordBatch) -> pa.Table:
+    """A block for `decode_block` from consecutive rows of a file, the first of them row `row` of the set.
+
+    Its columns are `set`, `row`, `image`, `sample_id` and `path` (null where the data has none), and how to
+    resize: `size`, `crop_share`, `how`.
+    """
+    count = len(batch)
+    kinds = {"image": pa.binary(), "sample_id": pa.int64(), "path": pa.string()}
+    columns = {
+        column: batch[column].cast(kind) if column in batch.schema.names else pa.nulls(count, kind)
+        for column, kind in kinds.items()
+    }
+    same = {"set": name, "size": source.size, "crop_share": source.crop_share, "how": source.interpolation}
+    repeated = {column: pa.repeat(value, count) for column, value in same.items()}
+    return pa.table({**repeated, "row": pa.array(range(row, row + count)), **columns})
+
+
+def decode_block(block: pa.Table) -> pa.Table:
+    """Encoded images to raw CHW bytes; an image that cannot be decoded yields its reason instead."""
+    pixels: list[bytes | None] = []
+    reasons: list[str | None] = []
+    columns = (block[name].to_pylist() for name in ("image", "size", "crop_share", "how"))
+    for data, *how in zip(*columns, strict=True):
+        try:
+            pixels.append(decode_rgb(data or b"", *how).transpose(2, 0, 1).tobytes())
+            reasons.append(None)
+        except BadImageError as error:
+            pixels.append(None)
+            reasons.append(str(error))
+    decoded = {"pixels": pa.array(pixels, pa.binary()), "reason": pa.array(reasons, pa.string())}
+    kept = ("set", "row", "size", "sample_id", "path")
+    return pa.table({**{name: block[name] for name in kept}, **decoded})
+
+
+def place(block: pa.Table, images: Mapping[str, np.ndarray], first: int = 0) -> Iterator[Fault]:
+    """Put decoded images where their row numbers say, counted from `first`; yield those that are none."""
+    names = ("set", "row", "pixels", "sample_id", "path", "reason")
+    for name, row, pixels, sample_id, path, reason in zip(
+        *(block[column].to_pylist() for column in names), strict=True
+    ):
+        if reason is None:
+            images[name][row - first] = np.frombuffer(pixels, np.uint8).reshape(images[name].shape[1:])
+        else:
+            yield Fault(name, row, sample_id, path, reason)
+
+
+def _arrays(images: np.ndarray, source: Source, bad: list[int]) -> ImageArrays:
+    """Images with labels and ids, without the bad rows."""
+    arrays = ImageArrays(images, source.labels(), source.sample_ids())
+    return arrays.take(np.delete(np.arange(len(images)), bad)) if bad else arrays

@@ -1,0 +1,273 @@
+"""Turns a source of images into validated Parquet; what appears is whole, and an interrupted run goes on."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtk.data.image import (
+    BadImageError,
+    ImageInfo,
+    encode_png,
+    open_image,
+    read_info,
+    resize_and_crop,
+    to_rgb,
+)
+from rtk.data.prepare.journal import Finished, Journal, resumable_folder
+from rtk.data.prepare.parquet_writer import FileSummary, ImageRow, write_parquet
+from rtk.data.prepare.records import Record, Source, Split
+from rtk.data.prepare.sources import open_source
+from rtk.data.sets.dataset import CLASSES_FILE, MANIFEST_FILE
+
+ROWS_PER_FILE = 50_000
+_CHUNK = 64  # images validated between two reports of progress; what is in memory at a time
+_MAX_THREADS = 16
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be decoded: where it stands in the source, and why."""
+
+    origin: str
+    reason: str
+
+
+class BadImagesError(ValueError):
+    """Images of a source cannot be decoded.
+
+    Attributes:
+        bad: All of them; the message shows the first ten.
+    """
+
+    def __init__(self, source: Path, bad: tuple[BadImage, ...]) -> None:
+        shown = [f"  {image.origin}: {image.reason}" for image in bad[:10]]
+        if len(bad) > len(shown):
+            shown.append(f"  ... and {len(bad) - len(shown)} more")
+        what = "1 image" if len(bad) == 1 else f"{len(bad)} images"
+        super().__init__("\n".join([f"{source}: {what} cannot be decoded; nothing was written", *shown]))
+        self.bad = bad
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` wrote; the same is in `manifest.json`.
+
+    Attributes:
+        out: The new folder.
+        source: What was read.
+        kind: What the source was recognised as, such as `image folder`.
+        image_size: Side in pixels to which images were brought, or None.
+        classes: Class names in the order of the labels.
+        files: One summary a Parquet file, in the order of the sample ids.
+        skipped: Images that were left out because they cannot be decoded.
+        ignored: What else the source holds: files that are no images, columns that are not kept.
+    """
+
+    out: Path
+    source: Path
+    kind: str
+    image_size: int | None
+    classes: tuple[str, ...]
+    files: tuple[FileSummary, ...]
+    skipped: tuple[BadImage, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every image of the source was written."""
+        return not self.skipped
+
+    @property
+    def rows(self) -> int:
+        """Number of images written."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of each class over all files, in the order of `classes`."""
+        return tuple(sum(counts) for counts in zip(*(file.class_counts for file in self.files), strict=True))
+
+    def manifest(self) -> dict[str, Any]:
+        """Returns the report as JSON values: the content of `manifest.json`."""
+        content = asdict(self)
+        del content["out"]  # the folder may be moved
+        return {**content, "source": str(self.source), "rows": self.rows, "class_counts": self.counts}
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    *,
+    skip_bad: bool = False,
+    image_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    rows_per_file: int = ROWS_PER_FILE,
+) -> PrepareReport:
+    """Turns images into Parquet, validating each by a full decode.
+
+    Writes `SPLIT.parquet` for each split (a folder of that name, holding parts, for more than `rows_per_file`
+    images), `classes.json` and `manifest.json`. Encoded images keep their bytes; arrays become PNG. Sample
+    ids are the source's own, or else row numbers, counted on from split to split.
+
+    Args:
+        source: Any of `rtk.data.prepare.sources.SUPPORTED`.
+        out: New local folder. It appears complete or not at all; until then, finished files are in a hidden
+            folder beside it, from which a run that was interrupted goes on.
+        skip_bad: Leave out images that cannot be decoded, and list them in the report.
+        image_size: Bring images to this many pixels square (as `resize_and_crop` does); those of another
+            size become PNG, which is lossless. None keeps them as they are.
+        progress: Called with (images done, images in all), from the calling thread.
+        rows_per_file: Most rows of one Parquet file.
+
+    Raises:
+        BadImagesError: Images cannot be decoded and `skip_bad` is off.
+        ValueError: `out` is not empty, inside `source` or being prepared; `source` is unknown, corrupt, or
+            has a split without readable images.
+    """
+    source, out = Path(source), Path(out)
+    _check_arguments(source, out, image_size, rows_per_file)
+    opened = open_source(source)
+    with resumable_folder(out) as folder:
+        journal = Journal(folder, _key(opened, source, image_size, rows_per_file))
+        job = _Job(opened, journal, image_size, progress, rows_per_file)
+        written = [job.write_split(split) for split in opened.splits]
+        skipped = tuple(job.bad)
+        if skipped and not skip_bad:
+            raise BadImagesError(source, skipped)
+        for split, summaries in zip(opened.splits, written, strict=True):
+            if not summaries:
+                raise ValueError(
+                    f"{source}: {split.name} has no readable image ({split.count} images in all)"
+                )
+        files = tuple(chain.from_iterable(written))
+        report = PrepareReport(
+            out, source, opened.kind, image_size, opened.classes, files, skipped, opened.ignored
+        )
+        _write_json(folder / CLASSES_FILE, {"classes": opened.classes})
+        _write_json(folder / MANIFEST_FILE, report.manifest())
+    return report
+
+
+class _Job:
+    """One run of `prepare`: counts images and collects bad ones across splits."""
+
+    def __init__(
+        self,
+        source: Source,
+        journal: Journal,
+        image_size: int | None,
+        progress: Callable[[int, int], None] | None,
+        rows_per_file: int,
+    ) -> None:
+        self.source = source
+        self.journal = journal
+        self.image_size = image_size
+        self.progress = progress or (lambda done, total: None)
+        self.rows_per_file = rows_per_file
+        self.bad: list[BadImage] = []
+        self.done = 0
+        self.written = 0
+        self.position = 0  # in the split
+
+    def write_split(self, split: Split) -> list[FileSummary]:
+        """Writes what is left of a split, to one file or a folder of parts; none if no image is readable."""
+        finished = [entry for entry in self.journal.finished if entry.split == split.name]
+        self.position = 0
+        if finished:
+            self._go_on_after(finished[-1])
+        rows = self._rows(split)
+        summaries = [entry.summary for entry in finished]
+        for first in rows:
+            in_parts = split.count > self.rows_per_file
+            name = f"{split.name}.parquet" + (f"/part-{len(summaries):05}.parquet" if in_parts else "")
+            part = chain([first], islice(rows, self.rows_per_file - 1))
+            summary = write_parquet(
+                self.journal.folder, name, part, len(self.source.classes), self.source.has_paths
+            )
+            summaries.append(summary)
+            bad = [(image.origin, image.reason) for image in self.bad]
+            self.journal.note(Finished(split.name, summary, self.position, self.done, self.written, bad))
+        return summaries
+
+    def _go_on_after(self, last: Finished) -> None:
+        self.position, self.done, self.written = last.position, last.done, last.written
+        self.bad = [BadImage(origin, reason) for origin, reason in last.bad]
+        self.progress(self.done, self.source.count)
+
+    def _rows(self, split: Split) -> Iterator[ImageRow]:
+        """Yields the rows of the readable images, in order, and collects the others."""
+        records = islice(split.read(), self.position, None)
+        validate = partial(_validate, image_size=self.image_size)
+        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+            while chunk := list(islice(records, _CHUNK)):
+                for record, result in zip(chunk, pool.map(validate, chunk), strict=True):
+                    self.position += 1
+                    self.done += 1
+                    if isinstance(result, BadImage):
+                        self.bad.append(result)
+                    else:
+                        yield self._row(record, *result)
+                self.progress(self.done, self.source.count)
+
+    def _row(self, record: Record, image: bytes, info: ImageInfo) -> ImageRow:
+        sample_id = self.written if record.sample_id is None else record.sample_id
+        self.written += 1
+        return ImageRow(image, record.label, sample_id, record.path, info)
+
+
+def _key(opened: Source, source: Path, image_size: int | None, rows_per_file: int) -> dict[str, Any]:
+    """What has to be the same for an interrupted run to be gone on with."""
+    splits = [(split.name, split.count) for split in opened.splits]
+    changed = source.stat().st_mtime_ns
+    return {
+        "source": str(source.resolve()),
+        "changed": changed,
+        "splits": splits,
+        "classes": opened.classes,
+        "image_size": image_size,
+        "rows_per_file": rows_per_file,
+    }
+
+
+def _validate(record: Record, image_size: int | None) -> tuple[bytes, ImageInfo] | BadImage:
+    """Decodes an image fully; returns the bytes to write and what they are, or why it cannot be decoded."""
+    try:
+        data = _encoded(record)
+        image = open_image(data)
+        info = read_info(image)
+        pixels = to_rgb(image)
+        if image_size is None or image.size == (image_size, image_size):
+            return data, info
+        resized = resize_and_crop(pixels, image_size)
+    except (BadImageError, OSError) as error:
+        return BadImage(record.origin, str(error))
+    return encode_png(np.array(resized)), ImageInfo(image_size, image_size, resized.mode, "PNG")
+
+
+def _encoded(record: Record) -> bytes:
+    """Returns a record's image as the bytes of an image file."""
+    if isinstance(record.payload, bytes):
+        return record.payload
+    return record.payload.read_bytes() if isinstance(record.payload, Path) else encode_png(record.payload)
+
+
+def _check_arguments(source: Path, out: Path, image_size: int | None, rows_per_file: int) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists and is not an empty folder")
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"{out}: lies inside the source {source}; wanted a folder elsewhere")
+    for name, value in (("image_size", image_size), ("rows_per_file", rows_per_file)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}, wanted at least 1")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,108 @@
+"""Opens whatever holds images and labels: folders, CIFAR archives, MNIST's idx files, Parquet."""
+
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from rtk.data.prepare.cifar_archive import find_cifar_folder, open_cifar
+from rtk.data.prepare.idx_files import find_idx_images, open_idx
+from rtk.data.prepare.image_folder import IMAGE_SUFFIXES, open_image_folder
+from rtk.data.prepare.records import Record, Source, Split
+from rtk.data.sets.dataset import ImageDataset, check_labels, open_dataset, read_integers, read_rows
+
+SUPPORTED = """supported are:
+  - a folder with one sub-folder of images a class, also below train/, val/, test/; or a folder of images
+  - cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder extracted from one
+  - a folder with MNIST's idx files (train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], ...)
+  - a Parquet file with columns image and label, or a folder of these, with classes.json beside"""
+
+
+def open_source(path: Path) -> Source:
+    """Recognises what is at `path` and opens it; metadata is checked, no image is decoded.
+
+    Raises:
+        ValueError: Nothing is there, it is of no supported kind, it is corrupt, or has no classes or images.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: does not exist")
+    source = _open_folder(path) if path.is_dir() else _open_file(path)
+    if not source.classes:
+        raise ValueError(f"{path}: {source.kind} with zero classes")
+    if not source.count:
+        raise ValueError(f"{path}: {source.kind} with no images")
+    return source
+
+
+def _open_file(path: Path) -> Source:
+    if path.suffix == ".parquet":
+        return open_parquet(path)
+    if tarfile.is_tarfile(path):
+        return open_cifar(path)
+    raise ValueError(f"{path}: found a {path.suffix or 'nameless'} file, which is not supported; {SUPPORTED}")
+
+
+def _open_folder(path: Path) -> Source:
+    cifar_folder = find_cifar_folder(path)
+    if cifar_folder:
+        return open_cifar(cifar_folder)
+    if find_idx_images(path):
+        return open_idx(path)
+    if any(path.glob("*.parquet")):
+        return open_parquet(path)
+    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.rglob("*")):
+        return open_image_folder(path)
+    raise ValueError(f"{path}: found {_describe(path)}; {SUPPORTED}")
+
+
+def _describe(folder: Path) -> str:
+    """Returns what a folder holds at its top level, such as `2 folders, 3 .zip, 1 .txt`."""
+    counts = Counter(
+        "folders" if path.is_dir() else path.suffix.lower() or "files without suffix"
+        for path in folder.iterdir()
+    )
+    return ", ".join(f"{count} {what}" for what, count in counts.most_common(5)) or "an empty folder"
+
+
+def open_parquet(path: Path) -> Source:
+    """Opens Parquet that has the columns `image` and `label`; keeps `path` and `sample_id`.
+
+    Raises:
+        ValueError: A column or `classes.json` is missing, a label is out of range, a sample id stands twice.
+    """
+    dataset = open_dataset(path)
+    check_labels(dataset, len(dataset.classes))
+    _check_sample_ids(dataset)
+    splits, start = [], 0
+    for name, files in groupby(dataset.files, _split_name):
+        count = sum(len(read_integers(dataset, file, "label")) for file in files)
+        splits.append(Split(name, count, partial(_read_records, dataset, start, count)))
+        start += count
+    kept = ("image", "label", "sample_id", "path")
+    ignored = tuple(f"column {name}" for name in dataset.columns if name not in kept)
+    return Source("Parquet", dataset.classes, tuple(splits), "path" in dataset.columns, ignored)
+
+
+def _split_name(file: str) -> str:
+    """Returns the stem of a Parquet file, or of the `*.parquet` folder that it is a part of."""
+    path = Path(file)
+    return path.parent.stem if path.parent.suffix == ".parquet" else path.stem
+
+
+def _check_sample_ids(dataset: ImageDataset) -> None:
+    if dataset.has_sample_id:
+        ids = np.concatenate([read_integers(dataset, file, "sample_id") for file in dataset.files])
+        values, counts = np.unique(ids, return_counts=True)
+        if len(values) < len(ids):
+            raise ValueError(f"{dataset.path}: sample_id {values[counts > 1][0]} stands in more than one row")
+
+
+def _read_records(dataset: ImageDataset, start: int, count: int) -> Iterator[Record]:
+    for row in read_rows(dataset, np.arange(start, start + count)):
+        origin = f"{dataset.path} row {row.number}"
+        sample_id = row.sample_id if dataset.has_sample_id else None
+        yield Record(row.image, row.label, origin, row.path, sample_id)

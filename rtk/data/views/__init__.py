@@ -1,0 +1,1 @@
+"""What the model sees: the views of a batch."""

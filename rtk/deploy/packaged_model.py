@@ -1,0 +1,202 @@
+"""A trained model with all that its use takes, in one folder: what `rtk export` writes, `rtk predict` reads.
+
+The folder holds `model.json` (architecture, classes, preprocessing, scores, decision rule),
+`weights.safetensors` and `scores.safetensors` (the fitted scores). Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rtk import __version__
+from rtk.config.errors import ConfigError
+from rtk.config.model import ModelConfig
+from rtk.data.image import BadImageError, decode_rgb
+from rtk.data.views.augment import to_float
+from rtk.models import Classifier, build_model
+from rtk.runtime.environment import supports_bf16
+from rtk.scores import FittedScore, Predictions, apply_score
+from rtk.scores.decision import DecisionRule, decide
+from rtk.scores.storage import load_fitted, save_fitted
+
+FORMAT = 1
+BATCH = 64  # images a forward pass
+DESCRIPTION, WEIGHTS, SCORES = "model.json", "weights.safetensors", "scores.safetensors"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What `rtk.data.image.decode_rgb` is told of every image, as in the evaluation."""
+
+    image_size: int
+    crop_share: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __call__(self, encoded: bytes) -> np.ndarray:
+        """Pixels uint8 (H, W, 3)."""
+        return decode_rgb(encoded, self.image_size, self.crop_share, self.interpolation)
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A classifier that says of every image whether to trust it.
+
+    Attributes:
+        model: in evaluation mode.
+        config: of the model.
+        classes: names, in the order of the logits.
+        preprocessing: of its images.
+        bf16: predict under bf16 autocast where the machine has the instructions, as in training.
+        rule: the scores to decide by, and their thresholds.
+        scores: fitted, by name.
+        origin: run and step that it comes from.
+    """
+
+    model: Classifier
+    config: ModelConfig
+    classes: list[str]
+    preprocessing: Preprocessing
+    bf16: bool
+    rule: DecisionRule
+    scores: dict[str, FittedScore]
+    origin: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        save_fitted(folder / SCORES, self.scores)
+        (folder / DESCRIPTION).write_text(json.dumps(self._description(), indent=1))
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "rtk": __version__,
+            "origin": self.origin,
+            "model": self.config.model_dump(mode="json"),
+            "classes": self.classes,
+            "preprocessing": asdict(self.preprocessing),
+            "bf16": self.bf16,
+            "rule": asdict(self.rule),
+        }
+
+    @classmethod
+    def load(cls, folder: Path, device: str | None = None) -> PackagedModel:
+        """Read the folder that `save` wrote.
+
+        Args:
+            folder: see above.
+            device: None: a GPU where there is one.
+
+        Raises:
+            ConfigError: it is none, or of another format.
+        """
+        content = _read_description(folder)
+        config = ModelConfig.model_validate(content["model"])
+        preprocessing = Preprocessing(**content["preprocessing"])
+        model = build_model(config, len(content["classes"]), preprocessing.image_size)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if content["bf16"] and supports_bf16(place.type):
+            model.autocast_dtype = torch.bfloat16
+        scores = load_fitted(folder / SCORES)
+        rule = DecisionRule(**content["rule"])
+        return cls(
+            model.to(place).eval(),
+            config,
+            content["classes"],
+            preprocessing,
+            content["bf16"],
+            rule,
+            scores,
+            content["origin"],
+        )
+
+    def predict(self, encoded: Iterable[bytes]) -> list[dict[str, Any]]:
+        """Label, probability, confidence, OOD score and decision of encoded images, in order.
+
+        An image that cannot be decoded gets `error`, the reason, and None everywhere else.
+        """
+        images = iter(encoded)
+        results: list[dict[str, Any]] = []
+        while batch := list(islice(images, BATCH)):
+            results += self._predict_batch(batch)
+        return results
+
+    def _predict_batch(self, encoded: list[bytes]) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = []
+        pixels, places = [], []
+        for place, data in enumerate(encoded):
+            results.append({**dict.fromkeys(FIELDS), "error": None})
+            try:
+                pixels.append(self.preprocessing(data))
+                places.append(place)
+            except BadImageError as error:
+                results[place]["error"] = str(error)
+        if pixels:
+            for place, row in zip(places, self._predict(np.stack(pixels)), strict=True):
+                results[place] |= row
+        return results
+
+    @torch.no_grad()
+    def _predict(self, pixels: np.ndarray) -> list[dict[str, Any]]:
+        """Rows of decoded images uint8 (N, H, W, 3)."""
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.model.mean.device)
+        logits, features = (part.cpu() for part in self.model.forward_features(to_float(images)))
+        probability, label = logits.double().softmax(1).max(1)
+        scored = {name: self._score(name, logits, features) for name in self.scores}
+        confidence, ood_score = scored[self.rule.confidence], scored[self.rule.ood_score]
+        decisions = decide(confidence, ood_score, self.rule.tau_id, self.rule.tau_ood)
+        names = [self.classes[index] for index in label.tolist()]
+        columns = (names, probability.tolist(), confidence.tolist(), ood_score.tolist(), decisions.tolist())
+        return [dict(zip(FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _score(self, name: str, logits: Tensor, features: Tensor) -> np.ndarray:
+        labels = logits.argmax(1)  # no score looks at labels of what it scores
+        predictions = Predictions(logits, features, labels)
+        return apply_score(name, self.scores[name], predictions).double().numpy()
+
+
+FIELDS = ("label", "probability", "confidence", "ood_score", "decision")
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ConfigError(f"model: got {str(folder)!r}, wanted what `rtk export` wrote")
+    content: dict[str, Any] = json.loads(path.read_text())
+    if content.get("format") != FORMAT:
+        raise ConfigError(f"{path}: format {content.get('format')}, wanted {FORMAT}")
+    return content
+
+
+# ---------------------------------------------------------------- as an MLflow model
+
+
+class MLflowModel:
+    """What MLflow calls: a table with a column `image` of encoded bytes in, a table of predictions out."""
+
+    def __init__(self, packaged: PackagedModel) -> None:
+        self.packaged = packaged
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """A pandas.DataFrame with one row an image."""
+        import pandas as pd
+
+        return pd.DataFrame(self.packaged.predict(model_input["image"]))
+
+
+def _load_pyfunc(path: str) -> MLflowModel:
+    """MLflow's entry point: `loader_module: rtk.deploy.packaged_model`."""
+    return MLflowModel(PackagedModel.load(Path(path)))

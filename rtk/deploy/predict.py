@@ -1,0 +1,125 @@
+"""`rtk predict`: find the model, find the images, predict them batch by batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rtk.config.errors import ConfigError
+from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel
+from rtk.runtime.console import Progress
+
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
+
+
+def open_model(place: str, output: str = "runs") -> PackagedModel:
+    """The model of an exported run, of a folder that `rtk export` wrote, or of an MLflow URI.
+
+    Args:
+        place: see above.
+        output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    roots = [_download(place, output)] if ":/" in place else [Path(place), Path(output) / place]
+    for root in roots:
+        # In an MLflow model the folder lies in `data/`.
+        for folder in (root, root / "export", *sorted(root.glob("data/*"))):
+            if (folder / DESCRIPTION).is_file():
+                return PackagedModel.load(folder)
+    raise ConfigError(
+        f"model: got {place!r}, wanted an exported run (rtk export RUN), its folder, or models:/NAME/VERSION"
+    )
+
+
+def _download(uri: str, output: str) -> Path:
+    import mlflow
+
+    database = Path(output).absolute() / "mlflow.db"
+    if "MLFLOW_TRACKING_URI" not in os.environ and database.exists():
+        mlflow.set_tracking_uri(f"sqlite:///{database}")
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri))
+    except mlflow.exceptions.MlflowException as error:
+        raise ConfigError(
+            f"model: got {uri!r}, which {mlflow.get_tracking_uri()} does not have ({error.message}); "
+            "MLFLOW_TRACKING_URI names another server"
+        ) from None
+
+
+def find_images(paths: Iterable[str]) -> list[Path]:
+    """Files to predict: those named, and all image and Parquet files below the folders named, in order.
+
+    Raises:
+        ConfigError: where a path does not exist, a folder has no images, or a Parquet file no column `image`.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ConfigError(f"images: {path} does not exist")
+        inside = (
+            [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_image(p) and p.is_file())
+        )
+        if not inside:
+            raise ConfigError(f"images: no image files below {path}")
+        found += inside
+    for file in filter(_is_parquet, found):
+        _check_parquet(file)
+    return found
+
+
+def _check_parquet(file: Path) -> None:
+    try:
+        columns = pq.read_schema(file).names
+    except pa.ArrowInvalid as error:
+        raise ConfigError(f"images: {file} is no Parquet file ({error})") from None
+    if "image" not in columns:
+        raise ConfigError(f"images: {file} has columns {', '.join(columns)}, wanted image among them")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in {*IMAGE_ENDINGS, ".parquet"}
+
+
+def predict_files(
+    model: PackagedModel, files: list[Path], progress: Progress | None = None
+) -> Iterator[dict[str, Any]]:
+    """One row an image: `image`, its file (for Parquet `FILE:ROW`), and what `PackagedModel.predict` says.
+
+    Args:
+        model: packaged model.
+        files: of `find_images`.
+        progress: called with the number of images done and their total.
+    """
+    total = sum(pq.ParquetFile(f).metadata.num_rows if _is_parquet(f) else 1 for f in files)
+    done = 0
+    images = _encoded(files)
+    while batch := list(islice(images, BATCH)):
+        names, data = zip(*batch, strict=True)
+        yield from ({"image": name, **row} for name, row in zip(names, model.predict(data), strict=True))
+        done += len(batch)
+        if progress is not None:
+            progress(done, total)
+
+
+def _encoded(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+    for file in files:
+        if not _is_parquet(file):
+            yield str(file), file.read_bytes()
+            continue
+        row = 0
+        for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["image"]):
+            for data in batch.column(0).to_pylist():
+                yield f"{file}:{row}", data or b""
+                row += 1
+
+
+def _is_parquet(file: Path) -> bool:
+    return file.suffix.lower() == ".parquet"

@@ -1,0 +1,25 @@
+"""The model of a trained run, as evaluation and export use it."""
+
+from __future__ import annotations
+
+import torch
+
+from rtk.models import Classifier, build_model
+from rtk.runs.folder import RunFolder
+from rtk.train.checkpoint import read_state
+from rtk.train.shard_reader import load_saved_weights
+
+
+def load_model(run: RunFolder, checkpoint: str = "best") -> Classifier:
+    """The classifier of a run in evaluation mode: averaged weights where the run kept an average.
+
+    Raises:
+        CheckpointError: where the run has no such checkpoint.
+    """
+    folder = run.checkpoints / checkpoint
+    config = run.config()
+    model = build_model(config.model, read_state(folder)["num_classes"], config.data.image_size)
+    load_saved_weights(folder, model)
+    if config.train.channels_last:
+        model.memory_format = torch.channels_last
+    return model.eval()

@@ -1,0 +1,48 @@
+"""BatchNorm's running statistics: whose images may move them, and whose may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batchnorm_buffers(model: nn.Module) -> list[Tensor]:
+    """Running statistics of the BatchNorm layers, which a step moves on every rank by its own images."""
+    statistics = [s for layer in batchnorm_layers(model) for s in (layer.running_mean, layer.running_var)]
+    return [statistic for statistic in statistics if statistic is not None]
+
+
+def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm layers of a model, in order."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextmanager
+def fixed_running_statistics(model: nn.Module) -> Iterator[None]:
+    """Within it, BatchNorm normalises by the batch as in training but leaves its running statistics alone.
+
+    Mixed views, attack passes and the second pass of SAM must not leak into the statistics that
+    the model is evaluated with.
+    """
+    layers = [layer for layer in batchnorm_layers(model) if layer.training and layer.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+@contextmanager
+def undone_recomputation(model: nn.Module) -> Iterator[None]:
+    """Around a backward pass: activation checkpointing runs layers again, which moves statistics again."""
+    recomputes = any(getattr(module, "grad_checkpointing", False) for module in model.modules())
+    buffers = [b for layer in batchnorm_layers(model) for b in layer.buffers()] if recomputes else []
+    before = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)

@@ -1,0 +1,1 @@
+"""Every page, table and plot: of one run, of several, of a sweep."""

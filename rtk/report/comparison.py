@@ -1,0 +1,104 @@
+"""`rtk compare`: collect what is asked for, group and sort it, and say what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rtk.config.errors import ConfigError
+from rtk.config.search_space import SearchSpace
+from rtk.report.comparison_table import Difference, differences, shown_metrics, sort_groups, sort_key
+from rtk.runs.folder import open_runs
+from rtk.runs.results import (
+    Entry,
+    Group,
+    group_by_seed,
+    iterate_metrics,
+    read_entry,
+    read_experiment,
+    select,
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        groups: from the best to the worst.
+        metrics: those that are shown.
+        differences: of each group from that of the first run given.
+        space: search space where it is a sweep.
+        importances: share of each searched key in a sweep's objective.
+    """
+
+    title: str
+    groups: list[Group]
+    metrics: list[str]
+    differences: list[Difference]
+    space: SearchSpace | None
+    importances: dict[str, float]
+
+
+def compare(
+    runs: Sequence[str] = (),
+    sweep: str | None = None,
+    experiment: str | None = None,
+    where: str | None = None,
+    metrics: Sequence[str] = (),
+    sort: str | None = None,
+    output: str = "runs",
+) -> Comparison:
+    """Compare runs, a sweep's trials, or all runs of an experiment: exactly one of the three.
+
+    Args:
+        runs: run folders or names; the first one's group is the baseline of the differences.
+        sweep: name or folder of a sweep.
+        experiment: value of `tracking.experiment`.
+        where: conditions such as `params.model.width = 8 and metrics.accuracy > 0.9`.
+        metrics: columns; none: a handful.
+        sort: metric to sort by; None: the sweep's objective, DS-AURC or accuracy.
+        output: folder of runs and sweeps.
+
+    Raises:
+        ConfigError: naming what was got and what was wanted.
+    """
+    if sum(map(bool, (runs, sweep, experiment))) != 1:
+        raise ConfigError("compare: wanted runs, or --sweep NAME, or --experiment NAME, and just one of them")
+    space: SearchSpace | None = None
+    importances: dict[str, float] = {}
+    if sweep:
+        entries, space, importances = _read_sweep(sweep, output)
+        known = set(iterate_metrics(entries))  # none, where every trial has failed
+        sort = sort or next((name for name in space.metrics if name in known), None)
+        metrics = metrics or [
+            name for name in dict.fromkeys([*space.metrics, "val/accuracy"]) if name in known
+        ]
+        title = f"sweep {Path(sweep).name}"
+    elif experiment:
+        entries, title = read_experiment(experiment, output), f"experiment {experiment}"
+    else:
+        entries = [read_entry(run) for run in open_runs(runs, output)]
+        title = "runs"
+    entries = select(entries, where)
+    if not entries:
+        raise ConfigError(
+            f"--where: {where!r} holds for none of them" if where else "compare: there is no run yet"
+        )
+    shown = shown_metrics(entries, metrics)
+    # A trial is a row of its own, also where two have drawn the same values.
+    groups = [Group(entry.name, (entry,)) for entry in entries] if sweep else group_by_seed(entries)
+    found = [] if sweep else differences(groups, shown)
+    ordered = sort_groups(groups, sort_key(entries, sort))
+    return Comparison(title, ordered, shown, found, space, importances)
+
+
+def _read_sweep(name: str, output: str) -> tuple[list[Entry], SearchSpace, dict[str, float]]:
+    from rtk.runs.sweep import Sweep
+    from rtk.tune.results import importances, read_trials
+    from rtk.tune.study import open_study
+
+    sweep = Sweep.open(name, output)
+    space = sweep.space()
+    return read_trials(sweep), space, importances(open_study(sweep.path, space), space)

@@ -1,0 +1,149 @@
+"""A comparison as a self-contained HTML page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from rtk.config.search_space import SearchSpace
+from rtk.report import search_plots as plots
+from rtk.report.comparison_table import Difference, cell, heading, larger_is_better, rows, short_keys
+from rtk.report.figures import Captioned, EvaluatedRun, risk_coverage_figures
+from rtk.runs.results import Entry, Group, changed_keys
+
+MOST_LINES = 7  # that can be told apart in one figure
+FEWEST_FOR_COORDINATES = 3
+MOST_AXES = 9
+
+
+def write_page(
+    path: Path,
+    title: str,
+    groups: Sequence[Group],
+    metrics: Sequence[str],
+    differences: Sequence[Difference],
+    space: SearchSpace | None = None,
+    importances: dict[str, float] | None = None,
+) -> Path:
+    """Write the page.
+
+    Args:
+        path: where to.
+        title: heading.
+        groups: what is compared, the best first.
+        metrics: columns of the table; the first one colours the figures.
+        differences: of groups from the baseline.
+        space: search space of a sweep.
+        importances: share of each searched key.
+    """
+    entries = [entry for group in groups for entry in group.entries]
+    page = _template().render(
+        title=title,
+        date=time.strftime("%Y-%m-%d %H:%M"),
+        table=rows(groups, metrics),
+        best=_best_rows(groups, metrics),
+        differences=[_difference_row(one) for one in differences],
+        wide=list(_coordinates(entries, metrics[0], space)) if metrics else [],
+        search=list(_search_figures(entries, space, importances or {})) if space else [],
+        curves=list(_curves(groups)),
+        failed=[(e.name, e.attributes["reason"]) for e in entries if "reason" in e.attributes],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)
+    return path
+
+
+def _best_rows(groups: Sequence[Group], metrics: Sequence[str]) -> dict[str, int]:
+    """For each metric's heading the row of the best group, from 0."""
+    found = {}
+    for metric in metrics:
+        means = {n: sum(v) / len(v) for n, group in enumerate(groups) if (v := group.values(metric))}
+        if len(means) > 1:
+            pick = max if larger_is_better(metric) else min
+            found[heading(metric)] = pick(means, key=lambda number: means[number])
+    return found
+
+
+def _difference_row(one: Difference) -> list[str]:
+    numbers = [one.difference, one.low, one.high]
+    shown = [cell(one.metric, [number]) for number in numbers]
+    verdict = "yes" if one.is_significant else "no"
+    return [one.group, heading(one.metric), str(one.seeds), shown[0], f"{shown[1]} … {shown[2]}", verdict]
+
+
+def _coordinates(entries: Sequence[Entry], metric: str, space: SearchSpace | None) -> Iterator[Captioned]:
+    known = [entry for entry in entries if metric in entry.metrics]
+    keys = list(space.space) if space else changed_keys(known)
+    if len(known) < FEWEST_FOR_COORDINATES or not keys:
+        return
+    keys = keys[:MOST_AXES]
+    names = dict(zip(keys, short_keys(keys), strict=True))
+    columns = {names[key]: [_value(entry, key, space) for entry in known] for key in keys}
+    larger = larger_is_better(metric)
+    svg = plots.parallel_coordinates(columns, metric, [entry.metrics[metric] for entry in known], larger)
+    best = "highest" if larger else "lowest"
+    yield Captioned(
+        svg,
+        f"A line a run, dark and thick where {metric} is {best}. A bundle of dark lines shows a good range.",
+    )
+
+
+def _value(entry: Entry, key: str, space: SearchSpace | None) -> Any:
+    """A param as tried: nothing where its condition did not hold."""
+    if space is not None and key in space.space and not space.space[key].applies(entry.params):
+        return None
+    return entry.params.get(key)
+
+
+def _search_figures(
+    entries: Sequence[Entry], space: SearchSpace, importances: dict[str, float]
+) -> Iterator[Captioned]:
+    metric, *others = space.metrics
+    known = [entry for entry in entries if metric in entry.metrics]
+    if known:
+        numbers = [entry.attributes["number"] for entry in known]
+        states = [entry.attributes["state"] for entry in known]
+        larger = space.objectives[metric] == "max"
+        values = [entry.metrics[metric] for entry in known]
+        yield Captioned(
+            plots.history(numbers, values, states, metric, larger),
+            "Every trial's last value. Good: whole trials that get better, and early stops among the worse.",
+        )
+    if importances:
+        yield Captioned(
+            plots.importance(dict(zip(short_keys(list(importances)), importances.values(), strict=True))),
+            f"How much of {metric} each key decides among the whole trials (fANOVA). Few trials tell little.",
+        )
+    whole = [entry for entry in known if entry.attributes["state"] == "complete"]
+    for other in others:
+        points = [(entry.metrics[metric], entry.metrics[other]) for entry in whole]
+        if points:
+            front = [bool(entry.attributes["pareto"]) for entry in whole]
+            directions = [f"{name} ({space.objectives[name]})" for name in (metric, other)]
+            yield Captioned(
+                plots.pareto(points, front, (directions[0], directions[1])),
+                "Whole trials. On the front are those that no other trial beats in every objective.",
+            )
+
+
+def _curves(groups: Sequence[Group]) -> Iterator[Captioned]:
+    """Risk-coverage curves of the evaluated runs, the first seed of each group."""
+    firsts = [
+        (group.label, entry.run)
+        for group in groups
+        for entry in group.entries[:1]
+        if (entry.run.evaluation / "metrics.json").exists()
+    ][:MOST_LINES]
+    if firsts:
+        yield from risk_coverage_figures([EvaluatedRun.read(run, label) for label, run in firsts])
+
+
+def _template() -> jinja2.Template:
+    text = (resources.files("rtk.report") / "comparison_page.html").read_text()
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text)

@@ -1,0 +1,228 @@
+"""The table of a comparison: what is shown, in which order, and the differences between groups."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rtk.config.errors import ConfigError
+from rtk.metrics.bootstrap import bootstrap_difference
+from rtk.report.tables import METRICS, format_value, how_shown
+from rtk.runs.results import Entry, Group, changed_keys, iterate_metrics
+
+TEST_METRICS = ("accuracy", "aurc", "auroc_near", "ds_aurc_near", "ds_aurc_far")
+VAL_METRICS = ("val/accuracy", "val/aurc", "val/ds_aurc_near", "val/ds_aurc_far")
+SORT_BY = ("ds_aurc_near", "val/ds_aurc_near", "accuracy", "val/accuracy")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a group's mean lies from the baseline's, over the seeds that both have.
+
+    Attributes:
+        low: lower end of the 95 % interval of the paired bootstrap.
+        high: upper end; the difference is significant where 0 lies outside.
+    """
+
+    group: str
+    baseline: str
+    metric: str
+    seeds: int
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def shown_metrics(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
+    """Metrics of the table: those wanted, or a handful of what there is.
+
+    Raises:
+        ConfigError: where no entry has a wanted one.
+    """
+    known = list(iterate_metrics(entries))
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(
+                f"metric: got {name!r}, wanted one of {', '.join(known) or 'none, nothing is measured'}"
+            )
+    return list(wanted) or [k for k in TEST_METRICS if k in known] or [k for k in VAL_METRICS if k in known]
+
+
+def larger_is_better(metric: str) -> bool:
+    """Which way a metric is better."""
+    name = metric.removeprefix("val/")
+    return False if name == "nll" else how_shown(name).larger_is_better
+
+
+def sort_groups(groups: Sequence[Group], metric: str) -> list[Group]:
+    """Groups from the best mean to the worst; those without the metric last."""
+    sign = -1 if larger_is_better(metric) else 1
+
+    def position(group: Group) -> float:
+        values = group.values(metric)
+        return sign * float(np.mean(values)) if values else math.inf
+
+    return sorted(groups, key=position)
+
+
+def sort_key(entries: Sequence[Entry], wanted: str | None) -> str:
+    """The metric to sort by: the one wanted, or the first of `SORT_BY` that there is."""
+    if wanted is not None:
+        return shown_metrics(entries, [wanted])[0]
+    known = set(iterate_metrics(entries))
+    return next((key for key in SORT_BY if key in known), SORT_BY[-1])
+
+
+def heading(metric: str) -> str:
+    """A metric as a heading, with its unit."""
+    name = metric.removeprefix("val/")
+    prefix = "val " if name != metric else ""
+    return prefix + (how_shown(name).heading if _is_known(name) else name)
+
+
+def cell(metric: str, values: Sequence[float]) -> str:
+    """A metric of a group: its value, or mean ± standard deviation over seeds."""
+    name = metric.removeprefix("val/")
+    if not values:
+        return "–"
+    if _is_known(name):
+        return format_value(name, values[0] if len(values) == 1 else list(values))
+    return f"{np.mean(values):.4f}"
+
+
+def _is_known(name: str) -> bool:
+    return name in METRICS or name.rpartition("_")[0] in METRICS
+
+
+def rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[list[str]]:
+    """The table, headings first: name, seeds, state, metrics, and a column for each param that differs."""
+    entries = [entry for group in groups for entry in group.entries]
+    keys = changed_keys(entries)
+    with_seeds = any(len(group.entries) > 1 for group in groups)
+    with_state = any("state" in entry.attributes for entry in entries)
+    headings = ["run", *["seeds"] * with_seeds, *["state"] * with_state]
+    with_front = sum(bool(entry.attributes.get("pareto")) for entry in entries) > 1
+    table = [[*headings, *map(heading, metrics), *short_keys(keys)]]
+    for group in groups:
+        first = group.entries[0]
+        cells = [group.label, *[str(len(group.entries))] * with_seeds]
+        cells += [_state(first, with_front)] * with_state
+        cells += [cell(metric, group.values(metric)) for metric in metrics]
+        table.append([*cells, *(short_value(first.params.get(key)) for key in keys)])
+    return table
+
+
+def _state(entry: Entry, with_front: bool) -> str:
+    state = str(entry.attributes.get("state", ""))
+    return f"{state}, on the front" if with_front and entry.attributes.get("pareto") else state
+
+
+def as_text(groups: Sequence[Group], metrics: Sequence[str]) -> str:
+    """The table for a terminal, a line a group: the params that differ stand last, as KEY=VALUE."""
+    table = rows(groups, metrics)
+    first = len(table[0]) - len(changed_keys([entry for group in groups for entry in group.entries]))
+    names = table[0][first:]
+    lines = [[*table[0][:first], "settings that differ"]]
+    for row in table[1:]:
+        pairs = zip(names, row[first:], strict=True)
+        lines.append([*row[:first], " ".join(f"{name}={value}" for name, value in pairs if value)])
+    widths = [max(len(line[column]) for line in lines) for column in range(first)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *map(str.rjust, line[1:first], widths[1:]), line[first]]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Each key's last parts, as many as tell it from the others: `lr`, but `regmixup.weight`."""
+    shortened = []
+    for key in keys:
+        parts = key.split(".")
+        ends = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        shortened.append(
+            next(e for e in ends if e == key or sum(f".{k}".endswith(f".{e}") for k in keys) == 1)
+        )
+    return shortened
+
+
+def short_value(value: Any) -> str:
+    """A param as it is shown: four digits of a fraction."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def differences(groups: Sequence[Group], metrics: Sequence[str]) -> list[Difference]:
+    """Every group against the first one, where they have at least two seeds in common.
+
+    The runs are paired by seed and resampled together (paired bootstrap), so that what a seed does to both
+    cancels.
+    """
+    if not groups:
+        return []
+    baseline, *others = groups
+    found = []
+    for group in others:
+        for metric in metrics:
+            one, two = (
+                {e.seed: e.metrics[metric] for e in g.entries if metric in e.metrics}
+                for g in (baseline, group)
+            )
+            seeds = sorted(one.keys() & two.keys())
+            if len(seeds) >= 2:
+                values = [[side[seed] for seed in seeds] for side in (one, two)]
+                interval = bootstrap_difference(np.mean, [(values[0],)], [(values[1],)], resamples=5000)
+                ends = (interval.estimate, interval.low, interval.high)
+                found.append(Difference(group.label, baseline.label, metric, len(seeds), *ends))
+    return found
+
+
+def as_records(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """One record a run, for programs: attributes, all metrics as fractions, the params that differ."""
+    entries = [entry for group in groups for entry in group.entries]
+    keys = changed_keys(entries)
+    return [
+        {
+            "group": group.label,
+            **entry.attributes,
+            "path": str(entry.run.path),
+            "seed": entry.seed,
+            "metrics": dict(entry.metrics),
+            "params": {key: entry.params.get(key) for key in keys},
+        }
+        for group in groups
+        for entry in group.entries
+    ]
+
+
+def as_csv(groups: Sequence[Group]) -> str:
+    """`as_records` as CSV, with columns `metrics.NAME` and `params.KEY`."""
+    flat = []
+    for record in as_records(groups):
+        tables = {name: record.pop(name) for name in ("metrics", "params")}
+        flat.append(
+            record
+            | {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+        )
+    columns = dict.fromkeys(key for row in flat for key in row)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return buffer.getvalue()
+
+
+def difference_records(found: Sequence[Difference]) -> list[dict[str, Any]]:
+    """Differences for programs."""
+    return [{**asdict(one), "significant": one.is_significant} for one in found]

@@ -1,0 +1,290 @@
+"""Tables of evaluated runs: data sets x scores x metrics, as CSV, JSON, Markdown, LaTeX or HTML.
+
+CSV and JSON hold fractions, for programs; the others show what papers show, x100 or x1000, the best score of
+each set in bold.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rtk.config.errors import ConfigError
+
+
+class Metric(NamedTuple):
+    """How a fraction is shown: heading with its unit, factor, decimals, and whether larger is better."""
+
+    heading: str
+    factor: float
+    decimals: int
+    larger_is_better: bool
+
+
+PERCENT, PERMILLE = ("%", 100, 2), ("‰", 1000, 2)
+
+
+def _metric(name: str, unit: tuple[str, float, int], larger_is_better: bool) -> Metric:
+    return Metric(f"{name} {unit[0]}", unit[1], unit[2], larger_is_better)
+
+
+ERROR_METRICS = {
+    "accuracy": _metric("accuracy", PERCENT, True),
+    "aurc": _metric("AURC", PERMILLE, False),
+    "e_aurc": _metric("E-AURC", PERMILLE, False),
+    "augrc": _metric("AUGRC", PERMILLE, False),
+    "auroc_errors": _metric("AUROC errors", PERCENT, True),
+    "fpr95_errors": _metric("FPR95 errors", PERCENT, False),
+    "aupr_success": _metric("AUPR success", PERCENT, True),
+    "aupr_errors": _metric("AUPR errors", PERCENT, True),
+}
+OOD_METRICS = {
+    "auroc": _metric("AUROC", PERCENT, True),
+    "fpr95": _metric("FPR95", PERCENT, False),
+    "aupr_in": _metric("AUPR in", PERCENT, True),
+    "aupr_out": _metric("AUPR out", PERCENT, True),
+    "ds_f1": _metric("DS-F1", PERCENT, True),
+    "ds_aurc": _metric("DS-AURC", PERMILLE, False),
+    "ood_f1": _metric("OOD-F1", PERCENT, True),
+    "ood_aurc": _metric("OOD-AURC", PERMILLE, False),
+}
+METRICS = (
+    ERROR_METRICS
+    | OOD_METRICS
+    | {  # measured too; the tables show the trapezoid ones, as the papers do
+        "ap_in": _metric("AP in", PERCENT, True),
+        "ap_out": _metric("AP out", PERCENT, True),
+    }
+)
+# What is shown first: of each run, in the order of the papers' tables.
+HEADLINE = (
+    "accuracy",
+    "aurc",
+    *(f"{metric}_{group}" for metric in ("auroc", "fpr95", "ds_f1", "ds_aurc") for group in ("near", "far")),
+)
+KEYS = ("run", "set", "group", "score")
+
+
+def how_shown(key: str) -> Metric:
+    """How a metric is shown, `auroc_near` as well as `auroc`."""
+    name, _, group = key.rpartition("_")
+    if group not in ("near", "far"):
+        return METRICS[key]
+    shown = METRICS[name]
+    stem, unit = shown.heading.rsplit(" ", 1)
+    return shown._replace(heading=f"{stem} {group} {unit}")
+
+
+def format_value(key: str, value: Any, spread: Any = None) -> str:
+    """A fraction as papers show it.
+
+    Args:
+        key: of the metric.
+        value: a fraction, None (shown as a dash), or a list of them (one a seed), shown as mean ± standard
+            deviation.
+        spread: a standard deviation, or the two ends of a confidence interval.
+    """
+    if value is None:
+        return "–"
+    _, factor, decimals, _ = how_shown(key)
+    if isinstance(value, list):
+        value, spread = float(np.mean(value)), float(np.std(value, ddof=1))
+    text = f"{value * factor:.{decimals}f}"
+    if isinstance(spread, Sequence):
+        return f"{text} [{spread[0] * factor:.{decimals}f}, {spread[1] * factor:.{decimals}f}]"
+    return text if spread is None else f"{text} ± {spread * factor:.{decimals}f}"
+
+
+def metric_rows(columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Headline metrics as table rows, headings first: a row a metric, a column a mapping of metrics."""
+    rows = [["", *columns]]
+    for key in HEADLINE:
+        if any(key in metrics for metrics in columns.values()):
+            cells = [format_value(key, metrics.get(key)) for metrics in columns.values()]
+            rows.append([how_shown(key).heading, *cells])
+    return rows
+
+
+def score_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """An evaluation for a terminal, headings first: a row a score, means over the near and the far sets."""
+    wanted = ("auroc_near", "auroc_far", "ds_aurc_near", "ds_aurc_far")  # what 80 columns hold
+    keys = ["aurc", *(key for key in wanted if any(key in means for means in result["scores"].values()))]
+    rows = [["score", *(how_shown(key).heading for key in keys)]]
+    for score, metrics in result["scores"].items():
+        known = {**metrics, **result["test"][score]}
+        rows.append([score, *(format_value(key, known.get(key)) for key in keys)])
+    return rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """Metrics of one score on one set of one run; `spread` holds standard deviations or intervals."""
+
+    run: str
+    set: str
+    group: str
+    score: str
+    metrics: Mapping[str, float]
+    spread: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """The row for programs: keys, fractions, and ends of intervals or standard deviations beside them."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in KEYS}
+        for key, value in self.metrics.items():
+            plain[key] = value
+            spread = self.spread.get(key)
+            if isinstance(spread, Sequence):
+                plain |= {f"{key}_low": spread[0], f"{key}_high": spread[1]}
+            elif spread is not None:
+                plain[f"{key}_std"] = spread
+        return plain
+
+
+def pooled_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """Rows of several evaluations, by name of the run: the test set, each OOD set, means of the groups."""
+    return [row for run, result in results.items() for row in _rows_of(run, result)]
+
+
+def _rows_of(run: str, result: Mapping[str, Any]) -> Iterator[Row]:
+    spread = result.get("intervals") or result.get("std") or {}
+    for score, metrics in result["test"].items():
+        yield Row(run, "test", "id", score, metrics, spread.get("test", {}).get(score, {}))
+    for name, by_score in result["sets"].items():
+        for score, metrics in by_score.items():
+            around = spread.get("sets", {}).get(name, {}).get(score, {})
+            yield Row(run, name, result["groups"][name], score, metrics, around)
+    for group in ("near", "far"):
+        for score, metrics in result["scores"].items():
+            ending = f"_{group}"
+            means = {
+                key.removesuffix(ending): value for key, value in metrics.items() if key.endswith(ending)
+            }
+            around = spread.get("scores", {}).get(score, {})
+            around = {
+                key.removesuffix(ending): value for key, value in around.items() if key.endswith(ending)
+            }
+            if means:
+                yield Row(run, f"{group} (mean)", group, score, means, around)
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> Path:
+    """Write rows in the format that the file's ending names.
+
+    Raises:
+        ConfigError: the ending is none of csv, json, md, tex, html.
+    """
+    form = FORMATS.get(path.suffix.removeprefix("."))
+    if form is None:
+        raise ConfigError(f"{path}: got the ending {path.suffix!r}, wanted one of {', '.join(FORMATS)}")
+    path.write_text(form(rows))
+    return path
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Comma-separated fractions."""
+    plain = [row.plain() for row in rows]
+    names = list(dict.fromkeys(name for row in plain for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return buffer.getvalue()
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """A list of objects with fractions."""
+    return json.dumps([row.plain() for row in rows], indent=1)
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A pipe table for each kind of set."""
+    parts = []
+    for headings, body in _shown(rows, "**{}**".format):
+        lines = [headings, ["---"] * len(_labels(rows)) + ["---:"] * (len(headings) - len(_labels(rows)))]
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in [*lines, *body]))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_latex(rows: Sequence[Row]) -> str:
+    """`tabular` environments for the package booktabs."""
+    parts = []
+    for headings, body in _shown(rows, "\\textbf{{{}}}".format):
+        columns = "l" * len(_labels(rows)) + "r" * (len(headings) - len(_labels(rows)))
+        lines = [" & ".join(map(_escape, cells)) + r" \\" for cells in [headings, *body]]
+        inner = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
+        parts.append(f"\\begin{{tabular}}{{{columns}}}\n{inner}\n\\end{{tabular}}")
+    return "\n\n".join(parts) + "\n"
+
+
+def as_html(rows: Sequence[Row]) -> str:
+    """`<table>` elements."""
+    parts = []
+    for headings, body in _shown(rows, lambda text: f"\0{text}"):
+        head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
+        lines = ["<tr>" + "".join(map(_html_cell, cells)) + "</tr>" for cells in body]
+        parts.append("\n".join(["<table>", f"<tr>{head}</tr>", *lines, "</table>"]))
+    return "\n".join(parts) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "csv": as_csv,
+    "json": as_json,
+    "md": as_markdown,
+    "tex": as_latex,
+    "html": as_html,
+}
+
+
+def _shown(rows: Sequence[Row], mark: Callable[[str], str]) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Headings and cells of the test rows, then of the OOD rows; the best of each set and run are marked."""
+    labels = _labels(rows)
+    for metrics, is_id in ((ERROR_METRICS, True), (OOD_METRICS, False)):
+        chosen = [row for row in rows if (row.group == "id") == is_id]
+        keys = [key for key in metrics if any(key in row.metrics for row in chosen)]
+        if not chosen:
+            continue
+        body = []
+        for row in chosen:
+            cells = [
+                mark(text) if key != "accuracy" and _is_best(row, key, chosen) else text
+                for key in keys
+                for text in [format_value(key, row.metrics.get(key), row.spread.get(key))]
+            ]
+            body.append([getattr(row, name) for name in labels] + cells)
+        yield [*labels, *(METRICS[key].heading for key in keys)], body
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Key columns that are shown: the run only where there are several."""
+    return [name for name in ("run", "set", "score") if name != "run" or len({row.run for row in rows}) > 1]
+
+
+def _is_best(row: Row, key: str, rows: Sequence[Row]) -> bool:
+    rivals = [
+        other.metrics[key]
+        for other in rows
+        if (other.run, other.set) == (row.run, row.set) and key in other.metrics
+    ]
+    best = max if METRICS[key].larger_is_better else min
+    return len(rivals) > 1 and row.metrics.get(key) == best(rivals)
+
+
+LATEX = {"%": r"\%", "‰": r"\textperthousand", "_": r"\_", "±": r"$\pm$", "–": "--", "&": r"\&", "#": r"\#"}
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _html_cell(text: str) -> str:
+    if text.startswith("\0"):
+        return f"<td><b>{html.escape(text[1:])}</b></td>"
+    return f"<td>{html.escape(text)}</td>"

@@ -1,0 +1,1 @@
+"""Folders of runs and sweeps, and what is in them."""

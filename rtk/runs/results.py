@@ -1,0 +1,209 @@
+"""What is compared: runs from their folders, on their own, of a sweep or of an experiment."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from rtk.config.errors import ConfigError, nearest
+from rtk.config.load import flatten
+from rtk.config.yaml_files import parse_yaml
+from rtk.runs.folder import RunFolder
+
+# Keys that say where and how fast a run went, or which repetition it is: not what was tried.
+INCIDENTAL = ("seed", "output", "name", "tracking.", "train.threads", "train.max_restarts")
+CONDITION = re.compile(r"^\s*(params|metrics|attributes)\.([\w./]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*$")
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+RESULT_KEYS = ("summary", "test", "scores", "sets", "groups", "protocol", "calibration", "step")
+
+
+def read_scores(run: RunFolder) -> pa.Table:
+    """The score table of an evaluated run.
+
+    Raises:
+        ConfigError: where the run has not been evaluated.
+    """
+    return pq.read_table(_evaluated(run, "scores.parquet"))
+
+
+def read_result(run: RunFolder) -> dict[str, Any]:
+    """What `evaluate_run` returned.
+
+    Raises:
+        ConfigError: where the run has not been evaluated, or by a version of rtk that wrote something else.
+    """
+    result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text())
+    missing = [key for key in RESULT_KEYS if key not in result]
+    if missing:
+        raise ConfigError(
+            f"{run.name}: metrics.json lacks {missing[0]!r}, another version of rtk wrote it; "
+            f"run `rtk evaluate {run.path}` again"
+        )
+    return result
+
+
+def _evaluated(run: RunFolder, name: str) -> Path:
+    path = run.evaluation / name
+    if not path.exists():
+        raise ConfigError(f"{run.name}: not evaluated yet, run `rtk evaluate {run.path}` first")
+    return path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run as a row of data.
+
+    Attributes:
+        run: its folder.
+        params: config values by dotted key.
+        metrics: `val/...` of its last validation and, once evaluated, the headline metrics of the test.
+        attributes: `name`, and for a sweep's trial `number`, `state` and, if it failed, `reason`.
+    """
+
+    run: RunFolder
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return str(self.attributes["name"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.params["seed"])
+
+    def tried(self) -> dict[str, Any]:
+        """The params that make it a run of its own kind: all but the incidental ones."""
+        return {key: value for key, value in self.params.items() if not key.startswith(INCIDENTAL)}
+
+
+def read_entry(run: RunFolder, **attributes: Any) -> Entry:
+    """A run as it is now, evaluated or not."""
+    metrics = {row["key"]: row["value"] for row in run.read_metrics() if row["key"].startswith("val/")}
+    if (run.evaluation / "metrics.json").exists():
+        metrics |= read_result(run)["summary"]
+    params = dict(flatten(run.config_tree()))
+    return Entry(run, params, metrics, {"name": run.name, **attributes})
+
+
+def read_experiment(name: str, output: str) -> list[Entry]:
+    """All runs under `output` whose `tracking.experiment` it is, a sweep's trials included.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    folders = [*Path(output).glob("*/config.yaml"), *Path(output).glob("*/trial-*/config.yaml")]
+    runs = [RunFolder(path.parent.absolute()) for path in sorted(folders)]
+    entries = [read_entry(run) for run in runs if run.config_tree()["tracking"]["experiment"] == name]
+    if not entries:
+        raise ConfigError(f"--experiment: got {name!r}, no run under {output}/ belongs to it")
+    return entries
+
+
+def select(entries: Iterable[Entry], where: str | None) -> list[Entry]:
+    """Entries for which all conditions hold, such as `params.model.width = 8 and metrics.accuracy > 0.9`.
+
+    Raises:
+        ConfigError: where a condition cannot be read, or is about a key that no entry has.
+    """
+    entries = list(entries)
+    conditions = [_condition(text, entries) for text in re.split(r"\s+and\s+", where)] if where else []
+    return [entry for entry in entries if all(holds(entry) for holds in conditions)]
+
+
+def _condition(text: str, entries: Sequence[Entry]) -> Callable[[Entry], bool]:
+    match = CONDITION.match(text)
+    if match is None:
+        raise ConfigError(
+            f"--where: got {text!r}, wanted such as params.optimizer.lr = 0.1 or metrics.val/aurc < 0.2"
+        )
+    table, key, sign, value = match.groups()
+    wanted = _literal(value)
+    known = {name for entry in entries for name in getattr(entry, table)}
+    if known and key not in known:
+        raise ConfigError(
+            f"--where: no run has {table}.{key}, the nearest there is is {table}.{nearest(key, known)}"
+        )
+
+    def holds(entry: Entry) -> bool:
+        values = getattr(entry, table)
+        try:
+            return key in values and bool(COMPARISONS[sign](values[key], wanted))
+        except TypeError:  # of another type: not comparable, so it does not hold
+            return False
+
+    return holds
+
+
+def _literal(text: str) -> Any:
+    """A value as a recipe would have it."""
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--where: got the value {text!r}, wanted a number or a word") from None
+
+
+def changed_keys(entries: Sequence[Entry]) -> list[str]:
+    """Params in which entries differ, in the order of the config."""
+    values: dict[str, set[str]] = {}
+    for entry in entries:
+        for key, value in entry.tried().items():
+            values.setdefault(key, set()).add(repr(value))
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed."""
+
+    label: str
+    entries: tuple[Entry, ...]
+
+    def values(self, metric: str) -> list[float]:
+        """A metric of all runs that have it."""
+        return [entry.metrics[metric] for entry in self.entries if metric in entry.metrics]
+
+
+def group_by_seed(entries: Sequence[Entry]) -> list[Group]:
+    """Entries put together where only the seed differs, in the order in which they come."""
+    by_kind: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_kind.setdefault(repr(sorted(entry.tried().items())), []).append(entry)
+    for members in by_kind.values():
+        members.sort(key=lambda entry: entry.seed)
+    names = {kind: _label(members) for kind, members in by_kind.items()}
+    repeated = {name for name in names.values() if list(names.values()).count(name) > 1}
+    return [
+        Group(members[0].name if names[kind] in repeated else names[kind], tuple(members))
+        for kind, members in by_kind.items()
+    ]
+
+
+def _label(members: Sequence[Entry]) -> str:
+    return members[0].name if len(members) == 1 else str(members[0].params["name"])
+
+
+def iterate_metrics(entries: Iterable[Entry]) -> Iterator[str]:
+    """Names of all metrics that any entry has, each once."""
+    yield from dict.fromkeys(key for entry in entries for key in entry.metrics)

@@ -1,0 +1,123 @@
+"""The folder of a sweep: what it searches and starts from; its trials' run folders lie in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtk.config.errors import ConfigError
+from rtk.config.load import build_config, override_config
+from rtk.config.schema import RunConfig
+from rtk.config.search_space import SearchSpace, parse_space
+from rtk.config.yaml_files import dump_yaml, read_mapping
+from rtk.runs.folder import RunFolder
+
+SWEEP_FILE = "sweep.yaml"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder `runs/NAME` with `sweep.yaml`, the study's journal and a run folder a trial."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, space: SearchSpace, config: RunConfig, name: str) -> Sweep:
+        """Make the folder; the trials' runs go into it.
+
+        Raises:
+            ConfigError: where it is there already or cannot be written.
+        """
+        sweep = cls(cls.check_free(config, name))
+        config = override_config(config, {"output": str(sweep.path)})
+        try:
+            sweep.path.mkdir(parents=True)
+            sweep.save(space, config)
+        except OSError as error:
+            raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
+        return sweep
+
+    @classmethod
+    def check_free(cls, config: RunConfig, name: str) -> Path:
+        """Where a new sweep's folder goes.
+
+        Raises:
+            ConfigError: where there is something already.
+        """
+        path = Path(config.output).absolute() / name
+        if path.exists():
+            raise ConfigError(f"--name: {path} exists already; --resume {name} continues it")
+        return path
+
+    @classmethod
+    def open(cls, name: str | Path, output: str = "runs") -> Sweep:
+        """The folder of an existing sweep, by path or by name under `output`.
+
+        Raises:
+            ConfigError: where there is no such sweep.
+        """
+        for path in (Path(name), Path(output) / name):
+            if (path / SWEEP_FILE).is_file():
+                return cls(path.absolute())
+        raise ConfigError(f"sweep: got {str(name)!r}, wanted a sweep's folder or its name under {output}/")
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep, its folder and its MLflow run."""
+        return self.path.name
+
+    def space(self, changes: Mapping[str, Any] | None = None) -> SearchSpace:
+        """The search space, with other values for some of its top-level keys."""
+        return parse_space({**self._tree()["space"], **(changes or {})}, str(self.path / SWEEP_FILE))
+
+    def config(self) -> RunConfig:
+        """Config that the trials' values are laid over."""
+        return build_config(self._tree()["config"])
+
+    def save(self, space: SearchSpace, config: RunConfig) -> None:
+        """Write `sweep.yaml`, whole or not at all."""
+        tree = {"space": space.model_dump(mode="json"), "config": config.model_dump(mode="json")}
+        partial = self.path / f"{SWEEP_FILE}.partial"
+        partial.write_text(dump_yaml(tree))
+        partial.replace(self.path / SWEEP_FILE)
+
+    def _tree(self) -> dict[str, Any]:
+        return read_mapping(self.path / SWEEP_FILE)
+
+
+def trial_name(number: int) -> str:
+    """Name of a trial's run and folder."""
+    return f"trial-{number:04d}"
+
+
+def sweep_of(run: RunFolder) -> RunFolder | None:
+    """The folder of the sweep that a run is a trial of; None for any other run."""
+    return RunFolder(run.path.parent) if (run.path.parent / SWEEP_FILE).exists() else None
+
+
+def is_mirrored(run: RunFolder) -> bool:
+    """Whether a folder is a run or a sweep."""
+    return any((run.path / name).is_file() for name in ("config.yaml", SWEEP_FILE))
+
+
+def read_tree(run: RunFolder) -> dict[str, Any]:
+    """Config of a run, or that of a sweep's trials."""
+    if (run.path / SWEEP_FILE).exists():
+        tree: dict[str, Any] = read_mapping(run.path / SWEEP_FILE)["config"]
+        return tree
+    return run.config_tree()
+
+
+def folders_to_sync(output: Path) -> list[RunFolder]:
+    """All runs and sweeps under a folder, sweeps before their trials."""
+    sweeps = [path.parent for path in sorted(output.glob(f"*/{SWEEP_FILE}"))]
+    runs = [path.parent for path in sorted(output.glob("*/config.yaml"))]
+    found = [RunFolder(path.absolute()) for path in (*sweeps, *runs)]
+    return found + [trial for sweep in sweeps for trial in trials_of(RunFolder(sweep.absolute()))]
+
+
+def trials_of(run: RunFolder) -> list[RunFolder]:
+    """Folders of the trials of a sweep; none of a run."""
+    return [RunFolder(path.parent) for path in sorted(run.path.glob("trial-*/config.yaml"))]

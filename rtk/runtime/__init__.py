@@ -1,0 +1,1 @@
+"""What everything runs on: the Ray session, ranks, the environment, the console."""

@@ -1,0 +1,31 @@
+"""The same function of many arguments, on all cores of the Ray session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rtk.runtime.console import Progress
+
+
+def in_parallel(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], progress: Progress | None = None
+) -> list[Any]:
+    """Results in the order of the arguments, a Ray task each.
+
+    Args:
+        function: of a module, so that workers can import it.
+        arguments: of each call.
+        progress: called with the number of calls done and their total.
+    """
+    import ray
+
+    task = ray.remote(function)
+    references = [task.remote(*given) for given in arguments]
+    pending = references
+    while pending:
+        _, pending = ray.wait(pending)
+        if progress is not None:
+            progress(len(references) - len(pending), len(references))
+    results: list[Any] = ray.get(references)
+    return results

@@ -1,0 +1,302 @@
+"""MLflow's copy of a run's or a sweep's folder.
+
+Everything is written into the run's folder first; a thread of the driver sends it on. So training never
+waits for the tracking server, and what could not be sent is sent by the next `send`, also by `rtk sync`
+in another process. `mlflow.json` says what has been sent; every step may be repeated without harm.
+The names that MLflow shows are listed in docs/mlflow.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from rtk.config.load import flatten
+from rtk.config.yaml_files import read_mapping
+from rtk.runs.folder import RunFolder
+from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
+
+BATCH = 1000  # metrics in one request; MLflow's own limit
+PARAMS_BATCH = 100
+LONGEST_PARAM = 6000
+# MLflow's defaults wait for minutes; what is not sent now is sent by the next call.
+SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+DESCRIPTIONS = ("config.yaml", "environment.json", "skipped.csv", SWEEP_FILE)
+
+
+def tracking_uri(run: RunFolder) -> str:
+    """The configured server, or the SQLite file in the output folder."""
+    output = (sweep_of(run) or run).path.parent
+    return read_tree(run)["tracking"]["uri"] or f"sqlite:///{output / 'mlflow.db'}"
+
+
+def note_status(run: RunFolder, status: str, keep_checkpoints: bool = False, **tags: Any) -> None:
+    """Write down how a run stands, for the next `send`.
+
+    Args:
+        run: the run.
+        status: MLflow's `RUNNING`, `FINISHED`, `FAILED` or `KILLED`.
+        keep_checkpoints: whether its checkpoints are uploaded and registered as models.
+        tags: further tags of the run (`rtk.KEY`).
+    """
+    run.write_json("status.json", {"status": status, "keep_checkpoints": keep_checkpoints, "tags": tags})
+
+
+class Mirror:
+    """Brings MLflow up to a run's folder (or a sweep's), whenever `send` is called."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run, self.uri = run, tracking_uri(run)
+        self.final_status = "FINISHED"
+        self._client: Any = None
+        self._metrics_stamp: Any = None
+        self._by_time: bool | None = None
+        self._was_found = False
+
+    def send(self, files: bool = False) -> int:
+        """Send what has not been sent yet; with `files` also artifacts and models. Returns the rows sent.
+
+        Raises:
+            Exception: MLflow's, where the server cannot be reached; what was sent until then is noted.
+        """
+        with FileLock(self.run.path / ".mlflow.lock"):
+            state = self._state()
+            sent = self._send_rows(state)
+            if files:
+                self._send_files(state)
+                self._register(state)
+            self._send_status(state)
+        return sent
+
+    def send_status_again(self) -> None:
+        """Send how the run stands, after something else has changed that in MLflow."""
+        with FileLock(self.run.path / ".mlflow.lock"):
+            state = self._state()
+            self._note(state, status=None)
+            self._send_status(state)
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            for name, value in SHORT_WAITS.items():
+                os.environ.setdefault(name, value)
+            import mlflow
+
+            for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            self._client = mlflow.MlflowClient(self.uri)
+        return self._client
+
+    # -- the run itself
+
+    def _state(self) -> dict[str, Any]:
+        """What has been sent; makes the MLflow run at first, and where the database has been replaced."""
+        state: dict[str, Any] | None = self.run.read_json("mlflow.json")
+        if state is None or state["uri"] != self.uri or not self._is_known(state["run_id"]):
+            run_id = self._find_run() or self._create_run()
+            state = {"uri": self.uri, "run_id": run_id, "described": False, "status": None}
+            state |= {"marks": {}, "files": {}, "models": {}}
+            self._note(state)
+        if not state["described"]:
+            self._describe(state)
+        return state
+
+    def _note(self, state: dict[str, Any], **changes: Any) -> None:
+        state.update(changes)
+        self.run.write_json("mlflow.json", state)
+
+    def _is_known(self, run_id: str) -> bool:
+        """Whether MLflow has a run; asked once."""
+        from mlflow.exceptions import MlflowException
+
+        if not self._was_found:
+            try:
+                self._connect().get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return False
+            self._was_found = True
+        return True
+
+    def _find_run(self) -> str | None:
+        """An MLflow run that was made for this folder, but whose id could not be written down."""
+        quote = '"' if "'" in str(self.run.path) else "'"
+        folder = f"{quote}{self.run.path}{quote}"
+        found = self._connect().search_runs(
+            [self._experiment()], f"tags.`rtk.folder` = {folder}", max_results=1
+        )
+        return found[0].info.run_id if found else None
+
+    def _create_run(self) -> str:
+        tags = {"rtk.folder": str(self.run.path)}
+        parent = sweep_of(self.run)
+        if parent is not None:
+            tags["mlflow.parentRunId"] = Mirror(parent)._state()["run_id"]
+        run = self._connect().create_run(self._experiment(), run_name=self.run.name, tags=tags)
+        return str(run.info.run_id)
+
+    def _experiment(self) -> str:
+        client, name = self._connect(), read_tree(self.run)["tracking"]["experiment"]
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            folder = (sweep_of(self.run) or self.run).path.parent / "mlartifacts"
+            # A tracking server knows where it keeps files; a database does not.
+            location = None if self.uri.startswith(("http", "databricks")) else folder.as_uri()
+            try:
+                return str(client.create_experiment(name, artifact_location=location))
+            except Exception:  # another process was first, or the server is gone
+                found = client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def _describe(self, state: dict[str, Any]) -> None:
+        """Send config, seed, versions and data hashes as params, the commit as tags."""
+        from mlflow.entities import Param, RunTag
+
+        environment = self.run.read_json("environment.json") or {}
+        params = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in self._params(environment)]
+        for start in range(0, len(params), PARAMS_BATCH):
+            self._connect().log_batch(state["run_id"], params=params[start : start + PARAMS_BATCH])
+        commit = environment.get("commit")
+        if commit:
+            tags = {"mlflow.source.git.commit": commit["hash"], "rtk.uncommitted_changes": commit["dirty"]}
+            pairs = [RunTag(key, str(value)) for key, value in tags.items()]
+            self._connect().log_batch(state["run_id"], tags=pairs)
+        self._note(state, described=True)
+
+    def _params(self, environment: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        path = self.run.path / SWEEP_FILE
+        tree = read_mapping(path) if path.exists() else self.run.config_tree()
+        yield from flatten(tree)
+        for kind, prefix in (("packages", "version."), ("data", "hash.")):
+            yield from flatten(environment.get(kind, {}), prefix)
+        yield from (
+            (f"version.{name}", environment[name]) for name in ("rtk", "python") if name in environment
+        )
+
+    def _send_status(self, state: dict[str, Any]) -> None:
+        noted = self.run.read_json("status.json")
+        if noted is None or noted == state["status"]:
+            return
+        client, run_id, status = self._connect(), state["run_id"], noted["status"]
+        for key, value in noted["tags"].items():
+            client.set_tag(run_id, f"rtk.{key}", value)
+        if status == "RUNNING":
+            client.update_run(run_id, status=status)
+        else:
+            client.set_terminated(run_id, status)
+        self._note(state, status=noted)
+
+    # -- metrics
+
+    def _send_rows(self, state: dict[str, Any]) -> int:
+        """Send rows of `metrics.csv` beyond the mark of their key, in batches."""
+        path = self.run.path / "metrics.csv"
+        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+        if stamp == self._metrics_stamp:
+            return 0
+        if self._by_time is None:
+            self._by_time = _is_of_a_population(self.run)
+        marks, by_time = state["marks"], self._by_time
+        rows = [
+            r for r in _with_epochs(self.run.read_metrics()) if _mark(r, by_time) > marks.get(r["key"], -1)
+        ]
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            self._connect().log_batch(state["run_id"], metrics=[_metric(row) for row in batch])
+            self._note(state, marks=state["marks"] | {row["key"]: _mark(row, by_time) for row in batch})
+        self._metrics_stamp = stamp
+        return len(rows)
+
+    # -- files and models
+
+    def _send_files(self, state: dict[str, Any]) -> None:
+        """Upload files that are new or have changed: descriptions, evaluation, and checkpoints to keep."""
+        for path in self._files():
+            name = path.relative_to(self.run.path)
+            stamp = f"{path.stat().st_mtime_ns}-{path.stat().st_size}"
+            if state["files"].get(str(name)) != stamp:
+                folder = str(name.parent) if name.parent != Path() else None
+                self._connect().log_artifact(state["run_id"], str(path), folder)
+                self._note(state, files={**state["files"], str(name): stamp})
+
+    def _files(self) -> Iterator[Path]:
+        yield from (self.run.path / name for name in DESCRIPTIONS if (self.run.path / name).exists())
+        folders = ["evaluation", *(["checkpoints/best", "checkpoints/last"] if self._keeps() else [])]
+        for folder in folders:
+            yield from (path for path in sorted((self.run.path / folder).rglob("*")) if path.is_file())
+
+    def _keeps(self) -> bool:
+        return bool((self.run.read_json("status.json") or {}).get("keep_checkpoints"))
+
+    def _register(self, state: dict[str, Any]) -> None:
+        """Make `best` and `last` versions of the recipe's registered model, under these aliases."""
+        if not self._keeps():
+            return
+        client, model = self._connect(), read_tree(self.run)["name"]
+        root = client.get_run(state["run_id"]).info.artifact_uri
+        for alias in ("best", "last"):
+            path = self.run.checkpoints / alias / "state.json"
+            if not path.exists() or state["models"].get(alias) == (
+                step := json.loads(path.read_text())["step"]
+            ):
+                continue
+            _make_registered_model(client, model)
+            tags = {"rtk.step": str(step), "rtk.folder": str(path.parent)}
+            version = client.create_model_version(
+                model, f"{root}/checkpoints/{alias}", state["run_id"], tags=tags
+            ).version
+            client.set_registered_model_alias(model, alias, version)
+            self._note(state, models={**state["models"], alias: step})
+
+
+def _make_registered_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _with_epochs(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows, and for each step of training or validation one with its epoch."""
+    last = -1
+    for row in rows:
+        if row["key"].startswith(("train/", "val/")) and row["step"] > last:
+            last = row["step"]
+            yield {**row, "key": "epoch", "value": row["epoch"]}
+        yield row
+
+
+def _mark(row: dict[str, Any], by_time: bool) -> float:
+    """What grows from row to row of a key.
+
+    A resumed run writes the steps after its checkpoint anew, with the same values: they go by the step, so
+    that none is sent twice. Evaluations may be repeated at an earlier step: they go by the time.
+    """
+    repeats = not by_time and row["key"].startswith(("train/", "val/", "epoch"))
+    return row["step"] if repeats else row["time"]
+
+
+def _is_of_a_population(run: RunFolder) -> bool:
+    """Whether a run may take over another one's weights, and write its steps anew with other values."""
+    sweep = sweep_of(run)
+    if sweep is None:
+        return False
+    tree = read_mapping(sweep.path / SWEEP_FILE)
+    return bool(tree["space"]["scheduler"]["name"] == "pbt")
+
+
+def _metric(row: dict[str, Any]) -> Any:
+    from mlflow.entities import Metric
+
+    return Metric(row["key"], row["value"], int(row["time"] * 1000), row["step"])

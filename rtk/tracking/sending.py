@@ -1,0 +1,97 @@
+"""When MLflow is brought up to date: while a run goes on, after an evaluation, by `rtk sync`.
+
+A server that cannot be reached costs a warning, never the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rtk.runs.folder import RunFolder
+from rtk.runs.sweep import sweep_of
+from rtk.tracking.mirror import Mirror, note_status
+
+SEND_SECONDS = 2.0
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def mirrored(run: RunFolder) -> Iterator[Mirror]:
+    """Within it, a thread keeps MLflow up to date; on leaving, the rest is sent.
+
+    A server that cannot be reached costs a warning, never the run.
+    """
+    mirror = Mirror(run)
+    note_status(run, "RUNNING")
+    status = "FAILED"
+    try:
+        with kept_up_to_date(mirror.send):
+            yield mirror
+            status = mirror.final_status
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        keep = status == "FINISHED" and run.config_tree()["tracking"]["checkpoints"]
+        note_status(run, status, keep_checkpoints=keep)
+        quietly(mirror.send, files=True)
+
+
+@contextmanager
+def kept_up_to_date(send: Callable[[], Any], seconds: float = SEND_SECONDS) -> Iterator[None]:
+    """Within it, a thread calls `send` every so often; its errors are warned of, once an outage."""
+    leave = threading.Event()
+
+    def keep_sending() -> None:
+        was_reached = True
+        while not leave.is_set():
+            was_reached = quietly(send, warn=was_reached)
+            leave.wait(seconds)
+
+    thread = threading.Thread(target=keep_sending, name="mlflow-mirror", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+def quietly(action: Callable[..., Any], warn: bool = True, **arguments: Any) -> bool:
+    """Call, and turn any error into a warning; whether it went well."""
+    try:
+        action(**arguments)
+    except Exception as error:  # MLflow raises many kinds; none of them may cost the run
+        if warn:
+            reason = str(error).split("\n")[0]
+            logger.warning("MLflow is not reachable, all is kept on disk for `rtk sync`: %s", reason)
+        return False
+    return True
+
+
+def send_evaluation(run: RunFolder) -> None:
+    """Send the metrics and files of an evaluation to the run's MLflow run."""
+    quietly(Mirror(run).send, files=True)
+
+
+def sync(runs: Sequence[RunFolder]) -> dict[str, str | int]:
+    """Send what is left of runs and sweeps.
+
+    Returns:
+        By name (`SWEEP/TRIAL` for a trial; the path, where two are called the same) the number of rows sent,
+        or why they could not be.
+    """
+    outcome: dict[str, str | int] = {}
+    for run in runs:
+        sweep = sweep_of(run)
+        name = run.name if sweep is None else f"{sweep.name}/{run.name}"
+        name = str(run.path) if name in outcome else name
+        try:
+            outcome[name] = Mirror(run).send(files=True)
+        except Exception as error:
+            outcome[name] = str(error).split("\n")[0]
+    return outcome

@@ -1,0 +1,66 @@
+"""A sweep in MLflow: a parent run with the trials as its children, kept up to date by the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+from rtk.runs.folder import RunFolder
+from rtk.runs.sweep import trial_name
+from rtk.tracking.mirror import Mirror, note_status
+from rtk.tracking.sending import kept_up_to_date, quietly
+
+STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
+
+
+def note_trial(sweep: Path, trial: FrozenTrial) -> None:
+    """Write down how a trial ended, once; MLflow has no status for one stopped early, so it is a tag."""
+    run = RunFolder(sweep / trial_name(trial.number))
+    if run.path.is_dir() and not (run.path / "status.json").exists():
+        reasons = {key: trial.user_attrs[key] for key in ("reason",) if key in trial.user_attrs}
+        note_status(run, STATUS[trial.state], state=trial.state.name.lower(), **reasons)
+
+
+class SweepMirror:
+    """Sends the sweep's folder and those of its trials, from whichever node they were written."""
+
+    def __init__(self, sweep: Path) -> None:
+        self.sweep = RunFolder(sweep)
+        self.parent = Mirror(self.sweep)
+        self.children: dict[Path, Mirror] = {}
+        self.done: set[Path] = set()
+
+    def send(self) -> None:
+        """Send what is new; a trial that has ended is sent with its files, and then left alone."""
+        self.parent.send()
+        for path in sorted(self.sweep.path.glob("trial-*")):
+            if path in self.done or not (path / "environment.json").exists():
+                continue
+            mirror = self.children.setdefault(path, Mirror(RunFolder(path)))
+            ended = mirror.run.read_json("status.json") is not None
+            mirror.send(files=ended)
+            if ended:
+                self.done.add(path)
+
+
+@contextmanager
+def mirrored_sweep(sweep: Path) -> Iterator[SweepMirror]:
+    """Within it, MLflow is kept up to date with a sweep; on leaving, the rest is sent."""
+    mirror = SweepMirror(sweep)
+    note_status(mirror.sweep, "RUNNING")
+    status = "FAILED"
+    try:
+        with kept_up_to_date(mirror.send):
+            yield mirror
+            status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        note_status(mirror.sweep, status)
+        mirror.done.clear()  # the best trial's checkpoints are to be kept now
+        quietly(mirror.send)
+        quietly(mirror.parent.send, files=True)

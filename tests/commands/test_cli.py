@@ -1,0 +1,255 @@
+"""The command line as a user meets it: a process, its output and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+
+from rtk.cli import SECTIONS, _parse, build_parser, main
+from rtk.config import load_config
+from rtk.runs.folder import RunFolder
+
+RTK = [str(Path(sys.executable).parent / "rtk")]
+SMALL = ["model.width=4", "data.train_rows=256", "train.threads=1"]
+
+
+def test_help_loads_nothing_heavy():
+    heavy = {"torch", "ray", "numpy", "yaml"}
+    code = f"import sys, rtk.cli; rtk.cli.build_parser(); print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "demo",
+        "train",
+        "evaluate",
+        "report",
+        "data prepare",
+        "data inspect",
+        "data views",
+        "doctor",
+        "sweep",
+        "compare",
+        "sync",
+    ],
+)
+def test_every_command_has_help_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args([*command.split(), "--help"])
+    assert stop.value.code == 0
+    assert f"rtk {command}" in capsys.readouterr().out.split("examples:")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "digits_demo", "optimzer.lr=1"], "nearest valid key is 'optimizer.lr'"),
+        (["train", "digits_demo", "data.train=/nowhere"], "data.train: .*/nowhere"),
+        (["train", "digits_demo", "data.train=builtin:cats/x"], "there is builtin:digits"),
+        (["train", "nope"], "wanted a YAML file or one of"),
+        (["train"], "recipe: got none"),
+        (
+            ["train", "digits_demo", "model.name=resnet51"],
+            "model.name: got 'resnet51', wanted one of resnet18, .*, or timm/NAME",
+        ),
+        (
+            ["train", "digits_demo", "train.duration=0ep"],
+            "train.duration: got '0ep', wanted at least one step",
+        ),
+        (
+            ["train", "digits_demo", "train.batch_size=4096"],
+            "train.batch_size: got 4096, wanted at most the 865",
+        ),
+        (["train", "digits_demo", "data.near_ood.x=/nowhere"], "data.near_ood.x: .*/nowhere"),
+        (["train", "digits_demo", "--resume", "x", "--dry-run"], "--resume: cannot be combined"),
+        (["train", "--resume", "nowhere"], "run: got 'nowhere', wanted a run folder"),
+        (["evaluate", "nowhere"], "run: got 'nowhere', wanted a run folder"),
+        (["data", "inspect", "/nowhere"], "/nowhere"),
+        (["recipes", "validate", "digits_demo", "seed=-1"], "seed: got -1"),
+        (
+            ["recipes", "validate", "digits_demo", "evaluate.scores=[mpsx]"],
+            "score: got 'mpsx', wanted one of msp",
+        ),
+        (["train", "digits_demo", "evaluate.ood_score=kn"], "score: got 'kn', wanted one of msp"),
+        (["sync", "--output", "/nowhere"], "--output: there is no folder '/nowhere'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.startswith("rtk: error: ")
+    assert error.count("\n") == 1
+
+
+def test_unwritable_output_folder(tmp_path, capsys, ray_session):
+    (tmp_path / "file").write_text("in the way")
+    assert main(["train", "digits_ce", f"output={tmp_path}/file"]) == 2
+    assert "output: cannot write to" in capsys.readouterr().err
+
+
+def test_zero_classes_and_labels_out_of_range(tmp_path, capsys, rtk_like_parquet):
+    assert (
+        main(["train", "digits_ce", f"data.train={rtk_like_parquet(labels=[0, 7], classes=['a', 'b'])}"]) == 2
+    )
+    assert "label 7 in row 1 is out of range, there are 2 classes" in capsys.readouterr().err
+    assert main(["train", "digits_ce", f"data.train={rtk_like_parquet(labels=[0], classes=[])}"]) == 2
+    assert "class" in capsys.readouterr().err
+
+
+@pytest.fixture
+def rtk_like_parquet(tmp_path):
+    """Make a Parquet file of tiny images with the given labels and classes."""
+
+    def make(labels, classes):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from rtk.data.image import encode_png
+
+        folder = tmp_path / f"set{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        images = [encode_png(np.zeros((32, 32, 3), np.uint8)) for _ in labels]
+        pq.write_table(pa.table({"image": images, "label": labels}), folder / "train.parquet")
+        (folder / "classes.json").write_text(json.dumps({"classes": classes}))
+        return folder / "train.parquet"
+
+    return make
+
+
+def test_print_config_says_where_values_come_from(capsys):
+    assert main(["train", "digits_demo", "sharpness.rho=0.1", "--print-config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.match(r"sharpness.rho: 0.1\s+# override", line) for line in lines)
+    assert any(re.match(r"model.width: 8\s+# recipe digits_ce", line) for line in lines)
+    assert main(["train", "digits_demo", "--print-config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == {"value": 0, "origin": "default"}
+
+
+def test_overrides_may_follow_options(capsys):
+    assert main(["train", "digits_demo", "--print-config", "--json", "model.width=4"]) == 0
+    assert json.loads(capsys.readouterr().out)["model.width"]["value"] == 4
+    for wrong in (["train", "digits_demo", "--no-such-option"], ["doctor", "train.workers=2"]):
+        with pytest.raises(SystemExit) as stop:
+            main(wrong)
+        assert stop.value.code == 2
+
+
+def test_words_are_taken_for_what_they_are_wherever_they_stand():
+    options = _parse(["evaluate", "RUN", "--scores", "msp", "knn", "evaluate.actors=2"])
+    assert (options.scores, options.overrides) == (["msp", "knn"], ["evaluate.actors=2"])
+    options = _parse(["evaluate", "RUN", "--ood", "a=x", "data.far_ood.tiny-imagenet=y", "--corruptions"])
+    assert (options.ood, options.overrides) == (["a=x"], ["data.far_ood.tiny-imagenet=y"])
+    options = _parse(["sweep", "SPACE", "--trials", "3", "RECIPE", "seed=1"])
+    assert (options.space, options.recipe, options.overrides) == ("SPACE", "RECIPE", ["seed=1"])
+    sections = {key for key, value in load_config("digits_ce") if isinstance(value, BaseModel | dict)}
+    assert set(SECTIONS.split()) == sections
+
+
+def test_output_is_a_folder_of_new_runs_too(capsys, tmp_path):
+    assert main(["train", "digits_demo", "--output", str(tmp_path), "--print-config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"]["value"] == str(tmp_path)
+
+
+def test_recipes(tmp_path, capsys):
+    assert main(["recipes", "ls", "--json"]) == 0
+    assert "digits_demo" in json.loads(capsys.readouterr().out)
+    mine = tmp_path / "mine.yaml"
+    assert main(["recipes", "cp", "digits_demo", str(mine)]) == 0
+    assert main(["recipes", "validate", str(mine)]) == 0
+    assert main(["recipes", "cp", "digits_demo", str(mine)]) == 2
+    assert main(["recipes", "cat", "digits_demo"]) == 0
+    assert mine.read_text() in capsys.readouterr().out
+
+
+def test_prepare_and_inspect(tmp_path, capsys):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (20, 16), (number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    (tmp_path / "photos" / "dog" / "broken.png").write_bytes(b"no image")
+    source, out = str(tmp_path / "photos"), str(tmp_path / "prepared")
+    assert main(["data", "prepare", source, "--out", out]) == 1
+    assert "broken.png" in capsys.readouterr().err
+    assert not Path(out).exists()
+    assert main(["data", "prepare", source, "--out", out, "--skip-bad"]) == 0
+    assert re.search(r"6 images, 2 classes.*skipped.*: 1\n.*broken.png", capsys.readouterr().out, re.DOTALL)
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "inspect", out, "--sheet", str(sheet)]) == 0
+    assert "6 images, 2 classes" in capsys.readouterr().out
+    assert Image.open(sheet).width > 20
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_is_a_static_script(shell, capsys):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "evaluate" in script
+    assert "--print-config" in script
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, number, code):
+    command = [*RTK, "train", "digits_ce", f"output={tmp_path}", *SMALL, "train.duration=500ep", "--json"]
+    with (tmp_path / "err").open("w") as errors:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
+        _wait_for_step(tmp_path, process)
+        # A terminal's Ctrl-C reaches the whole foreground group; a scheduler's SIGTERM the process alone.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, (tmp_path / "err").read_text()
+    summary = json.loads(output)
+    assert summary["status"] == "interrupted"
+    state = json.loads(Path(summary["path"], "checkpoints", "last", "state.json").read_text())
+    if number == signal.SIGTERM:
+        return
+    duration = f"train.duration={state['step'] + 2}steps"
+    assert main(["train", "--resume", summary["path"], duration]) == 0
+    assert RunFolder.open(summary["path"]).config().train.duration == duration.partition("=")[2]
+    assert main(["train", "--resume", summary["path"]]) == 2  # nothing is left to do
+
+
+def _wait_for_step(folder: Path, process) -> None:
+    for _ in range(600):
+        assert process.poll() is None, (folder / "err").read_text()
+        if any('"step": ' in path.read_text() for path in folder.glob("*/progress.json")):
+            return
+        time.sleep(0.2)
+    raise TimeoutError("no training step within two minutes")
+
+
+@pytest.mark.slow
+def test_dry_run_keeps_nothing(tmp_path, monkeypatch, capsys, ray_session):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "digits_demo", "model.width=4", "--dry-run", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done == {
+        "training step, validation, checkpoint": "finished",
+        "evaluation": "2 OOD sets",
+        "report": "written",
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_doctor(capsys, ray_session):
+    assert main(["doctor", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert checks["2-worker collective"]["ok"]
+    assert "torch" in checks["packages"]["found"]

@@ -1,0 +1,169 @@
+import json
+import pickle
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from rtk.cli import main
+from rtk.config import ConfigError
+from rtk.config.model import ModelConfig
+from rtk.data.image import decode_rgb
+from rtk.data.views.augment import to_float
+from rtk.deploy.packaged_model import PackagedModel, Preprocessing, _load_pyfunc
+from rtk.deploy.predict import find_images, open_model, predict_files
+from rtk.models import build_model
+from rtk.scores import FitData, Predictions, apply_score, fit_score
+from rtk.scores.decision import DecisionRule, decide
+
+CLASSES, SIDE = ["cat", "dog", "eel"], 16
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def encoded(seed: int) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture(seed)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def packaged() -> PackagedModel:
+    """A random model whose thresholds split its own scores."""
+    torch.manual_seed(0)
+    config = ModelConfig(width=4)
+    model = build_model(config, len(CLASSES), SIDE).eval()
+    with torch.no_grad():
+        logits, features = model.forward_features(torch.rand(40, 3, SIDE, SIDE))
+    data = Predictions(logits, features, torch.arange(40) % len(CLASSES))
+    fit = FitData(data, data, *model.head.used_weights())
+    scores = {"msp": fit_score("msp"), "knn": fit_score("knn", fit, k=3)}
+    known = {name: apply_score(name, state, data).median().item() for name, state in scores.items()}
+    hyperparameters = {name: dict(state.hyperparameters) for name, state in scores.items()}
+    rule = DecisionRule("msp", "knn", known["msp"], known["knn"], 0.1, "random", hyperparameters, 7)
+    return PackagedModel(
+        model, config, CLASSES, Preprocessing(SIDE), False, rule, scores, {"run": "random", "step": 7}
+    )
+
+
+@pytest.fixture
+def folder(packaged, tmp_path, monkeypatch):
+    packaged.save(tmp_path / "package")
+
+    def refuse(*arguments, **options):
+        raise AssertionError("something was unpickled")
+
+    for owner, name in ((pickle, "load"), (pickle, "loads"), (torch, "load")):
+        monkeypatch.setattr(owner, name, refuse)
+    return tmp_path / "package"
+
+
+def test_what_is_loaded_says_the_same_and_nothing_is_unpickled(packaged, folder):
+    images = [encoded(seed) for seed in range(20)]
+    rows = PackagedModel.load(folder, "cpu").predict(images)
+    assert rows == packaged.predict(images)
+    pixels = torch.from_numpy(np.stack([picture(seed) for seed in range(20)])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits, features = packaged.model.forward_features(to_float(pixels.contiguous()))
+    probability, label = logits.softmax(1).max(1)
+    ood = apply_score("knn", packaged.scores["knn"], Predictions(logits, features, label))
+    assert [row["label"] for row in rows] == [CLASSES[index] for index in label]
+    np.testing.assert_allclose([row["probability"] for row in rows], probability, rtol=1e-5)
+    np.testing.assert_allclose([row["ood_score"] for row in rows], ood, rtol=1e-4)
+    expected = decide(probability, ood, packaged.rule.tau_id, packaged.rule.tau_ood)
+    assert [row["decision"] for row in rows] == expected.tolist()
+    assert len({row["decision"] for row in rows}) > 1
+
+
+def test_an_image_that_cannot_be_read_costs_only_itself(packaged):
+    good, bad, other = packaged.predict([encoded(0), b"no image", encoded(1)])
+    assert bad["decision"] is None
+    assert "no image in a supported format" in bad["error"]
+    assert [good, other] == packaged.predict([encoded(0), encoded(1)])
+
+
+def test_mlflow_loads_it_by_its_module(packaged, folder, monkeypatch):
+    import pandas as pd
+
+    table = _load_pyfunc(str(folder)).predict(pd.DataFrame({"image": [encoded(0), encoded(1)]}))
+    assert table.to_dict("records") == packaged.predict([encoded(0), encoded(1)])
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder with one PNG below another, and a Parquet file with two images."""
+    (tmp_path / "photos" / "below").mkdir(parents=True)
+    (tmp_path / "photos" / "a.png").write_bytes(encoded(0))
+    (tmp_path / "photos" / "below" / "b.JPG").write_bytes(encoded(1))
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    pq.write_table(pa.table({"image": [encoded(2), encoded(3)]}), tmp_path / "more.parquet")
+    return [str(tmp_path / "photos"), str(tmp_path / "more.parquet")]
+
+
+def test_files_folders_and_parquet(folder, images):
+    model, files = open_model(str(folder)), find_images(images)
+    rows = list(predict_files(model, files))
+    assert [row["image"].rpartition("/")[2] for row in rows] == [
+        "a.png", "b.JPG", "more.parquet:0", "more.parquet:1",
+    ]  # fmt: skip
+    assert [{k: v for k, v in row.items() if k != "image"} for row in rows] == model.predict(
+        [encoded(seed) for seed in range(4)]
+    )
+
+
+def test_command_line(folder, images, capsys, tmp_path):
+    assert main(["predict", str(folder), *images, "--jsonl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 4
+    assert main(["predict", str(folder), images[0]]) == 0
+    assert rows[0]["decision"] in capsys.readouterr().out
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert main(["predict", str(folder), str(tmp_path / "broken.png"), "--jsonl"]) == 1
+
+
+def test_a_folder_of_parquet_parts_is_read_and_a_table_without_images_named(images, tmp_path):
+    parts = tmp_path / "photos" / "all.parquet"
+    parts.mkdir()
+    (tmp_path / "more.parquet").rename(parts / "part-0.parquet")
+    assert [file.name for file in find_images(images[:1])] == ["a.png", "part-0.parquet", "b.JPG"]
+    pq.write_table(pa.table({"label": [1]}), tmp_path / "labels.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for name, message in (("labels", "has columns label, wanted image"), ("broken", "is no Parquet file")):
+        with pytest.raises(ConfigError, match=message):
+            find_images([str(tmp_path / f"{name}.parquet")])
+
+
+@pytest.mark.parametrize(
+    ("model", "image"), [("package", "nowhere.png"), ("nowhere", "photos"), ("package", "empty")]
+)
+def test_what_is_not_there_is_named(folder, images, tmp_path, model, image):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"nowhere|empty"):
+        list(predict_files(open_model(str(tmp_path / model)), find_images([str(tmp_path / image)])))
+
+
+def test_another_format_is_refused(folder):
+    description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**description, "format": 99}))
+    with pytest.raises(ConfigError, match="format 99, wanted 1"):
+        open_model(str(folder))
+
+
+def test_images_are_brought_to_size_as_in_the_evaluation(packaged, tmp_path):
+    settings = Preprocessing(SIDE, 0.8, "bicubic")
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    wanted = decode_rgb(buffer.getvalue(), SIDE, crop_share=0.8, interpolation="bicubic")
+    replace(packaged, preprocessing=settings).save(tmp_path)
+    loaded = PackagedModel.load(tmp_path)
+    assert loaded.preprocessing == settings
+    np.testing.assert_array_equal(loaded.preprocessing(buffer.getvalue()), wanted)
+    assert not np.array_equal(wanted, packaged.preprocessing(buffer.getvalue()))

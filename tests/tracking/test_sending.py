@@ -1,0 +1,303 @@
+"""MLflow as a mirror: nothing is lost and nothing is sent twice, whatever fails in between."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from rtk.cli import main
+from rtk.config import load_config
+from rtk.config.search_space import parse_space
+from rtk.runs.folder import RunFolder
+from rtk.runs.sweep import Sweep
+from rtk.tracking.mirror import Mirror, note_status
+from rtk.tracking.sending import kept_up_to_date, quietly
+from rtk.tracking.sweep_mirror import SweepMirror
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+OUTAGE_SECONDS = 30
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def new_run(output: Path, uri: str | None, name: str | None = None) -> RunFolder:
+    overrides = [f"output={output}", *([f"tracking.uri={uri}"] if uri else [])]
+    run = RunFolder.create(load_config("digits_ce", overrides), name)
+    run.write_json("environment.json", {"packages": {"torch": "2"}, "data": {"train": "abc"}})
+    return run
+
+
+def append(run: RunFolder, steps) -> None:
+    for step in steps:
+        run.append_metrics(step, step / 10, {"train/lr": 1 / (step + 1), "val/aurc": step})
+
+
+def histories(run: RunFolder) -> dict[str, list[int]]:
+    """Steps of every metric that MLflow holds of a run, in the order of its rows."""
+    mirror = Mirror(run)
+    client, run_id = mirror._connect(), mirror._state()["run_id"]
+    keys = client.get_run(run_id).data.metrics
+    return {key: sorted(metric.step for metric in client.get_metric_history(run_id, key)) for key in keys}
+
+
+def check_whole(run: RunFolder, steps) -> None:
+    assert histories(run) == {key: list(steps) for key in ("train/lr", "val/aurc", "epoch")}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """An empty MLflow database; making one takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("database")
+    Mirror(new_run(folder, None)).send()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def output(tmp_path, database):
+    shutil.copy(database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+def test_steps_of_a_resumed_run_are_sent_once(output):
+    run = new_run(output, None)
+    append(run, range(10))
+    mirror = Mirror(run)
+    assert mirror.send() == 30
+    run.drop_metrics_after(5)
+    append(run, range(6, 12))  # later times, the same steps
+    assert mirror.send() == 6
+    check_whole(run, range(12))
+
+
+def test_a_crash_before_the_id_is_written_makes_no_second_run(output):
+    run = new_run(output, None)
+    append(run, range(5))
+    Mirror(run).send()
+    (run.path / "mlflow.json").unlink()
+    Mirror(run).send()
+    check_whole(run, range(5))
+    found = Mirror(run)._connect().search_runs(["1"], f"tags.`rtk.folder` = '{run.path}'")
+    assert len(found) == 1
+    assert found[0].data.params["hash.train"] == "abc"
+    assert found[0].data.params["version.torch"] == "2"
+
+
+def test_a_database_that_was_deleted_is_made_again(output, database):
+    quoted = output / "it's here"
+    quoted.mkdir()
+    shutil.copy(database, quoted / "mlflow.db")
+    run = new_run(quoted, None)
+    append(run, range(5))
+    Mirror(run).send()
+    (quoted / "mlflow.db").unlink()
+    shutil.copy(database, quoted / "mlflow.db")
+    Mirror(run).send()
+    check_whole(run, range(5))
+
+
+def test_trials_of_the_same_name_are_synced_and_told_apart(output, capsys):
+    space = parse_space(
+        {"objectives": {"val/aurc": "min"}, "space": {"optimizer.lr": {"uniform": [0.1, 1]}}}, "here"
+    )
+    runs = []
+    for name in ("one", "two"):
+        sweep = Sweep.create(space, load_config("digits_ce", [f"output={output}"]), name)
+        runs.append(new_run(sweep.path, None, "trial-0000"))
+        append(runs[-1], range(3))
+    assert main(["sync", "--output", str(output), "--json"]) == 0
+    sent = json.loads(capsys.readouterr().out)
+    assert sent == {"one": 0, "two": 0, "one/trial-0000": 9, "two/trial-0000": 9}
+    append(runs[0], range(3, 4))
+    assert main(["sync", str(output / "one")]) == 0
+    assert "one/trial-0000: 3 rows sent" in capsys.readouterr().out
+
+
+def test_status_files_and_models_under_their_aliases(output):
+    run = new_run(output, None)
+    for name in ("best", "last"):
+        (run.checkpoints / name).mkdir()
+        (run.checkpoints / name / "state.json").write_text('{"step": 7}')
+    (run.evaluation / "report.html").write_text("report")
+    (run.evaluation / "predictions").mkdir()
+    (run.evaluation / "predictions" / "test.parquet").write_bytes(b"p")
+    note_status(run, "FINISHED", keep_checkpoints=True)
+    mirror = Mirror(run)
+    for _ in range(2):
+        mirror.send(files=True)
+    client, run_id = mirror._connect(), mirror._state()["run_id"]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert [f.path for f in client.list_artifacts(run_id, "evaluation/predictions")] == [
+        "evaluation/predictions/test.parquet"
+    ]
+    versions = {alias: client.get_model_version_by_alias("digits_ce", alias) for alias in ("best", "last")}
+    assert {v.run_id for v in versions.values()} == {run_id}
+    assert len(client.search_model_versions("name='digits_ce'")) == 2
+    local = client.download_artifacts(run_id, "checkpoints/best/state.json")
+    assert "7" in Path(local).read_text()
+
+
+def test_a_sweep_is_a_parent_with_its_trials_as_children(output):
+    space = parse_space(
+        {"objectives": {"val/aurc": "min"}, "space": {"optimizer.lr": {"uniform": [0.1, 1]}}}, "here"
+    )
+    sweep = Sweep.create(space, load_config("digits_ce", [f"output={output}"]), "s")
+    trials = [new_run(sweep.path, None, f"trial-{number:04d}") for number in range(2)]
+    for run in trials:
+        append(run, range(3))
+    note_status(trials[0], "FAILED", reason="out of memory")
+    mirror = SweepMirror(sweep.path)
+    mirror.send()
+    client = mirror.parent._connect()
+    parent = mirror.parent._state()["run_id"]
+    children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert {child.info.run_name for child in children} == {"trial-0000", "trial-0001"}
+    failed = next(child for child in children if child.info.run_name == "trial-0000")
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["rtk.reason"] == "out of memory"
+    check_whole(trials[1], range(3))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start_server(folder: Path, port: int) -> subprocess.Popen:
+    command = [str(BIN / "mlflow"), "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+            return process
+        except OSError:
+            assert process.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.2)
+    raise TimeoutError((folder / "server.log").read_text())
+
+
+def stop_server(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_server_that_is_away_for_half_a_minute_misses_nothing(output, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    port = free_port()
+    server = start_server(output, port)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        run = new_run(output / "runs", uri)
+        space = parse_space(
+            {"objectives": {"val/aurc": "min"}, "space": {"optimizer.lr": {"uniform": [0.1, 1]}}}, "here"
+        )
+        config = load_config("digits_ce", [f"output={output / 'runs'}", f"tracking.uri={uri}"])
+        sweep = Sweep.create(space, config, "s")
+        trials = [new_run(sweep.path, uri, "trial-0000")]
+        mirror, sweep_mirror = Mirror(run), SweepMirror(sweep.path)
+        with kept_up_to_date(mirror.send, 0.5), kept_up_to_date(sweep_mirror.send, 0.5):
+            for step in range(60):
+                for each in (run, *trials):
+                    append(each, [step])
+                if step == 10:
+                    while not mirror._metrics_stamp:
+                        time.sleep(0.2)
+                    stop_server(server)
+                    stopped = time.monotonic()
+                if step == 20:  # a trial that begins and one that ends while the server is away
+                    trials.append(new_run(sweep.path, uri, "trial-0001"))
+                    append(trials[1], range(step + 1))
+                    note_status(trials[0], "RUNNING")
+                if step == 40:
+                    time.sleep(max(0, OUTAGE_SECONDS - (time.monotonic() - stopped)))
+                    server = start_server(output, port)
+                time.sleep(0.05)
+        note_status(run, "FINISHED")
+        assert main(["sync", "--output", str(output / "runs")]) == 0
+        check_whole(run, range(60))
+        check_whole(trials[0], range(60))
+        check_whole(trials[1], range(60))
+        assert mirror._connect().get_run(mirror._state()["run_id"]).info.status == "FINISHED"
+    finally:
+        stop_server(server)
+
+
+def log_run(output: str, uri: str) -> None:
+    run = new_run(Path(output), uri)
+    mirror = Mirror(run)
+    for start in range(0, 200, 20):
+        append(run, range(start, start + 20))
+        quietly(mirror.send)
+    note_status(run, "FINISHED")
+    mirror.send(files=True)
+
+
+def check_four_processes(output: Path, uri: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=log_run, args=(str(output), uri)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0] * 4
+    runs = [RunFolder(path.parent) for path in output.glob("*/config.yaml")]
+    assert len(runs) == 4
+    for run in runs:
+        check_whole(run, range(200))
+
+
+def test_four_processes_share_one_sqlite_store(output):
+    check_four_processes(output / "runs", f"sqlite:///{output / 'mlflow.db'}")
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """URI of a PostgreSQL server of its own."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed (rtk's extra `postgres`)")
+    if not POSTGRES:
+        pytest.skip("no PostgreSQL under /usr/lib/postgresql (Debian package postgresql)")
+    import tempfile
+
+    folder, port = Path(tempfile.mkdtemp(prefix="pg-")), free_port()
+    user = {"user": "postgres"} if os.getuid() == 0 else {}  # PostgreSQL refuses to run as root
+    if user:
+        shutil.chown(folder, "postgres")
+    data = str(folder / "data")
+    initialise = [str(POSTGRES[-1] / "initdb"), "-D", data, "-U", "rtk", "--auth=trust", "--no-sync"]
+    subprocess.run(initialise, check=True, capture_output=True, cwd=folder, **user)
+    command = [str(POSTGRES[-1] / "postgres"), "-D", data, "-p", str(port), "-k", str(folder)]
+    command += ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **user)
+    try:
+        ready = [str(POSTGRES[-1] / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-U", "rtk"]
+        for _ in range(100):
+            if subprocess.run(ready, capture_output=True).returncode == 0:
+                break
+            assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield f"postgresql://rtk@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGQUIT)
+        server.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_four_processes_share_one_postgresql_store(postgres, tmp_path):
+    Mirror(new_run(tmp_path / "first", postgres)).send()  # makes the tables
+    check_four_processes(tmp_path / "runs", postgres)

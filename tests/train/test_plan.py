@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import pytest
+
+from rtk.config import ConfigError, load_config
+from rtk.train.plan import GIB, USABLE, Load, choose_stage, count_classes, plan_recipe, plan_stage
+
+# SURE+ with AdamW on 8 ranks: 1000 weights, three terms, F-SAM's average and an EMA.
+LOAD = Load(
+    ranks=8,
+    trained=1000,
+    frozen=0,
+    weight_bytes=4,
+    activations=10**6,
+    images=0,
+    terms=3,
+    passes=2,
+    moments=2,
+    averages=2,
+    backup=True,
+    local=False,
+    masters=False,
+    autocast=True,
+    bucket=1000,
+    live=10**9,
+)
+
+
+def test_replicated_state_counted_by_hand():
+    parts = plan_stage(0, LOAD).parts
+    assert parts == {
+        "weights": 4000,
+        "optimizer": 8000,
+        "averages": 8000,
+        "SAM backup": 4000,
+        "gradients": 4000,
+        "activations": 10**6,
+        "buffers": 0,
+    }
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_method_state_is_cut_over_the_ranks(stage):
+    parts = plan_stage(stage, LOAD).parts
+    assert parts["optimizer"] == parts["averages"] == 1000
+    assert parts["SAM backup"] == 500
+    assert parts["weights"] == {1: 4500, 2: 4500, 3: 1000}[stage]
+
+
+def test_a_local_ascent_backs_up_all_weights_and_saves_communication():
+    local = replace(LOAD, local=True, averages=1)
+    assert plan_stage(1, local).parts["SAM backup"] == 4000
+    # One reduction and one gather less, each 7/8 of the weights.
+    assert plan_stage(1, LOAD).communication - plan_stage(1, local).communication == 2 * 3500
+
+
+def test_weights_that_zero3_keeps_gathered_are_gathered_once_a_pass():
+    kept, released = plan_stage(3, LOAD), plan_stage(3, replace(LOAD, live=100))
+    assert kept.communication < released.communication
+    assert kept.parts["buffers"] > released.parts["buffers"]
+
+
+def test_recipe():
+    config = load_config("digits_demo", ["train.workers=2"])
+    plans = plan_recipe(config, count_classes(config))
+    assert [plan.stage for plan in plans] == [0, 1, 2, 3]
+    assert all(plan.fits(80 * GIB) and not plan.fits(plan.total) for plan in plans)
+    assert plans[1].total < plans[0].total
+
+
+def test_the_first_stage_that_fits_is_chosen():
+    automatic = load_config("digits_demo", ["train.workers=2", "train.zero_stage=auto"])
+    totals = [plan.total / USABLE for plan in plan_recipe(automatic, 8)]
+    assert totals[2] < totals[1] < totals[0]
+    for stage, memory in ((0, totals[0] + 1), (1, totals[0] - 1), (2, totals[1] - 1)):
+        assert choose_stage(automatic, 8, memory).train.zero_stage == stage
+    with pytest.raises(ConfigError, match=r"^train.zero_stage: got auto, but no stage .* fits into 0.00"):
+        choose_stage(automatic, 8, min(totals) / 2)
+
+
+def test_a_stage_that_another_key_refuses_is_not_chosen():
+    local = ["train.zero_stage=auto", "sharpness.variant=sam", "sharpness.sync=local", "train.workers=2"]
+    config = load_config("digits_demo", local)
+    memory = (plan_recipe(config, 8)[1].total - 1) / USABLE  # ZeRO-2 and 3 would do
+    with pytest.raises(ConfigError, match="no stage is permitted and fits"):
+        choose_stage(config, 8, memory)
+
+
+def test_a_stage_that_is_given_stays():
+    config = load_config("digits_demo", ["train.zero_stage=3"])
+    assert choose_stage(config, 8, 1) is config
+
+
+def test_classes_of_a_set_that_is_not_there():
+    config = load_config("digits_demo", ["data.train=/nowhere"])
+    with pytest.raises(ConfigError, match=r"^data.train: .*--classes"):
+        count_classes(config)
