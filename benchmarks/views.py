@@ -4,7 +4,7 @@
 
 Both sides start from decoded pictures and end in float tensors in [0, 1]: a crop and flip at 32x32, a random
 resized crop and flip at 224x224, and PixMix with the same mixing pictures. Pillow's side works image by
-image, as the published PixMix does, and draws from NumPy's generator; rtk's is `rtk.data.views.maker.ViewMaker`.
+image, as the published PixMix does, and draws from NumPy's generator; rtk's is `ViewMaker`.
 One thread each, in turns, timed in processor seconds, so that other work on the machine matters little.
 """
 

@@ -3,7 +3,7 @@
     python benchmarks/views_loader.py [--rounds 9]
 
 Ray Data decodes 4,096 pictures of 32x32 into the object store. A Ray worker with one CPU then takes epochs
-through `rtk.data.views.loader` as a training worker does, in turns with a bare `ViewMaker` on a private copy of the
+through `Loader` as a training worker does, in turns with a bare `ViewMaker` on a private copy of the
 pictures.
 Also: the time from the start of an epoch to its first batch, after the first epoch.
 """
