@@ -59,7 +59,7 @@ def load_with_origins(
     path = find_recipe(recipe)
     tree, origins = _read_recipe(path)
     for override in overrides:
-        key, value = _parse_override(override)
+        key, value = parse_override(override)
         _check_key(key, f"override {override!r}")
         _assign(tree, key, value)
         _mark(origins, key, value, "override")
@@ -185,7 +185,12 @@ def _find_base(path: Path, base_name: Any) -> Path:
     return sibling if sibling.is_file() and sibling != path else find_recipe(base_name)
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
+    """Key and value of `key=value`.
+
+    Raises:
+        ConfigError: it has another form, or the value is no YAML.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"override: got {text!r}, wanted key=value such as train.duration=3ep")

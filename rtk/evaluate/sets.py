@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rtk.config.errors import ConfigError
-from rtk.config.load import build_config, flatten, load_config
+from rtk.config.load import build_config, flatten, override_config, parse_override
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Source, evaluation_source
 from rtk.data.sets.builtin import resolve_path
@@ -30,7 +30,7 @@ def evaluation_config(
     ood: Sequence[OODSet] = (),
     allow_missing: bool = False,
 ) -> RunConfig:
-    """The config that a run is evaluated with: that of its training, a suite's sets, more sets, overrides.
+    """The config that a run is evaluated with: that of its training < a suite's sets < overrides, more sets.
 
     Args:
         run: a trained run.
@@ -40,12 +40,19 @@ def evaluation_config(
         allow_missing: leave out the sets of the suite that are not there.
 
     Raises:
-        ConfigError: a set or the suite is missing, or an override changes what was trained.
+        ConfigError: a set or the suite is missing, an override changes what was trained, or two of `ood` have
+            one name.
     """
-    tree = load_config(run.path / "config.yaml", overrides).model_dump(mode="json")
-    _refuse_changes(run.config_tree(), tree)
+    tree = run.config_tree()
     if suite is not None:
         tree["data"] |= _suite_data(suite, allow_missing)
+    config = override_config(build_config(tree), dict(map(parse_override, overrides)))
+    tree = config.model_dump(mode="json")
+    _refuse_changes(run.config_tree(), tree)
+    names = [entry.name for entry in ood]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"--ood: got {twice[0]!r} twice, wanted a name of its own for each set")
     for entry in ood:
         for group in ("near_ood", "far_ood"):
             tree["data"][group].pop(entry.name, None)

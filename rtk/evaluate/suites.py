@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -12,7 +11,7 @@ from typing import Any
 from pyarrow import fs
 
 from rtk.config.data import GROUPS
-from rtk.config.errors import ConfigError
+from rtk.config.errors import ConfigError, unknown
 from rtk.config.load import expand_variables
 from rtk.config.yaml_files import read_mapping
 from rtk.data.sets.builtin import resolve_path
@@ -112,8 +111,7 @@ def _read_suite(path: Path) -> dict[str, Any]:
     tree = read_mapping(path)
     for key, value in tree.items():
         if key not in SUITE_KEYS:
-            near = difflib.get_close_matches(str(key), SUITE_KEYS, n=1, cutoff=0.0)
-            raise ConfigError(f"{path}: unknown key {key!r}, nearest valid key is {near[0]!r}")
+            raise ConfigError(f"{path}: {unknown('key', str(key), SUITE_KEYS)}")
         entries = value if key in GROUPS else {"": value}
         if not isinstance(entries, dict) or not all(isinstance(item, str) for item in entries.values()):
             wanted = "sets as name: path" if key in GROUPS else "a path"

@@ -103,6 +103,22 @@ def test_suite_replaces_the_recipes_sets_and_more_are_added(run, tmp_path):
     assert sets == {"digits89": moved, "more": OODSet("more", "far", "/c")}
 
 
+def test_the_command_line_wins_over_a_suite_and_a_suite_over_the_recipe(run, tmp_path):
+    near = f"{DIGITS}near_digits89.parquet"
+    suite = str(write(tmp_path, f"near: {{a: '{near}', b: '{near}'}}\ntest: {near}\nvalidation_ood: {near}"))
+    data = evaluation_config(run, suite=suite).data
+    assert (data.test, data.validation_ood) == (near, near)
+    given = ["data.test=/test", "data.validation_ood=/tune", "data.near_ood.b=/b", "data.far_ood.c=/c"]
+    data = evaluation_config(run, given, suite).data
+    assert (data.test, data.validation_ood) == ("/test", "/tune")
+    assert (data.near_ood, data.far_ood) == ({"a": near, "b": "/b"}, {"c": "/c"})
+
+
+def test_two_sets_of_one_name_are_refused(run):
+    with pytest.raises(ConfigError, match=r"--ood: got 'k' twice"):
+        evaluation_config(run, ood=[OODSet("k", "far", "/a"), OODSet("k", "near", "/b")])
+
+
 @pytest.mark.parametrize("override", ["model.width=99", "data.validation_fraction=0.5", "data.train=/a"])
 def test_what_was_trained_cannot_be_changed(run, override):
     with pytest.raises(ConfigError, match="would need another training"):
