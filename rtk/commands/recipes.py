@@ -1,4 +1,4 @@
-"""`rtk recipes`: list, show, copy and check recipes."""
+"""`rtk recipes`: list, show, copy and check recipes, and explain their keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 def add(commands: Parsers) -> None:
     """The parser of `rtk recipes`."""
-    recipes = commands.add_parser("recipes", help="list, show, copy and check recipes")
+    recipes = commands.add_parser("recipes", help="list, show, copy and check recipes; explain their keys")
     actions = recipes.add_subparsers(dest="recipes_command", metavar="ACTION", required=True)
     add_json(add_command(actions, "ls", ls, "list the shipped recipes", "rtk recipes ls"))
     add_command(actions, "cat", cat, "print a recipe", "rtk recipes cat digits_demo").add_argument("recipe")
@@ -28,6 +28,17 @@ def add(commands: Parsers) -> None:
     )
     check.add_argument("recipe")
     check.add_argument("overrides", nargs="*", metavar="key=value")
+    keys_parser = add_command(
+        actions,
+        "keys",
+        keys,
+        "explain config keys: type, default, meaning, and where each may change",
+        """rtk recipes keys averaging
+        rtk recipes keys optimizer.lr
+        rtk recipes keys --json""",
+    )
+    keys_parser.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="default: all keys")
+    add_json(keys_parser)
 
 
 def ls(options: Options) -> int:
@@ -74,6 +85,21 @@ def validate(options: Options) -> int:
     wanted_scores(loaded.config.evaluate)
     own = sum(origin != "default" for origin in loaded.origins.values())
     print(f"valid: {options.recipe} ({own} values set, {len(loaded.origins) - own} defaults)")
+    return 0
+
+
+def keys(options: Options) -> int:
+    """`rtk recipes keys`."""
+    from rtk.config.keys import config_keys
+
+    found = config_keys(options.prefix)
+    if options.json:
+        print_json(
+            {key.key: {name: value for name, value in vars(key).items() if name != "key"} for key in found}
+        )
+        return 0
+    for key in found:
+        print(f"{key.key}: {key.shown_default}    # {key.type}\n    {key.description}")
     return 0
 
 

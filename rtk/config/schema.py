@@ -1,7 +1,7 @@
 """The typed tree of everything a run can be told: one frozen pydantic model per part.
 
-Each field carries its unit and its meaning in `description`; `rtk recipes validate` and the
-misspelt-key messages read them from here, so there is no second list of keys anywhere.
+Each field carries its meaning and unit in `description`; `rtk recipes keys`, the docs and the messages about
+misspelt keys read them from here, so there is no second list of keys anywhere.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TrackingConfig(Section):
     uri: str | None = Field(
         None, description="tracking server; null: mlflow.db (SQLite) in the output folder"
     )
-    experiment: str = "rtk"
+    experiment: str = Field("rtk", description="name of the MLflow experiment")
     checkpoints: bool = Field(
         True, description="upload the checkpoints of a finished run and register them as models"
     )

@@ -92,9 +92,11 @@ class Parameter(Section):
 class SchedulerConfig(Section):
     """Which trials are stopped early (Ray Tune)."""
 
-    name: Literal["asha", "hyperband", "pbt", "none"] = "asha"
+    name: Literal["asha", "hyperband", "pbt", "none"] = Field(
+        "asha", description="asha and hyperband stop trials; pbt lets them go on from better ones' weights"
+    )
     grace: PositiveInt = Field(1, description="asha: epochs before a trial may be stopped")
-    reduction: int = Field(3, ge=2, description="one in so many trials goes on at each rung")
+    reduction: int = Field(3, ge=2, description="one trial in this many goes on at each rung")
     interval: PositiveInt = Field(1, description="pbt: epochs after which trials are compared")
     quantile: float = Field(
         0.25, gt=0, le=0.5, description="pbt: share of trials that go on from the weights of the best share"
@@ -104,8 +106,8 @@ class SchedulerConfig(Section):
 class SamplerConfig(Section):
     """How new values are proposed (Optuna)."""
 
-    name: Literal["tpe", "gp", "nsga2", "random"] = "tpe"
-    seed: int = Field(0, ge=0)
+    name: Literal["tpe", "gp", "nsga2", "random"] = Field("tpe", description="Optuna's sampler")
+    seed: int = Field(0, ge=0, description="of the sampler's draws")
     startup: PositiveInt = Field(10, description="tpe, gp: random trials before the model is used")
     population: PositiveInt = Field(20, description="nsga2: size of a generation")
 
@@ -122,8 +124,10 @@ class ResourcesConfig(Section):
 class SearchSpace(Section):
     """A whole search: what is varied, what is wanted, how many trials, how they are run."""
 
-    objectives: dict[str, Literal["min", "max"]] = Field(min_length=1)
-    trials: PositiveInt = 32
+    objectives: dict[str, Literal["min", "max"]] = Field(
+        min_length=1, description="validation metric: direction; the first one steers the scheduler"
+    )
+    trials: PositiveInt = Field(32, description="number of trials")
     concurrent: PositiveInt | None = Field(None, description="trials at a time; null: as resources allow")
     max_restarts: int = Field(
         2, ge=0, description="times a trial goes on from its checkpoint if its process dies"
@@ -135,7 +139,7 @@ class SearchSpace(Section):
     warm_starts: tuple[Literal["recipe"] | dict[str, Scalar], ...] = Field(
         (), description="points to try first; `recipe` stands for the recipe's own values"
     )
-    space: dict[str, Parameter] = Field(min_length=1)
+    space: dict[str, Parameter] = Field(min_length=1, description="key of a recipe: its distribution")
 
     @field_validator("objectives")
     @classmethod

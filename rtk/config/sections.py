@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 DURATION = re.compile(r"^(\d+)(ep|steps)$")
 
@@ -16,7 +16,9 @@ def _check_duration(text: Any) -> str:
     return text
 
 
-Duration = Annotated[str, BeforeValidator(_check_duration)]
+Duration = Annotated[
+    str, BeforeValidator(_check_duration), WithJsonSchema({"type": "string", "format": "duration"})
+]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -20,12 +20,14 @@ from rtk.config.sections import (
 class OptimizerConfig(Section):
     """Base optimiser."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
     lr: PositiveFloat = Field(0.05, description="peak learning rate")
     momentum: Fraction = Field(0.9, description="SGD momentum")
-    nesterov: bool = False
+    nesterov: bool = Field(False, description="SGD: Nesterov's momentum")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="AdamW moment decays")
-    weight_decay: Weight = 5e-4
+    weight_decay: Weight = Field(
+        5e-4, description="factor of the weights in the gradient (sgd), or decoupled from it (adamw)"
+    )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="a layer's learning rate as a share of the next one's; 1: all the same"
     )
@@ -43,15 +45,18 @@ class OptimizerConfig(Section):
 class SharpnessConfig(Section):
     """Sharpness-aware minimisation around the base optimiser."""
 
-    variant: Literal["none", "sam", "asam", "fsam"] = "none"
-    rho: PositiveFloat = Field(0.05, description="radius of the ascent step")
+    variant: Literal["none", "sam", "asam", "fsam"] = Field(
+        "none",
+        description="SAM (Foret 2021), adaptive SAM (Kwon 2021) or Friendly SAM (Li 2024): two passes a step",
+    )
+    rho: PositiveFloat = Field(0.05, description="radius of the ascent step, L2 norm over all weights")
     sigma: Weight = Field(1.0, description="F-SAM: share of the gradient average that is taken off")
     lmbda: Fraction = Field(0.9, description="F-SAM: decay of the gradient average")
     sync: Literal["global", "local"] = Field(
         "global",
         description="local: each worker ascends along its own gradient (m-SAM) and saves one reduction",
     )
-    every: PositiveInt = Field(1, description="ascend at every so many steps; the others are plain steps")
+    every: PositiveInt = Field(1, description="ascend in one step of this many; the others are plain steps")
     redraw_views: bool = Field(
         False, description="draw the mixed and PixMix views anew for the second pass, as the published code"
     )
@@ -60,7 +65,7 @@ class SharpnessConfig(Section):
 class ScheduleConfig(Section):
     """Learning rate over the run."""
 
-    name: Literal["cosine", "constant"] = "cosine"
+    name: Literal["cosine", "constant"] = Field("cosine", description="course after the warm-up")
     warmup: Duration = Field("0ep", description="linear warm-up from 0")
     final_fraction: Fraction = Field(0.0, description="learning rate at the end, as a share of the peak")
 
@@ -68,9 +73,13 @@ class ScheduleConfig(Section):
 class AveragingConfig(Section):
     """Averaged weights, used for validation, the best checkpoint and evaluation."""
 
-    kind: Literal["none", "ema", "swa"] = "none"
+    kind: Literal["none", "ema", "swa"] = Field(
+        "none", description="none, moving average of every step, or equal average of every `every`"
+    )
     decay: Fraction = Field(0.9998, description="EMA decay after the ramp")
-    ramp: PositiveFloat = Field(2000.0, description="updates: decay_t = decay * (1 - exp(-t / ramp))")
+    ramp: PositiveFloat = Field(
+        2000.0, description="updates over which the EMA's decay rises: decay_t = decay * (1 - exp(-t / ramp))"
+    )
     start: Duration = Field("0ep", description="SWA: training before the first averaged model")
     every: Duration = Field("1ep", description="SWA: from one averaged model to the next")
     reestimate_batchnorm: bool = Field(True, description="recompute BatchNorm statistics for the average")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def parse_yaml(text: str) -> Any:
 def dump_yaml(tree: Any) -> str:
     """Plain data as a YAML text that `parse_yaml` reads back."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+
+
+def dump_value(value: Any) -> str:
+    """Plain data as it would be typed behind `key=`, on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=math.inf)
+    return text.strip().removesuffix("\n...")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
