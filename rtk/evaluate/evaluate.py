@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation
 from rtk.evaluate.score_table import fit_data
 from rtk.evaluate.sets import configured_ood, evaluation_sources
 from rtk.evaluate.undecodable import leave_out_undecodable
+from rtk.runs.atomic import replacing, write_json
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import progress_bar
 from rtk.runtime.ray_session import start_ray
@@ -107,5 +107,6 @@ def _epoch_of(run: RunFolder, step: int) -> float:
 
 
 def _write(run: RunFolder, table: pa.Table, result: dict[str, Any]) -> None:
-    pq.write_table(table, run.evaluation / "scores.parquet", compression="zstd")
-    (run.evaluation / "metrics.json").write_text(json.dumps(result, indent=1))
+    with replacing(run.evaluation / "scores.parquet") as partial:
+        pq.write_table(table, partial, compression="zstd")
+    write_json(run.evaluation / "metrics.json", result)

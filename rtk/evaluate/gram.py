@@ -19,6 +19,7 @@ from rtk.data.order import holdout_split
 from rtk.evaluate.actors import GramBounds, GramDeviations
 from rtk.evaluate.columns import as_matrix
 from rtk.evaluate.pool import FIT_SET, Pool, collect
+from rtk.runs.atomic import replacing
 from rtk.scores.gram import close_bounds, mean_deviations, widen_bounds
 from rtk.train.checkpoint import read_state
 
@@ -92,9 +93,8 @@ def _fit_normalizer(pool: Pool, source: Mapping[str, Source], rows: np.ndarray, 
 
 
 def _save(path: Path, tensors: dict[str, Tensor], fitted_on: Any) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"fitted_on": json.dumps(fitted_on)})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={"fitted_on": json.dumps(fitted_on)})
 
 
 def _metadata(path: Path) -> Any:

@@ -15,6 +15,7 @@ import torch
 
 from rtk.data.decode.pipeline import Source
 from rtk.evaluate.columns import as_lists, as_matrix
+from rtk.runs.atomic import replacing
 
 METADATA_KEY = b"rtk"
 MATRICES = ("logits", "features")
@@ -66,10 +67,9 @@ class PredictionsFile:
             kept = [column for column in table.column_names if column != name]
             table = table.select(kept).append_column(name, pa.array(columns[name]))
         stored["scores"] |= scores
-        partial = self.path.with_suffix(".partial")
         metadata = {METADATA_KEY: json.dumps(stored).encode()}
-        pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
-        partial.replace(self.path)
+        with replacing(self.path) as partial:
+            pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
 
 
 def read_stamp(path: Path) -> dict[str, Any]:

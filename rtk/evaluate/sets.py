@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rtk.config.changes import When, changing_keys, may_change
 from rtk.config.errors import ConfigError
 from rtk.config.load import build_config, flatten, override_config, parse_override
 from rtk.config.schema import RunConfig
@@ -18,9 +19,6 @@ from rtk.scores.selection import image_scores
 
 ID_SETS = ("train", "validation", "test")
 VALIDATION_OOD = "validation_ood"
-# What a trained run may be evaluated with; the rest is what it was trained with.
-MAY_CHANGE = ("data.test", "data.validation", "data.validation_ood", "data.on_error", "data.max_errors")
-MAY_CHANGE_BELOW = ("evaluate.", "data.near_ood", "data.far_ood")
 
 
 def evaluation_config(
@@ -87,14 +85,14 @@ def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
 def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     old, new = dict(flatten(before)), dict(flatten(after))
     changed = [key for key in new if key in old and old[key] != new[key]]
-    refused = [key for key in changed if key not in MAY_CHANGE and not key.startswith(MAY_CHANGE_BELOW)]
+    refused = [key for key in changed if not may_change(key, When.EVALUATION)]
     if "data.validation" in changed and new["data.validation"] is None:
         raise ConfigError(
             f"data.validation: {old['data.validation']!r} -> None: the run held no training images out, so "
             "that scores would be tuned on images it was trained on"
         )
     if refused:
-        allowed = ", ".join((*MAY_CHANGE, *MAY_CHANGE_BELOW))
+        allowed = ", ".join(changing_keys(When.EVALUATION))
         raise ConfigError(
             f"{refused[0]}: {old[refused[0]]!r} -> {new[refused[0]]!r} would need another training; "
             f"an evaluation may change {allowed}"

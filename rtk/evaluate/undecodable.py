@@ -12,6 +12,7 @@ from rtk.config.data import DataConfig
 from rtk.data.decode.faults import Fault, FaultLog
 from rtk.data.decode.pipeline import Source, find_faults
 from rtk.data.sets.dataset import content_hash
+from rtk.runs.atomic import write_json
 from rtk.runtime.console import progress_bar
 
 SKIPPED_FILE = "skipped.json"
@@ -38,9 +39,7 @@ def leave_out_undecodable(sources: Mapping[str, Source], data: DataConfig, folde
     new = {name: source for name, source in sources.items() if found.get(name, {}).get("of") != known[name]}
     if new:
         found |= {name: {"of": known[name], "images": images} for name, images in _find(new).items()}
-        partial = folder / f"{SKIPPED_FILE}.partial"
-        partial.write_text(json.dumps(found, indent=1))
-        partial.replace(folder / SKIPPED_FILE)
+        write_json(folder / SKIPPED_FILE, found)
     log = FaultLog("skip", data.max_errors)
     for name, source in sources.items():
         for image in found[name]["images"]:

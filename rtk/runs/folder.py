@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import secrets
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from rtk.config.errors import ConfigError
 from rtk.config.load import build_config, dump_config
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import read_mapping
+from rtk.runs.atomic import write_json, write_text
 
 COLUMNS = ("step", "epoch", "time", "key", "value")
 
@@ -92,8 +91,8 @@ class RunFolder:
         changed = dump_config(config)
         if changed != (before := (self.path / "config.yaml").read_text()):
             if not (self.path / f"config.until-{step}.yaml").exists():  # or nothing was trained with it
-                self._replace(f"config.until-{step}.yaml", before)
-            self._replace("config.yaml", changed)
+                write_text(self.path / f"config.until-{step}.yaml", before)
+            write_text(self.path / "config.yaml", changed)
 
     # -- metrics.csv: one value a row, so that training, validation and evaluation can share it
 
@@ -124,13 +123,13 @@ class RunFolder:
         if and_at is not None:
             rows = [row for row in rows if row["step"] < step or not row["key"].startswith(and_at)]
         text = [",".join(COLUMNS), *(",".join(str(row[column]) for column in COLUMNS) for row in rows)]
-        self._replace("metrics.csv", "\n".join(text) + "\n")
+        write_text(self.path / "metrics.csv", "\n".join(text) + "\n")
 
     # -- small files between the driver and the workers
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file at once: a reader sees the old or the new one."""
-        self._replace(name, json.dumps(content, indent=1))
+        write_json(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
         """Content of a JSON file; None where it is not there."""
@@ -148,11 +147,6 @@ class RunFolder:
     def stop_requested(self) -> bool:
         """Whether the workers should end."""
         return (self.path / "stop").exists()
-
-    def _replace(self, name: str, text: str) -> None:
-        partial = self.path / f".{name}.{os.getpid()}.{threading.get_ident()}"
-        partial.write_text(text)
-        partial.replace(self.path / name)
 
 
 @contextmanager

@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from rtk.config.changes import When, may_change
 from rtk.config.errors import ConfigError, nearest
 from rtk.config.load import flatten
 from rtk.config.yaml_files import parse_yaml
 from rtk.runs.folder import RunFolder
 
-# Keys that say where and how fast a run went, or which repetition it is: not what was tried.
-INCIDENTAL = ("seed", "output", "name", "tracking.", "train.threads", "train.max_restarts")
 CONDITION = re.compile(r"^\s*(params|metrics|attributes)\.([\w./]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*$")
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -95,7 +94,7 @@ class Entry:
 
     def tried(self) -> dict[str, Any]:
         """The params that make it a run of its own kind: all but the incidental ones."""
-        return {key: value for key, value in self.params.items() if not key.startswith(INCIDENTAL)}
+        return {key: value for key, value in self.params.items() if not may_change(key, When.INCIDENTAL)}
 
 
 def read_entry(run: RunFolder, **attributes: Any) -> Entry:

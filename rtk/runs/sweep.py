@@ -12,6 +12,7 @@ from rtk.config.load import build_config, override_config
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import SearchSpace, parse_space
 from rtk.config.yaml_files import dump_yaml, read_mapping
+from rtk.runs.atomic import write_text
 from rtk.runs.folder import RunFolder
 
 SWEEP_FILE = "sweep.yaml"
@@ -79,9 +80,7 @@ class Sweep:
     def save(self, space: SearchSpace, config: RunConfig) -> None:
         """Write `sweep.yaml`, whole or not at all."""
         tree = {"space": space.model_dump(mode="json"), "config": config.model_dump(mode="json")}
-        partial = self.path / f"{SWEEP_FILE}.partial"
-        partial.write_text(dump_yaml(tree))
-        partial.replace(self.path / SWEEP_FILE)
+        write_text(self.path / SWEEP_FILE, dump_yaml(tree))
 
     def _tree(self) -> dict[str, Any]:
         return read_mapping(self.path / SWEEP_FILE)

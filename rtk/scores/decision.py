@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtk.config.errors import ConfigError
+from rtk.runs.atomic import write_json
 
 DECISION_FILE, DECISION_SCORES = "decision.json", "decision.safetensors"
 ACCEPT, LIKELY_WRONG, UNFAMILIAR = "accept", "likely-wrong", "unfamiliar"
@@ -48,7 +49,7 @@ class DecisionRule:
 
     def save(self, path: Path, outcome: dict[str, Any]) -> None:
         """Write the rule, and beside it what it reached."""
-        path.write_text(json.dumps({**asdict(self), "outcome": outcome}, indent=1))
+        write_json(path, {**asdict(self), "outcome": outcome})
 
     @classmethod
     def load(cls, path: Path) -> DecisionRule:

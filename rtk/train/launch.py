@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rtk.config.changes import When, changing_keys, may_change
 from rtk.config.errors import ConfigError
 from rtk.config.load import flatten, load_config
 from rtk.config.schema import RunConfig
@@ -32,13 +33,6 @@ from rtk.train.plan import choose_stage
 from rtk.train.progress import ProgressDisplay
 from rtk.train.training_data import load_training_data
 
-MAY_CHANGE_ON_RESUME = (
-    "train.duration",
-    "train.workers",
-    "train.zero_stage",
-    "train.threads",
-    "train.max_restarts",
-)
 SKIPPED_FILE = "skipped.csv"
 POLL_SECONDS = 0.2
 LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
@@ -104,10 +98,10 @@ def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
     config = load_config(run.path / "config.yaml", overrides)
     after = dict(flatten(config.model_dump(mode="json")))
     changed = [key for key in {*before, *after} if before.get(key) != after.get(key)]
-    refused = sorted(key for key in changed if key not in MAY_CHANGE_ON_RESUME)
+    refused = sorted(key for key in changed if not may_change(key, When.RESUME))
     if refused:
         diff = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in refused)
-        raise ConfigError(f"resume: {diff}; only {', '.join(MAY_CHANGE_ON_RESUME)} may change")
+        raise ConfigError(f"resume: {diff}; only {', '.join(changing_keys(When.RESUME))} may change")
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from rtk.config.changes import When, changing_keys, may_change
 from rtk.config.errors import ConfigError, unknown
 from rtk.config.load import override_config, valid_keys
 from rtk.config.schema import RunConfig
@@ -15,23 +16,6 @@ from rtk.data.sets.dataset import ImageDataset, open_dataset
 from rtk.data.sets.overlap import first_overlap
 from rtk.train.initial import check_model
 from rtk.train.launch import open_datasets, total_steps
-
-# Trials share the data, the seed and the place; only then are they comparable, and cheap.
-SHARED = ("name", "seed", "output", "data.", "evaluate.", "tracking.", "train.workers", "train.zero_stage")
-MAY_DIFFER = ("data.augment.", "data.remainder")
-# Population-based training changes these in a running trial; a checkpoint holds nothing that they shape.
-MAY_CHANGE = (
-    "optimizer.lr",
-    "optimizer.momentum",
-    "optimizer.weight_decay",
-    "optimizer.clip_norm",
-    "sharpness.rho",
-    "sharpness.sigma",
-    "sharpness.lmbda",
-    "averaging.decay",
-    "objective.",
-    "data.augment.",
-)
 
 
 def check_space(space: SearchSpace, config: RunConfig) -> None:
@@ -62,8 +46,7 @@ def _check_key(key: str) -> None:
     known = valid_keys()
     if key not in known and not key.startswith("deepspeed."):
         raise ConfigError(f"space: {unknown('key', key, known)}")
-    # The crop decides the size that the shared images are decoded to.
-    if key == "data.augment.crop" or (key.startswith(SHARED) and not key.startswith(MAY_DIFFER)):
+    if not may_change(key, When.TRIAL):
         raise ConfigError(f"space.{key}: all trials share this key, set it under fixed or as an override")
 
 
@@ -81,10 +64,10 @@ def _check_population(space: SearchSpace, config: RunConfig) -> None:
 
 
 def _check_may_change(key: str, parameter: Parameter) -> None:
-    if not key.startswith(MAY_CHANGE):
+    if not may_change(key, When.POPULATION):
         raise ConfigError(
             f"space.{key}: scheduler pbt changes values in a running trial, which only these keys take: "
-            + ", ".join(MAY_CHANGE)
+            + ", ".join(changing_keys(When.POPULATION))
         )
     if parameter.when:
         raise ConfigError(f"space.{key}.when: scheduler pbt takes no conditions")

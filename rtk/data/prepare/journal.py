@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rtk.data.prepare.parquet_writer import FileSummary
+from rtk.runs.atomic import write_json
 
 FILE, LOCK = "progress.json", ".lock"
 
@@ -53,11 +54,7 @@ class Journal:
     def note(self, entry: Finished) -> None:
         """Write down a finished file."""
         self.finished.append(entry)
-        partial = self.folder / f"{FILE}.partial"
-        partial.write_text(
-            json.dumps({"key": self.key, "finished": [asdict(entry) for entry in self.finished]})
-        )
-        partial.replace(self.folder / FILE)
+        write_json(self.folder / FILE, {"key": self.key, "finished": [asdict(e) for e in self.finished]})
 
 
 @contextmanager
