@@ -83,6 +83,11 @@ class ObjectiveConfig(Section):
     openmix: OpenMixConfig = Field(default_factory=OpenMixConfig)
     rat: RatConfig = Field(default_factory=RatConfig)
 
+    def needing(self, what: Literal["mixing", "outliers"]) -> list[str]:
+        """Active terms that need some pictures beside the training images."""
+        name = {"mixing": "regpixmix", "outliers": "openmix"}[what]
+        return [name] if getattr(self, name).weight else []
+
     @model_validator(mode="after")
     def _some_term(self) -> ObjectiveConfig:
         if self.rat.weight and not self.cross_entropy.weight:

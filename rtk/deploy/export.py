@@ -10,8 +10,7 @@ import pandas as pd
 
 from rtk import __version__
 from rtk.config.errors import ConfigError
-from rtk.data.sets.builtin import resolve_path
-from rtk.data.sets.dataset import open_dataset
+from rtk.data.sets.of_run import open_configured
 from rtk.deploy.packaged_model import FIELDS, MLflowModel, PackagedModel, Preprocessing
 from rtk.evaluate.model import load_model
 from rtk.runs.folder import RunFolder
@@ -44,7 +43,7 @@ def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
     packaged = PackagedModel(
         model=load_model(run, checkpoint),
         config=config.model.model_copy(update={"weights": None}),
-        classes=list(open_dataset(resolve_path(config.data.train)).classes),
+        classes=list(open_configured(config.data.train, "data.train", need_classes=True).classes),
         preprocessing=Preprocessing(
             config.data.image_size, config.data.crop_share, config.data.interpolation
         ),

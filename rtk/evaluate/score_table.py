@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from rtk.config.schema import RunConfig
-from rtk.data.order import holdout_split
+from rtk.data.sets.of_run import split_train
 from rtk.evaluate.suites import OODSet
 from rtk.models import Classifier
 from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score
@@ -30,13 +30,9 @@ def as_predictions(columns: Columns, rows: np.ndarray | slice = slice(None)) -> 
 def fit_data(config: RunConfig, predictions: Mapping[str, Columns], model: Classifier) -> FitData:
     """What scores are fitted on: un-augmented training and validation images and the head."""
     train = predictions["train"]
-    kept: np.ndarray | slice = slice(None)
-    if "validation" in predictions:
-        validation = as_predictions(predictions["validation"])
-    else:
-        rows = len(train["label"])
-        kept, held = holdout_split(config.seed, rows, config.data.validation_fraction)
-        validation = as_predictions(train, held)
+    kept, held = split_train(config, len(train["label"]))
+    given = predictions.get("validation")
+    validation = as_predictions(train, held) if given is None else as_predictions(given)
     return FitData(as_predictions(train, kept), validation, *model.head.used_weights())
 
 

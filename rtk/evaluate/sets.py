@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rtk.config.changes import When, changing_keys, may_change
+from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError
 from rtk.config.load import build_config, flatten, override_config, parse_override
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Source, evaluation_source
-from rtk.data.sets.builtin import resolve_path
-from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash
+from rtk.data.sets.of_run import RunSets, blamed_on, open_sets
 from rtk.data.sets.overlap import first_overlap
 from rtk.evaluate.suites import OODSet, is_missing, load_suite
 from rtk.runs.folder import RunFolder
 from rtk.scores.selection import image_scores
 
 ID_SETS = ("train", "validation", "test")
+OOD_SETS = tuple(f"{group}_ood" for group in GROUPS)
 VALIDATION_OOD = "validation_ood"
 
 
@@ -52,7 +54,7 @@ def evaluation_config(
     if twice:
         raise ConfigError(f"--ood: got {twice[0]!r} twice, wanted a name of its own for each set")
     for entry in ood:
-        for group in ("near_ood", "far_ood"):
+        for group in OOD_SETS:
             tree["data"][group].pop(entry.name, None)
         tree["data"][f"{entry.group}_ood"][entry.name] = entry.path
     return build_config(tree)
@@ -73,7 +75,7 @@ def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
         raise ConfigError(f"--suite {found.name}: none of its {len(found.sets)} sets is there")
     data: dict[str, Any] = {
         f"{group}_ood": {entry.name: entry.path for entry in present if entry.group == group}
-        for group in ("near", "far")
+        for group in GROUPS
     }
     if found.test is not None:
         data["test"] = found.test
@@ -101,38 +103,34 @@ def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None
 
 def configured_ood(config: RunConfig) -> dict[str, OODSet]:
     """OOD test sets of a config, by name."""
-    near = [OODSet(name, "near", path) for name, path in config.data.near_ood.items()]
-    far = [OODSet(name, "far", path) for name, path in config.data.far_ood.items()]
-    return {entry.name: entry for entry in [*near, *far]}
+    return {
+        name: OODSet(name, group, path)
+        for group in GROUPS
+        for name, path in getattr(config.data, f"{group}_ood").items()
+    }
 
 
 def evaluation_sources(config: RunConfig, rows: int | None = None) -> dict[str, Source]:
     """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test`, the OOD sets.
 
-    `validation_ood` is among them where something is tuned on it.
+    `validation_ood` is among them where something is tuned on it. OOD sets go by their own names.
 
     Raises:
         ConfigError: a set is missing, its name is taken, or images to tune on are images to test on.
     """
-    data, sets = config.data, configured_ood(config)
     if config.data.test is None:
         raise ConfigError("data.test: got null, wanted the in-distribution test set (--test PATH)")
-    reserved = [name for name in sets if name in (*ID_SETS, VALIDATION_OOD)]
+    reserved = [name for name in configured_ood(config) if name in (*ID_SETS, VALIDATION_OOD)]
     if reserved:
         raise ConfigError(f"--ood: the name {reserved[0]!r} is taken, wanted another")
-    train = open_set(config.data.train, "data.train", need_classes=True)
-    sources = {"train": evaluation_source(data, train, rows or data.train_rows)}
-    for name in ("validation", "test", *_tuning_sets(config)):
-        path = getattr(config.data, name)
-        if path is not None:
-            sources[name] = evaluation_source(data, open_set(path, f"data.{name}"), rows)
-    check_labels(sources["test"].dataset, len(train.classes))
-    sources |= {
-        name: evaluation_source(data, open_set(entry.path, f"--ood {name}"), rows)
-        for name, entry in sets.items()
-    }
-    _check_validation_apart(sources)
-    return sources
+    sets = open_sets(config, (*ID_SETS, *OOD_SETS, *_tuning_sets(config)))
+    assert sets.test is not None
+    with blamed_on("data.test"):
+        check_labels(sets.test, len(sets.train.classes))
+    _check_validation_apart(sets)
+    sources = {key: evaluation_source(config.data, dataset, rows) for key, dataset in sets.items()}
+    sources["train"] = evaluation_source(config.data, sets.train, rows or config.data.train_rows)
+    return {key.rpartition(".")[2]: source for key, source in sources.items()}
 
 
 def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
@@ -160,30 +158,19 @@ def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
     return (VALIDATION_OOD,) if settings.protocol == "aps" or settings.risk is not None else ()
 
 
-def open_set(path: str, key: str, need_classes: bool = False) -> ImageDataset:
-    """Open a set.
-
-    Raises:
-        ConfigError: it cannot be opened; names the key.
-    """
-    try:
-        return open_dataset(resolve_path(path), need_classes=need_classes)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
-def _check_validation_apart(sources: Mapping[str, Source]) -> None:
+def _check_validation_apart(sets: RunSets[ImageDataset]) -> None:
     """What is trained and tuned on must not be tested on: neither the same images nor some of them."""
-    sets = {name: source.dataset for name, source in sources.items()}
-    used = {name: sets[name] for name in ("validation", VALIDATION_OOD, "train") if name in sets}
-    found = first_overlap(used, {name: tested for name, tested in sets.items() if name not in used})
+    tuned = {key: one for key, one in sets.items() if key in ("validation", VALIDATION_OOD)}
+    used = {**tuned, "train": sets.train}
+    tested = {key.rpartition(".")[2]: one for key, one in sets.items() if key not in used}
+    found = first_overlap(used, tested)
     if found is not None:
         name, test, share = found
         raise ConfigError(
             f"data.{name}: got images of the test set {test!r} ({share:.0%} of the smaller set; "
-            f"{sets[name].path}), wanted images that nothing is tested on"
+            f"{used[name].path}), wanted images that nothing is tested on"
         )
-    if "validation" in sets and content_hash(sets["validation"]) == content_hash(sets["train"]):
+    if sets.validation is not None and content_hash(sets.validation) == content_hash(sets.train):
         raise ConfigError(
             "data.validation: got the training images, wanted images that nothing is trained on"
         )

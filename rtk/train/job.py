@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class TrainingData:
     pictures: np.ndarray | None
     outliers: np.ndarray | None = None
     feed: tuple[Stream, Any] | None = None
-    validation_ood: dict[str, dict[str, ImageArrays]] = field(default_factory=dict)
+    validation_ood: Mapping[str, Mapping[str, ImageArrays]] = field(default_factory=dict)
 
     @property
     def train_rows(self) -> int:

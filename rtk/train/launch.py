@@ -14,9 +14,9 @@ from rtk.config.load import flatten, load_config
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 from rtk.data.decode.stream import check_decoding_cpus
-from rtk.data.order import holdout_split, steps_per_epoch
-from rtk.data.sets.builtin import resolve_path
-from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.data.order import steps_per_epoch
+from rtk.data.sets.dataset import ImageDataset, content_hash
+from rtk.data.sets.of_run import RunSets, open_training_sets, trained_rows
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.sweep import sweep_of
 from rtk.runtime.environment import describe_environment
@@ -59,16 +59,17 @@ def launch_training(config: RunConfig) -> Outcome:
         ValueError: where config, data or cluster do not fit; nothing has been started then.
         TrainingError: where the run failed.
     """
-    datasets = open_datasets(config)
-    check_model(config, len(datasets["train"].classes))
-    if total_steps(config, datasets) <= 0:
+    sets = open_for_training(config)
+    num_classes = len(sets.train.classes)
+    check_model(config, num_classes)
+    if total_steps(config, sets.train) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
-    config = settle_on_cluster(config, len(datasets["train"].classes), Path(config.output))
+    config = settle_on_cluster(config, num_classes, Path(config.output))
     run = RunFolder.create(config)
-    hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
+    hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
     run.write_json("environment.json", {**describe_environment(), "data": hashes})
     with held(run.path, "run"):
-        return _train(run, config, datasets, resume=False)
+        return _train(run, config, sets, resume=False)
 
 
 def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
@@ -82,14 +83,14 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     with held(run.path, "run"), held(sweep.path, "sweep") if sweep else nullcontext():
         keep_best(run, config.train.select)
         step = read_state(run.checkpoints / "last")["step"]
-        datasets = open_datasets(config)
-        if total_steps(config, datasets) <= step:
+        sets = open_for_training(config)
+        if total_steps(config, sets.train) <= step:
             raise ConfigError(
                 f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
             )
-        config = settle_on_cluster(config, len(datasets["train"].classes), run.path)
+        config = settle_on_cluster(config, len(sets.train.classes), run.path)
         run.change_config(config, step)
-        return _train(run, config, datasets, resume=True)
+        return _train(run, config, sets, resume=True)
 
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
@@ -105,53 +106,22 @@ def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
     return config
 
 
-def open_datasets(config: RunConfig) -> dict[str, ImageDataset]:
-    """Open and check the data sets that training needs: `train`, and where configured `validation`, `mixing`.
+def open_for_training(config: RunConfig) -> RunSets[ImageDataset]:
+    """Open the data sets of a run, and check what its evaluation will compute: now, not after 200 epochs.
 
     Raises:
         ValueError: naming the key, what was got and what was wanted.
     """
-    train = _open(config.data.train, "data.train")
-    check_labels(train, len(train.classes))
-    opened = {"train": train}
-    if config.data.validation is not None:
-        opened["validation"] = _open(config.data.validation, "data.validation")
-        check_labels(opened["validation"], len(train.classes))
-    if config.data.mixing is not None and config.objective.regpixmix.weight:
-        opened["mixing"] = _open(config.data.mixing, "data.mixing", need_classes=False)
-    for group, sets in config.data.validation_groups.items():
-        for name, path in sets.items():
-            opened[f"{group}:{name}"] = _open(path, f"data.validation_{group}_ood.{name}", need_classes=False)
-    if config.data.outliers is not None and config.objective.openmix.weight:
-        opened["outliers"] = _open(config.data.outliers, "data.outliers", need_classes=False)
-    _check_evaluation_sets(config)
-    return opened
-
-
-def _check_evaluation_sets(config: RunConfig) -> None:
-    """What `rtk evaluate` will read and compute must be there now, not only after 200 epochs."""
+    sets = open_training_sets(config)
     wanted_scores(config.evaluate)
-    if config.data.test is not None:
-        _open(config.data.test, "data.test", need_classes=False)
-    for group in ("near_ood", "far_ood"):
-        for name, path in getattr(config.data, group).items():
-            _open(path, f"data.{group}.{name}", need_classes=False)
+    return sets
 
 
-def total_steps(config: RunConfig, datasets: dict[str, ImageDataset]) -> int:
+def total_steps(config: RunConfig, train: ImageDataset) -> int:
     """Optimiser steps of a run, from the number of rows alone."""
-    rows = min(datasets["train"].rows, config.data.train_rows or datasets["train"].rows)
-    if config.data.validation is None:
-        rows = len(holdout_split(config.seed, rows, config.data.validation_fraction)[0])
+    rows = trained_rows(config, train)
     steps = steps_per_epoch(rows, config.train.batch_size, config.data.remainder)
     return duration_steps(config.train.duration, steps)
-
-
-def _open(path: str, key: str, need_classes: bool = True) -> ImageDataset:
-    try:
-        return open_dataset(resolve_path(path), need_classes=need_classes)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from None
 
 
 def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunConfig:
@@ -179,14 +149,14 @@ def _use_gpus() -> bool:
     return units_of_cluster(gpus=True) > 0
 
 
-def _train(run: RunFolder, config: RunConfig, datasets: dict[str, ImageDataset], resume: bool) -> Outcome:
+def _train(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset], resume: bool) -> Outcome:
     import ray
 
     run.clear_stop()
     # MLflow's thread starts first: making its database takes as long as decoding the data.
     with mirrored(run) as mirror, Interrupts() as interrupts:
-        data = load_training_data(config, datasets, run.path / SKIPPED_FILE)
-        num_classes = len(datasets["train"].classes)
+        data = load_training_data(config, sets, run.path / SKIPPED_FILE)
+        num_classes = len(sets.train.classes)
         job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, data.train_rows, resume)
         result = _watch(job, ray.put(data), interrupts)
         if result["status"] == "failed":

@@ -16,8 +16,7 @@ import torch
 from rtk.config.errors import ConfigError
 from rtk.config.load import override_config
 from rtk.config.schema import RunConfig
-from rtk.data.sets.builtin import resolve_path
-from rtk.data.sets.dataset import open_dataset
+from rtk.data.sets.of_run import open_configured
 from rtk.models import build_model
 from rtk.models.classifier import concatenates_views
 from rtk.models.footprint import Footprint, measure_footprint
@@ -101,9 +100,9 @@ def count_classes(config: RunConfig) -> int:
         ConfigError: where it cannot be opened.
     """
     try:
-        return len(open_dataset(resolve_path(config.data.train)).classes)
-    except ValueError as error:
-        raise ConfigError(f"data.train: {error}; --classes C plans without it") from None
+        return len(open_configured(config.data.train, "data.train", need_classes=True).classes)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; --classes C plans without it") from None
 
 
 def plan_recipe(config: RunConfig, num_classes: int) -> list[StagePlan]:

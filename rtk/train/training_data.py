@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pyarrow.fs import LocalFileSystem
 
+from rtk.config.data import DataConfig
 from rtk.config.schema import RunConfig
+from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import FaultLog
 from rtk.data.decode.pipeline import Source, decode_datasets, evaluation_source
 from rtk.data.decode.stream import Stream, open_stream, start_feeder
-from rtk.data.order import holdout_split
 from rtk.data.sets.dataset import ImageDataset
+from rtk.data.sets.of_run import RunSets, split_train
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import PICTURE_MARGIN
 from rtk.runtime.console import progress_bar
@@ -25,47 +28,60 @@ FRACTALS = 128
 REFERENCE_ROWS = 2048  # of a streamed training set, decoded once for BatchNorm statistics
 
 
-def load_training_data(config: RunConfig, datasets: dict[str, ImageDataset], skipped: Path) -> TrainingData:
+def load_training_data(config: RunConfig, sets: RunSets[ImageDataset], skipped: Path) -> TrainingData:
     """Decode what the workers will share; of a streamed training set, only some images.
 
     Args:
         config: of the run.
-        datasets: from `open_datasets`.
+        sets: opened by `open_training_sets`.
         skipped: CSV file for the images that are left out.
     """
     side = config.data.image_size
-    picture_side = round(side * PICTURE_MARGIN)
     faults = FaultLog(config.data.on_error, config.data.max_errors, skipped)
-    train_source = Source(datasets["train"], config.data.decoded_side, config.data.train_rows)
-    rows = min(len(train_source), REFERENCE_ROWS) if config.data.stream else len(train_source)
-    sources = {"train": replace(train_source, rows=rows)}
-    if "validation" in datasets:
-        sources["validation"] = evaluation_source(config.data, datasets["validation"])
-    unseen = {group: list(sets) for group, sets in config.data.validation_groups.items()}
-    for group, names in unseen.items():
-        sources |= {
-            f"{group}:{name}": evaluation_source(config.data, datasets[f"{group}:{name}"]) for name in names
-        }
-    if "mixing" in datasets:
-        sources["mixing"] = Source(datasets["mixing"], picture_side)
-    if "outliers" in datasets:
-        sources["outliers"] = Source(datasets["outliers"], config.data.decoded_side)
+    sources = sets.map(partial(_source, config))
+    whole = sources.train
+    if config.data.stream:
+        sources = replace(sources, train=whole.first(min(len(whole), REFERENCE_ROWS)))
     with progress_bar("decoding images") as progress:
-        arrays = decode_datasets(sources, progress, faults)
-    train, validation = arrays["train"], arrays.get("validation")
+        arrays = decode_datasets(dict(sources.items()), progress, faults)
+    decoded = sources.map(lambda key, _: arrays[key])
+    train, validation = decoded.train, decoded.validation
     if validation is None:
-        kept, held = holdout_split(config.seed, len(train), config.data.validation_fraction)
+        kept, held = split_train(config, len(train))
         train, validation = train.take(kept), train.take(held).cropped(side)
-    pictures: np.ndarray | None = None
-    if config.objective.regpixmix.weight:
-        rendered = "mixing" not in arrays
-        pictures = (
-            render_fractals(FRACTALS, picture_side, config.seed) if rendered else arrays["mixing"].images
-        )
-    ood = {group: {name: arrays[f"{group}:{name}"] for name in names} for group, names in unseen.items()}
-    feed = start_stream(config, train_source, faults) if config.data.stream else None
-    outliers = arrays["outliers"].images if "outliers" in arrays else None
-    return TrainingData(train, validation, pictures, outliers, feed, ood)
+    return TrainingData(
+        train,
+        validation,
+        _mixing_pictures(config, decoded),
+        decoded.outliers.images if decoded.outliers else None,
+        start_stream(config, whole, faults) if config.data.stream else None,
+        decoded.validation_groups,
+    )
+
+
+def _source(config: RunConfig, key: str, dataset: ImageDataset) -> Source:
+    """How a data set of a run is decoded."""
+    if key == "mixing":
+        return Source(dataset, picture_side(config.data))
+    if key == "train":
+        return Source(dataset, config.data.decoded_side, config.data.train_rows)
+    if key == "outliers":
+        return Source(dataset, config.data.decoded_side)
+    return evaluation_source(config.data, dataset)
+
+
+def picture_side(data: DataConfig) -> int:
+    """Side in pixels of mixing pictures, which are cropped at random to that of the images."""
+    return round(data.image_size * PICTURE_MARGIN)
+
+
+def _mixing_pictures(config: RunConfig, decoded: RunSets[ImageArrays]) -> np.ndarray | None:
+    """Mixing pictures uint8 (P, 3, S, S) where a term needs them: those of `data.mixing`, or fractals."""
+    if not config.objective.needing("mixing"):
+        return None
+    if decoded.mixing is not None:
+        return decoded.mixing.images
+    return render_fractals(FRACTALS, picture_side(config.data), config.seed)
 
 
 def start_stream(config: RunConfig, source: Source, faults: FaultLog) -> tuple[Stream, Any]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from rtk.config.changes import When, changing_keys, may_change
+from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError, unknown
 from rtk.config.load import override_config, valid_keys
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import Parameter, SearchSpace, points
 from rtk.data.order import steps_per_epoch
-from rtk.data.sets.builtin import resolve_path
-from rtk.data.sets.dataset import ImageDataset, open_dataset
+from rtk.data.sets.dataset import ImageDataset
+from rtk.data.sets.of_run import RunSets, open_sets, trained_rows
 from rtk.data.sets.overlap import first_overlap
 from rtk.train.initial import check_model
-from rtk.train.launch import open_datasets, total_steps
+from rtk.train.launch import open_for_training, total_steps
 
 
 def check_space(space: SearchSpace, config: RunConfig) -> None:
@@ -92,7 +92,7 @@ def _check_conditions(key: str, parameter: Parameter, space: SearchSpace) -> Non
 
 
 def _check_measured(metric: str, config: RunConfig) -> None:
-    for group in ("near", "far"):
+    for group in GROUPS:
         sets: dict[str, str] = getattr(config.data, f"validation_{group}_ood")
         if metric.endswith(f"_{group}") and not sets:
             raise ConfigError(
@@ -107,19 +107,19 @@ def _check_measured(metric: str, config: RunConfig) -> None:
                 )
 
 
-def open_data(space: SearchSpace, config: RunConfig) -> dict[str, ImageDataset]:
-    """Everything that can be checked without Ray, and the opened data sets."""
+def open_data(space: SearchSpace, config: RunConfig) -> RunSets[ImageDataset]:
+    """Check everything that can be checked without Ray; the opened data sets that trials share."""
     if config.data.stream:
         raise ConfigError("data.stream: got true, wanted false: a sweep's trials share the decoded images")
-    datasets = open_datasets(data_config(space, config))
-    check_model(config, len(datasets["train"].classes))
-    _refuse_test_sets(config, datasets)
-    length, scheduler = epochs(config, datasets), space.scheduler
+    sets = open_for_training(data_config(space, config))
+    check_model(config, len(sets.train.classes))
+    _refuse_test_sets(config, sets)
+    length, scheduler = epochs(config, sets.train), space.scheduler
     for name, key in (("asha", "grace"), ("pbt", "interval")):
         got = getattr(scheduler, key)
         if scheduler.name == name and got > length:
             raise ConfigError(f"scheduler.{key}: got {got}, wanted at most the {length} epochs of a trial")
-    return datasets
+    return sets
 
 
 def data_config(space: SearchSpace, config: RunConfig) -> RunConfig:
@@ -128,15 +128,12 @@ def data_config(space: SearchSpace, config: RunConfig) -> RunConfig:
     return override_config(config, {weight: 1.0 for weight in weights if weight in space.space})
 
 
-def _refuse_test_sets(config: RunConfig, datasets: Mapping[str, ImageDataset]) -> None:
+def _refuse_test_sets(config: RunConfig, sets: RunSets[ImageDataset]) -> None:
     """A validation set with images of a test set would tune on the test, under whatever name."""
-    paths = {**config.data.near_ood, **config.data.far_ood}
-    paths |= {"test": config.data.test} if config.data.test else {}
-    tests = {name: open_dataset(resolve_path(path), need_classes=False) for name, path in paths.items()}
-    seen = {"validation": datasets["validation"]} if "validation" in datasets else {}
-    for group, sets in config.data.validation_groups.items():
-        seen |= {f"validation_{group}_ood.{name}": datasets[f"{group}:{name}"] for name in sets}
-    found = first_overlap(seen, tests)
+    tests = open_sets(config, ("test", *(f"{group}_ood" for group in GROUPS)))
+    seen = {key: dataset for key, dataset in sets.items() if key.startswith("validation")}
+    tested = {key.rpartition(".")[2]: dataset for key, dataset in tests.items() if key != "train"}
+    found = first_overlap(seen, tested)
     if found is not None:
         key, test, share = found
         raise ConfigError(
@@ -145,14 +142,14 @@ def _refuse_test_sets(config: RunConfig, datasets: Mapping[str, ImageDataset]) -
         )
 
 
-def epochs(config: RunConfig, datasets: dict[str, ImageDataset]) -> int:
+def epochs(config: RunConfig, train: ImageDataset) -> int:
     """Length of a trial.
 
     Raises:
         ConfigError: where it has no step.
     """
-    total = total_steps(config, datasets)
+    total = total_steps(config, train)
     if total <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
-    rows = min(datasets["train"].rows, config.data.train_rows or datasets["train"].rows)
-    return math.ceil(total / steps_per_epoch(rows, config.train.batch_size, config.data.remainder))
+    steps = steps_per_epoch(trained_rows(config, train), config.train.batch_size, config.data.remainder)
+    return math.ceil(total / steps)

@@ -17,6 +17,7 @@ from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import SearchSpace, points
 from rtk.data.sets.dataset import ImageDataset, content_hash
+from rtk.data.sets.of_run import RunSets
 from rtk.runs.folder import RunFolder, held, unique_name
 from rtk.runs.sweep import Sweep
 from rtk.runtime.console import progress_bar
@@ -62,17 +63,17 @@ def launch_sweep(
     name = name or unique_name(f"sweep-{config.name}")
     Sweep.check_free(config, name)
     check_space(space, config)
-    datasets = open_data(space, config)
+    sets = open_data(space, config)
     _start_ray(space, config)
     trials = space.concurrent or _places(space, config)
     memory = worker_memory(config.train.workers * trials, _resources(space).get("GPU", 0))
-    config = choose_stage(config, len(datasets["train"].classes), memory)
+    config = choose_stage(config, len(sets.train.classes), memory)
     sweep = Sweep.create(space, config, name)
     with held(sweep.path, "sweep"):
         study = open_study(sweep.path, space)
         for point in points(space, config):
             study.enqueue_trial(point)
-        _run(sweep, space, study, datasets, at_end)
+        _run(sweep, space, study, sets, at_end)
     return sweep
 
 
@@ -96,10 +97,10 @@ def resume_sweep(
             raise ConfigError(
                 f"--resume: all {space.trials} trials of {sweep.name} have ended; --trials N adds more"
             )
-        datasets = open_data(space, config)
+        sets = open_data(space, config)
         _start_ray(space, config)
         sweep.save(space, config)
-        _run(sweep, space, study, datasets, at_end)
+        _run(sweep, space, study, sets, at_end)
     return sweep
 
 
@@ -138,7 +139,7 @@ def _run(
     sweep: Sweep,
     space: SearchSpace,
     study: optuna.Study,
-    datasets: dict[str, ImageDataset],
+    sets: RunSets[ImageDataset],
     at_end: AtEnd | None,
 ) -> None:
     import ray
@@ -147,15 +148,15 @@ def _run(
     from rtk.tune.searcher import StudySearcher
 
     config = sweep.config()
-    data = load_training_data(data_config(space, config), datasets, sweep.path / SKIPPED_FILE)
-    hashes = {name: content_hash(dataset) for name, dataset in datasets.items()}
+    data = load_training_data(data_config(space, config), sets, sweep.path / SKIPPED_FILE)
+    hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
     environment = {**describe_environment(), "data": hashes}
     RunFolder(sweep.path).write_json("environment.json", environment)
     plan = TrialPlan(
         path=str(sweep.path),
         config_tree=config.model_dump(mode="json"),
         environment=environment,
-        num_classes=len(datasets["train"].classes),
+        num_classes=len(sets.train.classes),
         train_rows=data.train_rows,
         is_population=space.scheduler.name == "pbt",
         resources=_resources(space),
@@ -164,7 +165,7 @@ def _run(
         note_trial(sweep.path, ended)  # the driver may have been killed before it could
     with mirrored_sweep(sweep.path), progress_bar("trials") as progress:
         searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
-        scheduler = build_scheduler(space, epochs(config, datasets), study, sweep.path)
+        scheduler = build_scheduler(space, epochs(config, sets.train), study, sweep.path)
         try:
             _fit(sweep, space, plan, ray.put(data), searcher, scheduler)
         finally:
