@@ -16,14 +16,11 @@ from rtk.evaluate.suites import OODSet
 from rtk.metrics import (
     adaptive_ece,
     brier,
-    ds_aurc,
-    ds_f1,
     ece,
+    joint_metrics,
     misclassification_detection,
     nll,
-    ood_aurc,
     ood_detection,
-    ood_f1,
     reliability_curve,
     resample_rows,
     selective_classification,
@@ -144,10 +141,7 @@ def error_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, floa
 def ood_metrics(known: ScoreColumns, unseen: ScoreColumns, ds_method: Any = "exact") -> dict[str, float]:
     """AUROC, FPR95, AUPR of one score on one OOD set; F1 and AURC with its threshold alone, and with both."""
     five = (known.confidence, known.score, known.is_correct, unseen.confidence, unseen.score)
-    joint = {"ds_f1": ds_f1(*five, method=ds_method), "ds_aurc": ds_aurc(*five, method=ds_method)}
-    three = (known.score, known.is_correct, unseen.score)
-    alone = {"ood_f1": ood_f1(*three, method=ds_method), "ood_aurc": ood_aurc(*three, method=ds_method)}
-    return {**ood_detection(known.score, unseen.score), **joint, **alone}
+    return {**ood_detection(known.score, unseen.score), **joint_metrics(*five, method=ds_method)}
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rtk.metrics.joint import (
     ds_f1,
     ds_f1_surface,
     ds_risk_coverage,
+    joint_metrics,
     ood_aurc,
     ood_f1,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "e_aurc",
     "ece",
     "fpr_at_tpr",
+    "joint_metrics",
     "misclassification_detection",
     "nll",
     "ood_aurc",

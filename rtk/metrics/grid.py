@@ -147,21 +147,20 @@ class GridCounts:
         )
 
 
-def count_images(images: Images) -> Accepted:
-    """What the grid's thresholds accept of images that are in memory.
+def count_images(images: Images) -> GridCounts:
+    """Counts of images that are in memory.
 
     Raises:
         ValueError: infinite OOD scores, or a confidence outside [0, 1].
     """
     n_id, n_ood = images.n_id, images.ood_confidence.size
-    counts = GridCounts.from_arrays(
+    return GridCounts.from_arrays(
         np.concatenate([images.id_confidence, images.ood_confidence]),
         np.concatenate([images.id_ood_score, images.ood_ood_score]),
         np.concatenate([images.id_correct, np.zeros(n_ood, np.bool_)]),
         np.arange(n_id + n_ood) >= n_id,
         ScoreRange(*images.ood_score_range()),
     )
-    return counts.accepted()
 
 
 def binned_risk_coverage(accepted: Accepted) -> tuple[FloatArray, FloatArray]:

@@ -9,7 +9,7 @@ ranks of the scores alone; its time grows as N (N + M). "grid" reproduces the pu
 its time hardly depends on N.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -57,7 +57,7 @@ def ds_f1(
     """
     require_choice("method", method, get_args(Method))
     images = check_images(id_confidence, id_ood_score, id_correct, ood_confidence, ood_ood_score)
-    return best_f1(images)[0] if method == "exact" else float(count_images(images).f1.max())
+    return best_f1(images)[0] if method == "exact" else float(count_images(images).accepted().f1.max())
 
 
 def ds_aurc(
@@ -105,6 +105,26 @@ def ood_aurc(
     Args and errors: as `ood_f1`.
     """
     return ds_aurc(*_with_a_constant(id_ood_score, id_correct, ood_ood_score, method), method=method)
+
+
+def joint_metrics(
+    id_confidence: ArrayLike,
+    id_ood_score: ArrayLike,
+    id_correct: ArrayLike,
+    ood_confidence: ArrayLike,
+    ood_ood_score: ArrayLike,
+    method: Method = "exact",
+) -> dict[str, float]:
+    """All four: `ds_f1`, `ds_aurc`, `ood_f1` and `ood_aurc`; "grid" counts the images once for them.
+
+    Args and errors: as `ds_f1`.
+    """
+    five = (id_confidence, id_ood_score, id_correct, ood_confidence, ood_ood_score)
+    if method == "grid":
+        return asdict(count_images(check_images(*five)).result())
+    three = (id_ood_score, id_correct, ood_ood_score)
+    both = {"ds_f1": ds_f1(*five, method=method), "ds_aurc": ds_aurc(*five, method=method)}
+    return both | {"ood_f1": ood_f1(*three, method=method), "ood_aurc": ood_aurc(*three, method=method)}
 
 
 def ds_best_thresholds(
@@ -187,5 +207,5 @@ def _with_a_constant(
 def _risk_coverage(images: Images, method: Method) -> tuple[FloatArray, FloatArray]:
     require_choice("method", method, get_args(Method))
     if method == "grid":
-        return binned_risk_coverage(count_images(images))
+        return binned_risk_coverage(count_images(images).accepted())
     return np.arange(1, images.n_id + 1) / images.n_id, filled_from_right(lowest_risk(images))

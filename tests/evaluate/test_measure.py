@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from rtk.evaluate.measure import ScoreColumns, calibration, measure_score, reduce_leaves, score_metrics
-from rtk.metrics import aurc, bootstrap_interval, ds_aurc, ds_f1, ood_aurc, ood_detection, ood_f1
+from rtk.evaluate.measure import (
+    ScoreColumns,
+    calibration,
+    measure_score,
+    ood_metrics,
+    reduce_leaves,
+    score_metrics,
+)
+from rtk.metrics import aurc, bootstrap_interval, ds_aurc, ds_f1, joint, ood_aurc, ood_detection, ood_f1
 
 
 def columns(known: int = 200, unseen: int = 100) -> dict[str, ScoreColumns]:
@@ -37,6 +46,21 @@ def test_values_are_those_of_the_metrics():
     near = [measured["sets"][name]["auroc"] for name in ("cats", "dogs")]
     assert measured["means"]["auroc_near"] == pytest.approx(np.mean(near))
     assert measured["means"]["ds_f1_far"] == measured["sets"]["noise"]["ds_f1"]
+
+
+def test_the_grid_counts_the_images_of_a_set_once_for_all_four_figures(monkeypatch):
+    own = columns()
+    own = {name: replace(part, confidence=part.confidence / 2) for name, part in own.items()}
+    test, cats = own["test"], own["cats"]
+    five = (test.confidence, test.score, test.is_correct, cats.confidence, cats.score)
+    alone = {name: metric(*five, method="grid") for name, metric in (("ds_f1", ds_f1), ("ds_aurc", ds_aurc))}
+    three = (test.score, test.is_correct, cats.score)
+    alone |= {"ood_f1": ood_f1(*three, method="grid"), "ood_aurc": ood_aurc(*three, method="grid")}
+    counted = []
+    count = joint.count_images
+    monkeypatch.setattr(joint, "count_images", lambda images: counted.append(images) or count(images))
+    assert ood_metrics(test, cats, "grid") == {**ood_detection(test.score, cats.score), **alone}
+    assert len(counted) == 1
 
 
 def test_without_ood_sets_there_are_no_means():

@@ -13,6 +13,7 @@ from rtk.metrics import (
     ds_f1,
     ds_f1_surface,
     ds_risk_coverage,
+    joint_metrics,
     ood_aurc,
     ood_f1,
 )
@@ -90,6 +91,18 @@ def test_grid_curve_matches_sureplus(case):
         f1, area = brute_force(*images)
         assert ds_f1(*images) == pytest.approx(f1, abs=1e-12), seed
         assert ds_aurc(*images) == pytest.approx(area, abs=1e-12), seed
+
+
+@pytest.mark.parametrize("method", ["exact", "grid"])
+def test_all_four_at_once_are_the_same_to_the_last_bit(method):
+    images = golden_case("small_ties__")
+    three = ood_only(images)
+    assert joint_metrics(*images, method=method) == {
+        "ds_f1": ds_f1(*images, method=method),
+        "ds_aurc": ds_aurc(*images, method=method),
+        "ood_f1": ood_f1(*three, method=method),
+        "ood_aurc": ood_aurc(*three, method=method),
+    }
 
 
 def test_ood_only_exact_matches_brute_force():
