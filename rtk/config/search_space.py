@@ -10,22 +10,15 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError, unknown
 from rtk.config.load import flatten, load_config, one_line
+from rtk.config.metric_names import VALIDATION_METRICS
 from rtk.config.schema import RunConfig
 from rtk.config.sections import PositiveFloat, PositiveInt, Section
 from rtk.config.yaml_files import read_mapping
 
 KINDS = ("uniform", "loguniform", "quniform", "randint", "choice")
 Scalar = bool | int | float | str | None
-
-# Measured on validation sets after each epoch; which way is better.
-VALIDATION_METRICS = {"val/accuracy": "max", "val/aurc": "min", "val/nll": "min"} | {
-    f"val/{metric}_{group}": direction
-    for metric, direction in (("auroc", "max"), ("ds_f1", "max"), ("ds_aurc", "min"))
-    for group in GROUPS
-}
 RECIPE_POINT = "recipe"
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import jinja2
 
+from rtk.config.metric_names import larger_is_better
 from rtk.config.search_space import SearchSpace
 from rtk.report import search_plots as plots
-from rtk.report.comparison_table import Difference, cell, heading, larger_is_better, rows, short_keys
+from rtk.report.comparison_table import Difference, cell, heading, rows, short_keys
 from rtk.report.figures import Captioned, EvaluatedRun, risk_coverage_figures
 from rtk.runs.results import Entry, Group, changed_keys
 

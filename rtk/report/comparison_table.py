@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtk.config.errors import ConfigError
+from rtk.config.metric_names import larger_is_better
 from rtk.metrics.bootstrap import bootstrap_difference
 from rtk.report.tables import METRICS, format_value, how_shown
 from rtk.runs.results import Entry, Group, changed_keys, iterate_metrics
@@ -57,12 +58,6 @@ def shown_metrics(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
                 f"metric: got {name!r}, wanted one of {', '.join(known) or 'none, nothing is measured'}"
             )
     return list(wanted) or [k for k in TEST_METRICS if k in known] or [k for k in VAL_METRICS if k in known]
-
-
-def larger_is_better(metric: str) -> bool:
-    """Which way a metric is better."""
-    name = metric.removeprefix("val/")
-    return False if name == "nll" else how_shown(name).larger_is_better
 
 
 def sort_groups(groups: Sequence[Group], metric: str) -> list[Group]:

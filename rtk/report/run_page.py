@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from rtk.config.load import flatten
+from rtk.config.metric_names import larger_is_better
 from rtk.evaluate import corruptions
 from rtk.report.figures import (
     EvaluatedRun,
@@ -62,7 +63,7 @@ def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
         shown = how_shown(key)
         values = [entry.result["summary"].get(key) for entry in evaluated]
         known = [value for value in values if value is not None]
-        best = (max if shown.larger_is_better else min)(known) if len(known) > 1 else None
+        best = (max if larger_is_better(key) else min)(known) if len(known) > 1 else None
         cells = [
             {
                 "text": format_value(key, value, _spread(entry, "summary", key)),
@@ -70,7 +71,7 @@ def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
             }
             for entry, value in zip(evaluated, values, strict=True)
         ]
-        arrow = "higher is better" if shown.larger_is_better else "lower is better"
+        arrow = "higher is better" if larger_is_better(key) else "lower is better"
         rows.append({"heading": shown.heading, "better": arrow, "cells": cells})
     return rows
 
@@ -82,7 +83,7 @@ def score_set_table(entry: EvaluatedRun, metric: str) -> dict[str, Any]:
         *((name, ("sets", name), metric) for group in groups for name in _sets_of(entry, group)),
         *((f"{group} mean", ("scores",), f"{metric}_{group}") for group in groups),
     ]
-    best_of = max if METRICS[metric].larger_is_better else min
+    best_of = max if larger_is_better(metric) else min
     rows = []
     for score in result["scores"]:
         cells = []
@@ -93,7 +94,7 @@ def score_set_table(entry: EvaluatedRun, metric: str) -> dict[str, Any]:
             text = format_value(key, value, _spread(entry, *place, score, key))
             cells.append({"text": text, "best": len(by_score) > 1 and value == best})
         rows.append((score, cells))
-    better = "higher" if METRICS[metric].larger_is_better else "lower"
+    better = "higher" if larger_is_better(metric) else "lower"
     heading = f"{METRICS[metric].heading} ({better} is better)"
     return {"heading": heading, "columns": [name for name, _, _ in columns], "rows": rows}
 
@@ -106,7 +107,7 @@ def confidence_table(entry: EvaluatedRun) -> dict[str, Any]:
     for score, metrics in by_score.items():
         cells = []
         for key in keys:
-            best_of = max if METRICS[key].larger_is_better else min
+            best_of = max if larger_is_better(key) else min
             best = best_of(other[key] for other in by_score.values())
             text = format_value(key, metrics[key], _spread(entry, "test", score, key))
             cells.append({"text": text, "best": len(by_score) > 1 and metrics[key] == best})

@@ -18,50 +18,50 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtk.config.errors import ConfigError
+from rtk.config.metric_names import larger_is_better
 
 
 class Metric(NamedTuple):
-    """How a fraction is shown: heading with its unit, factor, decimals, and whether larger is better."""
+    """How a fraction is shown: heading with its unit, factor, decimals."""
 
     heading: str
     factor: float
     decimals: int
-    larger_is_better: bool
 
 
 PERCENT, PERMILLE = ("%", 100, 2), ("‰", 1000, 2)
 
 
-def _metric(name: str, unit: tuple[str, float, int], larger_is_better: bool) -> Metric:
-    return Metric(f"{name} {unit[0]}", unit[1], unit[2], larger_is_better)
+def _metric(name: str, unit: tuple[str, float, int]) -> Metric:
+    return Metric(f"{name} {unit[0]}", unit[1], unit[2])
 
 
 ERROR_METRICS = {
-    "accuracy": _metric("accuracy", PERCENT, True),
-    "aurc": _metric("AURC", PERMILLE, False),
-    "e_aurc": _metric("E-AURC", PERMILLE, False),
-    "augrc": _metric("AUGRC", PERMILLE, False),
-    "auroc_errors": _metric("AUROC errors", PERCENT, True),
-    "fpr95_errors": _metric("FPR95 errors", PERCENT, False),
-    "aupr_success": _metric("AUPR success", PERCENT, True),
-    "aupr_errors": _metric("AUPR errors", PERCENT, True),
+    "accuracy": _metric("accuracy", PERCENT),
+    "aurc": _metric("AURC", PERMILLE),
+    "e_aurc": _metric("E-AURC", PERMILLE),
+    "augrc": _metric("AUGRC", PERMILLE),
+    "auroc_errors": _metric("AUROC errors", PERCENT),
+    "fpr95_errors": _metric("FPR95 errors", PERCENT),
+    "aupr_success": _metric("AUPR success", PERCENT),
+    "aupr_errors": _metric("AUPR errors", PERCENT),
 }
 OOD_METRICS = {
-    "auroc": _metric("AUROC", PERCENT, True),
-    "fpr95": _metric("FPR95", PERCENT, False),
-    "aupr_in": _metric("AUPR in", PERCENT, True),
-    "aupr_out": _metric("AUPR out", PERCENT, True),
-    "ds_f1": _metric("DS-F1", PERCENT, True),
-    "ds_aurc": _metric("DS-AURC", PERMILLE, False),
-    "ood_f1": _metric("OOD-F1", PERCENT, True),
-    "ood_aurc": _metric("OOD-AURC", PERMILLE, False),
+    "auroc": _metric("AUROC", PERCENT),
+    "fpr95": _metric("FPR95", PERCENT),
+    "aupr_in": _metric("AUPR in", PERCENT),
+    "aupr_out": _metric("AUPR out", PERCENT),
+    "ds_f1": _metric("DS-F1", PERCENT),
+    "ds_aurc": _metric("DS-AURC", PERMILLE),
+    "ood_f1": _metric("OOD-F1", PERCENT),
+    "ood_aurc": _metric("OOD-AURC", PERMILLE),
 }
 METRICS = (
     ERROR_METRICS
     | OOD_METRICS
     | {  # measured too; the tables show the trapezoid ones, as the papers do
-        "ap_in": _metric("AP in", PERCENT, True),
-        "ap_out": _metric("AP out", PERCENT, True),
+        "ap_in": _metric("AP in", PERCENT),
+        "ap_out": _metric("AP out", PERCENT),
     }
 )
 # What is shown first: of each run, in the order of the papers' tables.
@@ -94,7 +94,7 @@ def format_value(key: str, value: Any, spread: Any = None) -> str:
     """
     if value is None:
         return "–"
-    _, factor, decimals, _ = how_shown(key)
+    _, factor, decimals = how_shown(key)
     if isinstance(value, list):
         value, spread = float(np.mean(value)), float(np.std(value, ddof=1))
     text = f"{value * factor:.{decimals}f}"
@@ -273,7 +273,7 @@ def _is_best(row: Row, key: str, rows: Sequence[Row]) -> bool:
         for other in rows
         if (other.run, other.set) == (row.run, row.set) and key in other.metrics
     ]
-    best = max if METRICS[key].larger_is_better else min
+    best = max if larger_is_better(key) else min
     return len(rivals) > 1 and row.metrics.get(key) == best(rivals)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from rtk.config.metric_names import larger_is_better
 from rtk.runs.folder import RunFolder
 from rtk.train.checkpoint import copy_checkpoint, read_state
 from rtk.train.shard_reader import has_checkpoint
-
-LOWER_IS_BETTER = ("aurc", "nll", "fpr95")
 
 
 def keep_best(run: RunFolder, select: str) -> None:
@@ -34,4 +33,4 @@ def _is_better(run: RunFolder, select: str, state: dict[str, Any]) -> bool:
     new, old = state["metrics"][select], best[select]
     if math.isnan(old) or math.isnan(new):
         return math.isnan(old)
-    return bool(new <= old if select.endswith(LOWER_IS_BETTER) else new >= old)
+    return bool(new >= old if larger_is_better(select) else new <= old)
