@@ -47,9 +47,8 @@ COMMANDS = (
     completion,
 )
 SECTIONS = "data model objective optimizer sharpness schedule averaging train evaluate tracking deepspeed"
-# These are config values wherever they stand, also after an option that takes several words.
+# These are config values wherever they stand, also after the first of several words that an option takes.
 OVERRIDE = re.compile(rf"^(({SECTIONS.replace(' ', '|')})\.[\w.-]+|name|seed|output)=")
-WITH_OVERRIDES = ("train", "evaluate", "sweep", "plan", "recipes")
 
 DESCRIPTION = """Train image classifiers that know when they are wrong, and prove it.
 
@@ -106,21 +105,55 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse; `key=value` and a recipe may stand anywhere, which argparse refuses after an option."""
     parser = build_parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    overrides = [word for word in words if OVERRIDE.match(word) and words[0] in WITH_OVERRIDES]
-    options, rest = parser.parse_known_args([word for word in words if word not in overrides])
+    words, overrides = _split_overrides(_command_parser(parser, words), words)
+    options, rest = parser.parse_known_args(words)
     if rest and getattr(options, "recipe", "") is None and not rest[0].startswith("-"):
         options.recipe = rest.pop(0)
-    # The rest are keys that are misspelt; what they are near to is said later.
-    overrides += [word for word in rest if "=" in word and not word.startswith("-")]
-    rest = [word for word in rest if word not in overrides]
-    if overrides and not hasattr(options, "overrides"):
-        rest += overrides
+    if hasattr(options, "overrides"):
+        # The rest are keys that are misspelt; what they are near to is said later.
+        overrides += [word for word in rest if "=" in word and not word.startswith("-")]
+        rest = [word for word in rest if word not in overrides]
+        options.overrides = [*options.overrides, *overrides]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if overrides:
-        options.overrides = [*options.overrides, *overrides]
     options.parser = parser  # for `rtk completion`
     return options
+
+
+def _command_parser(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that the first words name; a misspelt one is answered with the nearest."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction) and words and not words[0].startswith("-"):
+            if words[0] in action.choices:
+                return _command_parser(action.choices[words[0]], words[1:])
+            from rtk.config.errors import unknown
+
+            parser.error(unknown("command", words[0], action.choices))
+    return parser
+
+
+def _split_overrides(command: argparse.ArgumentParser, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without config values, and those; a word that an option must have stays the option's own."""
+    if not any(action.dest == "overrides" for action in command._actions):
+        return list(words), []
+    own: list[str] = []
+    overrides: list[str] = []
+    claimed = 0  # words to come that belong to an option whatever they look like
+    for word in words:
+        is_override = claimed == 0 and OVERRIDE.match(word)
+        (overrides if is_override else own).append(word)
+        claimed = claimed - 1 if claimed else _words_of_option(command, word)
+    return own, overrides
+
+
+def _words_of_option(command: argparse.ArgumentParser, word: str) -> int:
+    """How many words an option must be followed by; 0 for any other word."""
+    options = command._option_string_actions
+    names = [name for name in options if word.startswith("--") and name.startswith(word)]
+    if not names:
+        return 0
+    needed = options[word if word in options else names[0]].nargs
+    return needed if isinstance(needed, int) else int(needed in (None, "+"))
 
 
 def _fail(error: Exception, code: int) -> int:

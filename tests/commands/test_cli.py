@@ -159,6 +159,48 @@ def test_words_are_taken_for_what_they_are_wherever_they_stand():
     assert set(SECTIONS.split()) == sections
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["evaluate", "RUN", "--ood", "data.a=path"], {"ood": ["data.a=path"], "overrides": []}),
+        (
+            ["evaluate", "RUN", "--ood", "seed=photos/", "--ood", "name=x", "evaluate.actors=2"],
+            {"ood": ["seed=photos/", "name=x"], "overrides": ["evaluate.actors=2"]},
+        ),
+        (["evaluate", "RUN", "--ood=seed=x", "--test", "data.b=c"], {"ood": ["seed=x"], "test": "data.b=c"}),
+        (
+            ["evaluate", "RUN", "--corruptions", "evaluate.actors=2"],
+            {"corruptions": 0, "overrides": ["evaluate.actors=2"]},
+        ),
+        (["evaluate", "RUN", "--out", "name=x", "seed=1"], {"output": "name=x", "overrides": ["seed=1"]}),
+        (
+            ["sweep", "S", "R", "--name", "train.x=1", "seed=1"],
+            {"name": "train.x=1", "overrides": ["seed=1"]},
+        ),
+        (["train", "R", "--json", "--output", "output=x"], {"output": "output=x", "overrides": []}),
+        (
+            ["compare", "--experiment", "E", "--where", "params.model.width=8"],
+            {"where": "params.model.width=8"},
+        ),
+        (["compare", "--experiment", "seed=3"], {"experiment": "seed=3"}),
+        (["data", "views", "R", "--out", "seed=1", "seed=2"], {"out": "seed=1", "overrides": ["seed=2"]}),
+    ],
+)
+def test_what_an_option_takes_stays_its_own(words, expected):
+    options = vars(_parse(words))
+    assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"), [("trian digits_demo", "train"), ("data inspct", "inspect"), ("recipes lst", "ls")]
+)
+def test_a_misspelt_command_is_answered_with_the_nearest(words, nearest, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert f"nearest valid command is '{nearest}'" in capsys.readouterr().err
+
+
 def test_output_is_a_folder_of_new_runs_too(capsys, tmp_path):
     assert main(["train", "digits_demo", "--output", str(tmp_path), "--print-config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output"]["value"] == str(tmp_path)
