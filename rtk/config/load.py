@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from rtk.config.errors import ConfigError, unknown
+from rtk.config.errors import ConfigError, unknown, wanted_of
+from rtk.config.messages import one_line
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_yaml, parse_yaml, read_mapping
 
@@ -92,7 +93,7 @@ def build_config(tree: Mapping[str, Any], keep_unset: bool = False) -> RunConfig
     try:
         return RunConfig.model_validate(expand_variables(tree, keep_unset=keep_unset))
     except ValidationError as error:
-        raise ConfigError(one_line(error)) from None
+        raise ConfigError(one_line(error, RunConfig)) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -147,7 +148,7 @@ def find_recipe(recipe: str | Path) -> Path:
     shipped = shipped_recipes()
     if path.name == str(recipe) and path.name.removesuffix(".yaml") in shipped:
         return shipped[path.name.removesuffix(".yaml")]
-    raise ConfigError(f"recipe: got {str(recipe)!r}, wanted a YAML file or one of {', '.join(shipped)}")
+    raise ConfigError(f"recipe: got {str(recipe)!r}, wanted a YAML file or {wanted_of(str(recipe), shipped)}")
 
 
 def valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
@@ -233,17 +234,3 @@ def _origin(origins: Mapping[str, str], key: str) -> str:
         if origin is not None:
             return origin
     return "default"
-
-
-def one_line(error: ValidationError) -> str:
-    """A validation error as one line: the key, what was got, what was wanted."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    if first["type"] == "missing":
-        return f"{key}: missing, wanted a value (set it in the recipe or as {key}=...)"
-    if isinstance(first["input"], Mapping):  # about several keys of a section: the message names them
-        return message if message.startswith(key) else f"{key}: {message}"
-    return f"{key}: got {first['input']!r}, {message[0].lower()}{message[1:]}"

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtk.config.errors import ConfigError, unknown
-from rtk.config.load import flatten, load_config, one_line
+from rtk.config.load import flatten, load_config
+from rtk.config.messages import one_line
 from rtk.config.metric_names import VALIDATION_METRICS
 from rtk.config.schema import RunConfig
 from rtk.config.sections import PositiveFloat, PositiveInt, Section
@@ -183,12 +184,7 @@ def parse_space(tree: Mapping[str, Any], where: str) -> SearchSpace:
     try:
         return SearchSpace.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-            raise ConfigError(
-                f"{where}: {unknown('key', str(first['loc'][0]), SearchSpace.model_fields)}"
-            ) from None
-        raise ConfigError(f"{where}: {one_line(error)}") from None
+        raise ConfigError(f"{where}: {one_line(error, SearchSpace)}") from None
 
 
 def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) -> RunConfig:

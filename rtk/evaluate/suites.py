@@ -11,7 +11,7 @@ from typing import Any
 from pyarrow import fs
 
 from rtk.config.data import GROUPS
-from rtk.config.errors import ConfigError, unknown
+from rtk.config.errors import ConfigError, unknown, wanted_of
 from rtk.config.load import expand_variables
 from rtk.config.yaml_files import read_mapping
 from rtk.data.sets.builtin import resolve_path
@@ -103,7 +103,7 @@ def _find_suite(suite: str | Path) -> Path:
         return path
     if str(suite) in shipped:
         return shipped[str(suite)]
-    raise ConfigError(f"--suite: got {str(suite)!r}, wanted a YAML file or one of {', '.join(shipped)}")
+    raise ConfigError(f"--suite: got {str(suite)!r}, wanted a YAML file or {wanted_of(str(suite), shipped)}")
 
 
 def _read_suite(path: Path) -> dict[str, Any]:

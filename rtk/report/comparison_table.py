@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rtk.config.errors import ConfigError
+from rtk.config.errors import ConfigError, wanted_of
 from rtk.config.metric_names import larger_is_better
 from rtk.metrics.bootstrap import bootstrap_difference
 from rtk.report.tables import METRICS, format_value, how_shown
@@ -54,9 +54,8 @@ def shown_metrics(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
     known = list(iterate_metrics(entries))
     for name in wanted:
         if name not in known:
-            raise ConfigError(
-                f"metric: got {name!r}, wanted one of {', '.join(known) or 'none, nothing is measured'}"
-            )
+            wanted = wanted_of(name, known) if known else "none, nothing is measured"
+            raise ConfigError(f"metric: got {name!r}, wanted {wanted}")
     return list(wanted) or [k for k in TEST_METRICS if k in known] or [k for k in VAL_METRICS if k in known]
 
 
