@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rtk.config.load import flatten
 from rtk.config.yaml_files import read_mapping
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
+from rtk.tracking.rows import as_metric, is_of_a_population, mark, with_epochs
 
 BATCH = 1000  # metrics in one request; MLflow's own limit
 PARAMS_BATCH = 100
@@ -203,15 +204,13 @@ class Mirror:
         if stamp == self._metrics_stamp:
             return 0
         if self._by_time is None:
-            self._by_time = _is_of_a_population(self.run)
+            self._by_time = is_of_a_population(self.run)
         marks, by_time = state["marks"], self._by_time
-        rows = [
-            r for r in _with_epochs(self.run.read_metrics()) if _mark(r, by_time) > marks.get(r["key"], -1)
-        ]
+        rows = [r for r in with_epochs(self.run.read_metrics()) if mark(r, by_time) > marks.get(r["key"], -1)]
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            self._connect().log_batch(state["run_id"], metrics=[_metric(row) for row in batch])
-            self._note(state, marks=state["marks"] | {row["key"]: _mark(row, by_time) for row in batch})
+            self._connect().log_batch(state["run_id"], metrics=[as_metric(row) for row in batch])
+            self._note(state, marks=state["marks"] | {row["key"]: mark(row, by_time) for row in batch})
         self._metrics_stamp = stamp
         return len(rows)
 
@@ -265,38 +264,3 @@ def _make_registered_model(client: Any, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _with_epochs(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows, and for each step of training or validation one with its epoch."""
-    last = -1
-    for row in rows:
-        if row["key"].startswith(("train/", "val/")) and row["step"] > last:
-            last = row["step"]
-            yield {**row, "key": "epoch", "value": row["epoch"]}
-        yield row
-
-
-def _mark(row: dict[str, Any], by_time: bool) -> float:
-    """What grows from row to row of a key.
-
-    A resumed run writes the steps after its checkpoint anew, with the same values: they go by the step, so
-    that none is sent twice. Evaluations may be repeated at an earlier step: they go by the time.
-    """
-    repeats = not by_time and row["key"].startswith(("train/", "val/", "epoch"))
-    return row["step"] if repeats else row["time"]
-
-
-def _is_of_a_population(run: RunFolder) -> bool:
-    """Whether a run may take over another one's weights, and write its steps anew with other values."""
-    sweep = sweep_of(run)
-    if sweep is None:
-        return False
-    tree = read_mapping(sweep.path / SWEEP_FILE)
-    return bool(tree["space"]["scheduler"]["name"] == "pbt")
-
-
-def _metric(row: dict[str, Any]) -> Any:
-    from mlflow.entities import Metric
-
-    return Metric(row["key"], row["value"], int(row["time"] * 1000), row["step"])
