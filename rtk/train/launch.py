@@ -69,7 +69,7 @@ def launch_training(config: RunConfig) -> Outcome:
     hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
     run.write_json("environment.json", {**describe_environment(), "data": hashes})
     with held(run.path, "run"):
-        return _train(run, config, sets, resume=False)
+        return _run_training(run, config, sets, resume=False)
 
 
 def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
@@ -90,7 +90,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
             )
         config = settle_on_cluster(config, len(sets.train.classes), run.path)
         run.change_config(config, step)
-        return _train(run, config, sets, resume=True)
+        return _run_training(run, config, sets, resume=True)
 
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
@@ -149,7 +149,7 @@ def _use_gpus() -> bool:
     return units_of_cluster(gpus=True) > 0
 
 
-def _train(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset], resume: bool) -> Outcome:
+def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset], resume: bool) -> Outcome:
     import ray
 
     run.clear_stop()

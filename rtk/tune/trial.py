@@ -73,7 +73,7 @@ def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> N
             report = partial(report_checkpoint, run)
         tree = config.model_dump(mode="json")
         job = TrainingJob(str(run.path), tree, plan.num_classes, plan.train_rows, resume=False)
-        result = _train(job, plan, data[0], report)
+        result = _train_trial(job, plan, data[0], report)
         if result["status"] != "finished":
             tune.report({"failed": result["message"]})
         elif not result["metrics"]:  # it had ended before its end was noted
@@ -94,7 +94,7 @@ def _open_run(number: int, config: RunConfig, plan: TrialPlan) -> RunFolder:
     return run
 
 
-def _train(job: TrainingJob, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
+def _train_trial(job: TrainingJob, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
     import ray
 
     if job.config.train.workers == 1:
