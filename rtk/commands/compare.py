@@ -1,4 +1,4 @@
-"""`rtk compare`: runs, trials or an experiment side by side."""
+"""`rtk compare`: tables over many runs, a sweep's trials or an experiment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add(commands: Parsers) -> None:
         commands,
         "compare",
         run,
-        "set runs, a sweep's trials or an experiment side by side, seeds taken together",
+        "tables over many runs, a sweep's trials or an experiment, seeds taken together",
         """rtk compare BASELINE_RUN RUN RUN
         rtk compare --sweep NAME --html sweep.html
         rtk compare --experiment rtk --where "params.model.width = 8 and metrics.accuracy > 0.9"
@@ -45,10 +45,9 @@ def run(options: Options) -> int:
     found = compare_runs(**{key: getattr(options, key) for key in keys})
     written = []
     if options.html:
-        from rtk.report.comparison_page import write_page
+        from rtk.report.comparison_page import write_comparison
 
-        given = (found.title, found.groups, found.metrics, found.differences, found.space, found.importances)
-        written.append(write_page(Path(options.html), *given))
+        written.append(write_comparison(found, Path(options.html)))
     if options.csv:
         written.append(Path(options.csv))
         written[-1].write_text(as_csv(found.groups))

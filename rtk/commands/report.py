@@ -1,4 +1,4 @@
-"""`rtk report`: a page that sets evaluated runs side by side."""
+"""`rtk report`: the page of one evaluated run, or of several side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add(commands: Parsers) -> None:
         commands,
         "report",
         run,
-        "write an HTML page with tables and plots of evaluated runs",
+        "write the page of an evaluated run, or of a few side by side: every figure and plot",
         """rtk report RUN
         rtk report BASELINE_RUN RUN --out comparison.html
         rtk report BASELINE_RUN RUN --table results.tex results.csv""",

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from rtk.config.metric_names import larger_is_better
 from rtk.config.search_space import SearchSpace
 from rtk.report import search_plots as plots
+from rtk.report.comparison import Comparison
 from rtk.report.comparison_table import Difference, cell, heading, rows, short_keys
 from rtk.report.figures import Captioned, EvaluatedRun, risk_coverage_figures
+from rtk.report.page import write_page
 from rtk.runs.results import Entry, Group, changed_keys
 
 MOST_LINES = 7  # that can be told apart in one figure
@@ -22,41 +20,22 @@ FEWEST_FOR_COORDINATES = 3
 MOST_AXES = 9
 
 
-def write_page(
-    path: Path,
-    title: str,
-    groups: Sequence[Group],
-    metrics: Sequence[str],
-    differences: Sequence[Difference],
-    space: SearchSpace | None = None,
-    importances: dict[str, float] | None = None,
-) -> Path:
-    """Write the page.
-
-    Args:
-        path: where to.
-        title: heading.
-        groups: what is compared, the best first.
-        metrics: columns of the table; the first one colours the figures.
-        differences: of groups from the baseline.
-        space: search space of a sweep.
-        importances: share of each searched key.
-    """
+def write_comparison(found: Comparison, path: Path) -> Path:
+    """Write the page; the first of its metrics colours the figures."""
+    groups, metrics = found.groups, found.metrics
     entries = [entry for group in groups for entry in group.entries]
-    page = _template().render(
-        title=title,
-        date=time.strftime("%Y-%m-%d %H:%M"),
+    return write_page(
+        path,
+        "comparison_page.html",
+        title=found.title,
         table=rows(groups, metrics),
         best=_best_rows(groups, metrics),
-        differences=[_difference_row(one) for one in differences],
-        wide=list(_coordinates(entries, metrics[0], space)) if metrics else [],
-        search=list(_search_figures(entries, space, importances or {})) if space else [],
+        differences=[_difference_row(one) for one in found.differences],
+        wide=list(_coordinates(entries, metrics[0], found.space)) if metrics else [],
+        search=list(_search_figures(entries, found.space, found.importances)) if found.space else [],
         curves=list(_curves(groups)),
         failed=[(e.name, e.attributes["reason"]) for e in entries if "reason" in e.attributes],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
-    return path
 
 
 def _best_rows(groups: Sequence[Group], metrics: Sequence[str]) -> dict[str, int]:
@@ -142,9 +121,3 @@ def _curves(groups: Sequence[Group]) -> Iterator[Captioned]:
     ][:MOST_LINES]
     if firsts:
         yield from risk_coverage_figures([EvaluatedRun.read(run, label) for label, run in firsts])
-
-
-def _template() -> jinja2.Template:
-    text = (resources.files("rtk.report") / "comparison_page.html").read_text()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,26 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e7eb",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-}
-# Okabe-Ito: told apart with any colour vision; the dashes tell lines apart without colour.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+from rtk.report.plot_style import COLOURS, DASHES, SIZE, STYLE, as_svg
+
 PART_COLOURS = {"right": "#0072b2", "wrong": "#d55e00", "near": "#e69f00", "far": "#666666"}
-SIZE = (4.6, 3.4)
 HISTOGRAM_BINS = 50
 MAX_POINTS = 600  # of a curve: more cannot be seen and would make the page heavy
-SURFACE_PIXELS = 110  # per inch
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -159,12 +142,3 @@ def f1_surface(
 def _percent(*directions: Any) -> None:
     for direction in directions:
         direction.set_major_formatter(PercentFormatter(1))
-
-
-def as_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element without XML prologue, dates or fixed size."""
-    figure.tight_layout()
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=SURFACE_PIXELS)
-    text = buffer.getvalue()
-    return re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text[text.index("<svg") :], count=1)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from rtk.config.load import flatten
 from rtk.config.metric_names import larger_is_better
@@ -21,6 +17,7 @@ from rtk.report.figures import (
     surface_figures,
     training_figures,
 )
+from rtk.report.page import write_page
 from rtk.report.tables import HEADLINE, METRICS, format_value, how_shown
 from rtk.runs.folder import RunFolder
 
@@ -40,10 +37,10 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
     """
     labels = _short_labels(runs)
     evaluated = [EvaluatedRun.read(run, label) for run, label in zip(runs, labels, strict=True)]
-    path = path or runs[-1].evaluation / "report.html"
-    page = _template().render(
+    return write_page(
+        path or runs[-1].evaluation / "report.html",
+        "run_page.html",
         title=" and ".join(labels),
-        date=time.strftime("%Y-%m-%d %H:%M"),
         headline=headline_rows(evaluated),
         curves=list(risk_coverage_figures(evaluated)),
         corruption_figures=list(corruption_figures(evaluated)),
@@ -51,9 +48,6 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
         differences=_differences(evaluated),
         environment=runs[-1].read_json("environment.json"),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
-    return path
 
 
 def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
@@ -201,9 +195,3 @@ def _short_labels(runs: Sequence[RunFolder]) -> list[str]:
     """Recipe names where they tell the runs apart, full names otherwise."""
     names = [run.config_tree()["name"] for run in runs]
     return names if len(set(names)) == len(names) else [run.name for run in runs]
-
-
-def _template() -> jinja2.Template:
-    text = (resources.files("rtk.report") / "run_page.html").read_text()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)

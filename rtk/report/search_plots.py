@@ -1,4 +1,4 @@
-"""Figures of a comparison, as SVG text: pure functions of arrays."""
+"""Figures of a comparison or a search, as SVG text: pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from rtk.report.plots import COLOURS, SIZE, STYLE, as_svg
+from rtk.report.plot_style import COLOURS, SIZE, STYLE, as_svg
 
 STATE_LOOKS = {"complete": (COLOURS[0], "o"), "pruned": (COLOURS[4], "v"), "failed": (COLOURS[1], "x")}
 LOG_RATIO = 20  # an axis whose values span more than this is logarithmic
