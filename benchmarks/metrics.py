@@ -125,7 +125,7 @@ def measure_grid(images: Images, rounds: int) -> None:
         metrics.ScoreRange.from_array(np.append(images[1], images[4])),
     )
     accepted = grid_counts.accepted()
-    for column, table in enumerate((accepted.correct, accepted.known, accepted.total)):
+    for column, table in enumerate((accepted.correct, accepted.id_count, accepted.total)):
         np.testing.assert_array_equal(counts[..., column], table[rows])
     show(f"DS-F1 + DS-AURC, grid, {n_id:,} + {n_ood:,}", ours, plain)
 

@@ -92,22 +92,22 @@ def _combinations(values: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())] if values else []
 
 
-def ood_criterion(known: Predictions, unseen: Predictions) -> Criterion:
+def ood_criterion(id_images: Predictions, ood_images: Predictions) -> Criterion:
     """AUROC of validation ID against validation OOD images (OpenOOD)."""
 
     def criterion(name: str, state: FittedScore) -> float:
-        scores = (apply_score(name, state, part).numpy() for part in (known, unseen))
+        scores = (apply_score(name, state, part).numpy() for part in (id_images, ood_images))
         return ood_detection(*scores)["auroc"]
 
     return criterion
 
 
-def error_criterion(known: Predictions) -> Criterion:
+def error_criterion(id_images: Predictions) -> Criterion:
     """Minus the AURC of labelled in-distribution images (RAT)."""
-    correct = (known.logits.argmax(1) == known.labels).numpy()
+    correct = (id_images.logits.argmax(1) == id_images.labels).numpy()
 
     def criterion(name: str, state: FittedScore) -> float:
-        return -aurc(apply_score(name, state, known).numpy(), correct)
+        return -aurc(apply_score(name, state, id_images).numpy(), correct)
 
     return criterion
 

@@ -59,30 +59,30 @@ def decide_for_run(evaluation: Evaluation, measured: Measured, path: Path, step:
 
 def _validation_images(evaluation: Evaluation, states: dict[str, FittedScore], pair: Pair) -> ScoredImages:
     validation = evaluation.fit.validation
-    known = score_columns(validation, states)
+    id_scores = score_columns(validation, states)
     correct = (validation.logits.argmax(1) == validation.labels).numpy()
     if VALIDATION_OOD not in evaluation.predictions:
-        return combine(known[pair[0]], known[pair[1]], correct)
-    unseen = score_columns(as_predictions(evaluation.predictions[VALIDATION_OOD]), states)
-    return combine(known[pair[0]], known[pair[1]], correct, unseen[pair[0]], unseen[pair[1]])
+        return combine(id_scores[pair[0]], id_scores[pair[1]], correct)
+    ood_scores = score_columns(as_predictions(evaluation.predictions[VALIDATION_OOD]), states)
+    return combine(id_scores[pair[0]], id_scores[pair[1]], correct, ood_scores[pair[0]], ood_scores[pair[1]])
 
 
 def _describe(images: ScoredImages, id_coverage: float) -> str:
-    known = int(images.is_known.sum())
-    unseen = images.is_known.size - known
-    if unseen:
-        return f"{known} validation images and {unseen} OOD validation images"
-    return f"{known} validation images, tau_ood keeping {id_coverage:.0%} of them"
+    id_images = int(images.is_id.sum())
+    ood_images = images.is_id.size - id_images
+    if ood_images:
+        return f"{id_images} validation images and {ood_images} OOD validation images"
+    return f"{id_images} validation images, tau_ood keeping {id_coverage:.0%} of them"
 
 
 def _outcomes(table: pa.Table, pair: Pair, thresholds: tuple[float, float]) -> dict[str, dict[str, Any]]:
     """Coverage and risk on the test set alone, and with the near and the far sets."""
-    known = rows_of(table, "group", "id")
-    five = [*(known[name] for name in pair), known["is_correct"]]
+    id_rows = rows_of(table, "group", "id")
+    five = [*(id_rows[name] for name in pair), id_rows["is_correct"]]
     reached = {"test": outcome(combine(*five), *thresholds)}
     for group in GROUPS:
-        unseen = rows_of(table, "group", group)
-        if len(unseen["is_correct"]):
-            images = combine(*five, *(unseen[name] for name in pair))
+        ood_rows = rows_of(table, "group", group)
+        if len(ood_rows["is_correct"]):
+            images = combine(*five, *(ood_rows[name] for name in pair))
             reached[f"test_and_{group}"] = outcome(images, *thresholds)
     return reached

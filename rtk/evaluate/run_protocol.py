@@ -64,8 +64,8 @@ def measure_fixed(evaluation: Evaluation) -> Measured:
 
 def measure_aps(evaluation: Evaluation) -> Measured:
     """Scores tuned by OpenOOD's automatic search on validation ID and OOD images."""
-    unseen = as_predictions(evaluation.predictions[VALIDATION_OOD])
-    criterion = ood_criterion(evaluation.fit.validation, unseen)
+    ood_images = as_predictions(evaluation.predictions[VALIDATION_OOD])
+    criterion = ood_criterion(evaluation.fit.validation, ood_images)
     tuned = tuned_scores(evaluation.config, evaluation.names, evaluation.fit, criterion, openood_grid)
     return _measure(evaluation, tuned)
 

@@ -48,13 +48,13 @@ class Accepted:
 
     Attributes:
         correct: (R, C) ID images with a right prediction.
-        known: (R, C) ID images.
+        id_count: (R, C) ID images.
         total: (R, C) ID and OOD images.
         n_id: ID images there are, accepted or not.
     """
 
     correct: IntArray
-    known: IntArray
+    id_count: IntArray
     total: IntArray
     n_id: int
 
@@ -110,12 +110,12 @@ def histogram(
     return np.bincount(cells, minlength=tau_ood.size * tau_id.size).reshape(tau_ood.size, tau_id.size)
 
 
-def accumulate(correct: IntArray, known: IntArray, unseen: IntArray) -> Accepted:
+def accumulate(correct: IntArray, id_count: IntArray, ood_count: IntArray) -> Accepted:
     """From histograms (R, C) of right ID, ID and OOD images to what each pair of thresholds accepts."""
-    accepted_id = _at_least(known)
-    total = _at_least(unseen)
+    accepted_id = _at_least(id_count)
+    total = _at_least(ood_count)
     total += accepted_id
-    return Accepted(_at_least(correct), accepted_id, total, int(known.sum()))
+    return Accepted(_at_least(correct), accepted_id, total, int(id_count.sum()))
 
 
 def _at_least(counts: IntArray) -> IntArray:

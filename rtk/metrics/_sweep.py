@@ -50,14 +50,16 @@ class Row:
 
 def sweep(images: Images) -> Iterator[Row]:
     """Lower tau_OOD through the distinct OOD scores of the ID images; one row each."""
-    known, unseen = _confident_first(images)
-    id_scores, ood_scores = images.id_ood_score[known], images.ood_ood_score[unseen]
+    id_images, ood_images = _confident_first(images)
+    id_scores, ood_scores = images.id_ood_score[id_images], images.ood_ood_score[ood_images]
     id_order, ood_order = np.argsort(-id_scores, kind="stable"), np.argsort(-ood_scores, kind="stable")
     ranked = id_scores[id_order]
     id_ends = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, ranked.size)
     tau_ood = ranked[id_ends - 1]
     ood_ends = np.searchsorted(-ood_scores[ood_order], -tau_ood, side="right")
-    counts = _Counts(images.id_confidence[known], images.id_correct[known], images.ood_confidence[unseen])
+    counts = _Counts(
+        images.id_confidence[id_images], images.id_correct[id_images], images.ood_confidence[ood_images]
+    )
     id_start = ood_start = 0
     for tau, id_end, ood_end in zip(tau_ood.tolist(), id_ends.tolist(), ood_ends.tolist(), strict=True):
         first = counts.accept(id_order[id_start:id_end], ood_order[ood_start:ood_end])
@@ -105,15 +107,15 @@ class _Counts:
         self._ood_upto_id = np.searchsorted(-ood_confidence, -id_confidence, side="right")
         self._id_above_ood = np.searchsorted(-id_confidence, -ood_confidence, side="left")
 
-    def accept(self, known: IntArray, unseen: IntArray) -> int:
+    def accept(self, id_images: IntArray, ood_images: IntArray) -> int:
         """Take in images; return the index from which on counts may be better than before."""
-        if known.size + unseen.size > _RECOUNT:
-            self._id_in[known] = self._ood_in[unseen] = True
+        if id_images.size + ood_images.size > _RECOUNT:
+            self._id_in[id_images] = self._ood_in[ood_images] = True
             self._recount()
             return 0
-        for image in unseen.tolist():
+        for image in ood_images.tolist():
             self._accept_ood(image)
-        return min([self._accept_id(image) for image in known.tolist()])
+        return min([self._accept_id(image) for image in id_images.tolist()])
 
     def _recount(self) -> None:
         accepted = np.flatnonzero(self._id_in)

@@ -101,8 +101,8 @@ class GridCounts:
                 outside `score_range`.
         """
         confidences, scores = check_confidence(confidence), as_scores("ood_score", ood_score)
-        correct, unseen = as_flags("is_correct", is_correct), as_flags("is_ood", is_ood)
-        require_same_length(confidence=confidences, ood_score=scores, is_correct=correct, is_ood=unseen)
+        correct, ood = as_flags("is_correct", is_correct), as_flags("is_ood", is_ood)
+        require_same_length(confidence=confidences, ood_score=scores, is_correct=correct, is_ood=ood)
         if scores.min() < score_range.low or scores.max() > score_range.high:
             got = f"[{scores.min()}, {scores.max()}]"
             raise ValueError(
@@ -113,7 +113,7 @@ class GridCounts:
         def count(chosen: BoolArray) -> IntArray:
             return histogram(scaled[chosen], rounded[chosen], _THRESHOLDS, _THRESHOLDS)
 
-        return cls(np.stack([count(~unseen & correct), count(~unseen), count(unseen)]))
+        return cls(np.stack([count(~ood & correct), count(~ood), count(ood)]))
 
     def merge(self, other: GridCounts) -> GridCounts:
         """Counts of the images of both."""
@@ -138,7 +138,7 @@ class GridCounts:
         """
         both = self.accepted()
         # Every confidence reaches 0, so the first column is the rule with the OOD threshold alone.
-        ood_only = Accepted(both.correct[:, :1], both.known[:, :1], both.total[:, :1], both.n_id)
+        ood_only = Accepted(both.correct[:, :1], both.id_count[:, :1], both.total[:, :1], both.n_id)
         return GridMetrics(
             ds_f1=float(both.f1.max()),
             ds_aurc=area(*binned_risk_coverage(both)),
@@ -170,7 +170,7 @@ def binned_risk_coverage(accepted: Accepted) -> tuple[FloatArray, FloatArray]:
         bin centres (100,) and risks (100,).
     """
     highest_precision = np.full(accepted.n_id + 1, -np.inf)
-    np.maximum.at(highest_precision, accepted.known.ravel(), accepted.precision.ravel())
+    np.maximum.at(highest_precision, accepted.id_count.ravel(), accepted.precision.ravel())
     edges = np.linspace(0, 1, _COVERAGE_BINS + 1)
     coverage = np.arange(accepted.n_id + 1, dtype=np.float32) / np.float32(accepted.n_id)
     # The bins are open on the right, in float32 as published: full coverage falls into none of them.

@@ -75,13 +75,13 @@ class ScoredImages:
         confidence: (N,).
         ood_score: (N,).
         is_correct: (N,) booleans.
-        is_known: (N,) booleans, in-distribution images.
+        is_id: (N,) booleans, in-distribution images.
     """
 
     confidence: NDArray[np.float64]
     ood_score: NDArray[np.float64]
     is_correct: NDArray[np.bool_]
-    is_known: NDArray[np.bool_]
+    is_id: NDArray[np.bool_]
 
 
 def decide(confidence: ArrayLike, ood_score: ArrayLike, tau_id: float, tau_ood: float) -> NDArray[np.str_]:
@@ -112,13 +112,13 @@ def combine(
     ood_ood_score: ArrayLike = (),
 ) -> ScoredImages:
     """In-distribution images (N,), and where given OOD images (M,), as one set (N + M,)."""
-    known, unseen = np.asarray(confidence, np.float64), np.asarray(ood_confidence, np.float64)
-    wrong = np.zeros(unseen.size, bool)
+    id_scores, ood_scores = np.asarray(confidence, np.float64), np.asarray(ood_confidence, np.float64)
+    wrong = np.zeros(ood_scores.size, bool)
     return ScoredImages(
-        np.append(known, unseen),
+        np.append(id_scores, ood_scores),
         np.append(np.asarray(ood_score, np.float64), np.asarray(ood_ood_score, np.float64)),
         np.append(np.asarray(is_correct, bool), wrong),
-        np.arange(known.size + unseen.size) < known.size,
+        np.arange(id_scores.size + ood_scores.size) < id_scores.size,
     )
 
 
@@ -138,11 +138,11 @@ def choose_thresholds(
     Returns:
         None where no pair of thresholds that accepts an ID image reaches the risk.
     """
-    known = images.ood_score[images.is_known]
-    if images.is_known.all():
-        candidates = np.quantile(known, [1 - id_coverage], method="lower")
+    id_scores = images.ood_score[images.is_id]
+    if images.is_id.all():
+        candidates = np.quantile(id_scores, [1 - id_coverage], method="lower")
     else:
-        distinct = np.unique(known)
+        distinct = np.unique(id_scores)
         places = np.linspace(0, distinct.size - 1, min(distinct.size, MAX_OOD_THRESHOLDS)).astype(int)
         candidates = distinct[places]
     ordered = _by_confidence(images)
@@ -161,9 +161,9 @@ def outcome(images: ScoredImages, tau_id: float, tau_ood: float) -> dict[str, An
     decisions = decide(images.confidence, images.ood_score, tau_id, tau_ood)
     accepted = decisions == ACCEPT
     shares = {name: float((decisions == name).mean()) for name in (ACCEPT, LIKELY_WRONG, UNFAMILIAR)}
-    known = int(images.is_known.sum())
+    id_images = int(images.is_id.sum())
     return {
-        "coverage": float((accepted & images.is_known).sum() / known) if known else None,
+        "coverage": float((accepted & images.is_id).sum() / id_images) if id_images else None,
         "risk": float((accepted & ~images.is_correct).sum() / accepted.sum()) if accepted.any() else None,
         "images": int(accepted.size),
         **shares,
@@ -173,7 +173,7 @@ def outcome(images: ScoredImages, tau_id: float, tau_ood: float) -> dict[str, An
 def _by_confidence(images: ScoredImages) -> ScoredImages:
     order = np.argsort(-images.confidence, kind="stable")
     return ScoredImages(
-        images.confidence[order], images.ood_score[order], images.is_correct[order], images.is_known[order]
+        images.confidence[order], images.ood_score[order], images.is_correct[order], images.is_id[order]
     )
 
 
@@ -185,10 +185,10 @@ def _best_tau_id(ordered: ScoredImages, tau_ood: float, risk: float) -> tuple[in
         return 0, np.inf
     accepted = np.arange(1, confidence.size + 1)
     wrong = np.cumsum(~ordered.is_correct[familiar])
-    known = np.cumsum(ordered.is_known[familiar])
+    id_images = np.cumsum(ordered.is_id[familiar])
     # Equal confidences are accepted together: only the last of them is a threshold.
     last = np.append(confidence[1:] != confidence[:-1], True)
-    good = np.flatnonzero(last & (wrong <= risk * accepted) & (known > 0))
+    good = np.flatnonzero(last & (wrong <= risk * accepted) & (id_images > 0))
     if not good.size:
         return 0, np.inf
-    return int(known[good[-1]]), float(confidence[good[-1]])
+    return int(id_images[good[-1]]), float(confidence[good[-1]])

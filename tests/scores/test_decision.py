@@ -28,7 +28,7 @@ def largest_coverage(scored, risk: float) -> int:
     for tau_ood, tau_id in itertools.product(np.unique(scored.ood_score), np.unique(scored.confidence)):
         accepted = (scored.ood_score >= tau_ood) & (scored.confidence >= tau_id)
         if accepted.any() and (accepted & ~scored.is_correct).sum() <= risk * accepted.sum():
-            best = max(best, int((accepted & scored.is_known).sum()))
+            best = max(best, int((accepted & scored.is_id).sum()))
     return best
 
 
@@ -59,8 +59,8 @@ def test_many_images_lose_little_by_the_limit_on_thresholds_tried():
     assert thresholds is not None
     subset = images(3, known=3000, unseen=1000)
     best = max(
-        int((a & subset.is_known).sum())
-        for tau_ood in np.unique(subset.ood_score[subset.is_known])[::5]
+        int((a & subset.is_id).sum())
+        for tau_ood in np.unique(subset.ood_score[subset.is_id])[::5]
         for a in [_accepted_at_risk(subset, tau_ood, 0.1)]
     )
     assert outcome(scored, *thresholds)["coverage"] >= best / 3000 - 0.005
