@@ -27,10 +27,10 @@ class ImageInfo:
     """What an image's header says.
 
     Attributes:
-        width: Width in pixels.
-        height: Height in pixels.
+        width: width in pixels.
+        height: height in pixels.
         mode: Pillow's mode, such as `RGB`, `L` or `P`.
-        encoding: File format, such as `PNG`.
+        encoding: file format, such as `PNG`.
     """
 
     width: int
@@ -40,18 +40,18 @@ class ImageInfo:
 
 
 def read_info(image: Image.Image) -> ImageInfo:
-    """Returns size, mode and encoding of an opened image, without decoding its pixels."""
+    """Return size, mode and encoding of an opened image, without decoding its pixels."""
     return ImageInfo(image.width, image.height, image.mode, image.format or "unknown")
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Reads the header of an encoded image; the pixels are not decoded yet.
+    """Read the header of an encoded image; the pixels are not decoded yet.
 
     Args:
-        data: Bytes of a file in one of `FORMATS`.
+        data: bytes of a file in one of `FORMATS`.
 
     Raises:
-        BadImageError: The data is empty, in no known format, or more than `MAX_PIXELS` pixels large.
+        BadImageError: the data is empty, in no known format, or more than `MAX_PIXELS` pixels large.
     """
     if not data:
         raise BadImageError("empty (0 bytes)")
@@ -70,14 +70,14 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an opened image fully and converts it to 8-bit RGB.
+    """Decode an opened image fully and convert it to 8-bit RGB.
 
     16-bit greyscale is scaled by 255 / 65535; transparent images are laid on white, which is what a viewer
     shows (dropping the alpha channel would reveal colours nobody was meant to see). The EXIF orientation is
     not applied, as in torchvision and timm.
 
     Raises:
-        BadImageError: The image is truncated or corrupt, or its pixels have no defined brightness range.
+        BadImageError: the image is truncated or corrupt, or its pixels have no defined brightness range.
     """
     try:
         image.load()
@@ -95,7 +95,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _wide_to_rgb(image: Image.Image) -> Image.Image:
-    """Converts greyscale of more than 8 bits (Pillow modes `I;16*` and `I`) to RGB."""
+    """Convert greyscale of more than 8 bits (Pillow modes `I;16*` and `I`) to RGB."""
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
         raise BadImageError(f"mode {image.mode} with values beyond 16 bits: no defined brightness range")
@@ -107,15 +107,15 @@ def _wide_to_rgb(image: Image.Image) -> Image.Image:
 def resize_and_crop(
     image: Image.Image, size: int, crop_share: float = 1.0, interpolation: str = "bilinear"
 ) -> Image.Image:
-    """Brings the shorter side to `size / crop_share` (antialiased), then crops the centre to size x size.
+    """Bring the shorter side to `size / crop_share` (antialiased), then crop the centre to size x size.
 
     Sizes and offsets are rounded as in torchvision's `Resize` and `CenterCrop`, and as in timm's evaluation
     transform, whose `crop_pct` is `crop_share`.
 
     Args:
-        image: The image.
-        size: Side of the result in pixels.
-        crop_share: Share of the resized shorter side that the crop keeps, in (0, 1].
+        image: the image.
+        size: side of the result in pixels.
+        crop_share: share of the resized shorter side that the crop keeps, in (0, 1].
         interpolation: `bilinear` or `bicubic`.
 
     Where the resized whole would be a decompression bomb, a narrow image is cut to its middle first.
@@ -138,19 +138,19 @@ def resize_and_crop(
 def decode_rgb(
     data: bytes, size: int | None, crop_share: float = 1.0, interpolation: str = "bilinear"
 ) -> np.ndarray:
-    """Decodes an image to 8-bit RGB.
+    """Decode an image to 8-bit RGB.
 
     Args:
-        data: Encoded bytes, in one of `FORMATS`.
-        size: Side of the square result in pixels (see `resize_and_crop`); None keeps the image's own size.
-        crop_share: See `resize_and_crop`.
-        interpolation: See `resize_and_crop`.
+        data: encoded bytes, in one of `FORMATS`.
+        size: side of the square result in pixels (see `resize_and_crop`); None keeps the image's own size.
+        crop_share: see `resize_and_crop`.
+        interpolation: see `resize_and_crop`.
 
     Returns:
         uint8 (H, W, 3), writable.
 
     Raises:
-        BadImageError: The image cannot be decoded; the message says why.
+        BadImageError: the image cannot be decoded; the message says why.
     """
     image = to_rgb(open_image(data))
     if size is not None:
@@ -159,12 +159,12 @@ def decode_rgb(
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """Encodes uint8 pixels, (H, W) greyscale or (H, W, 3) RGB, as PNG."""
+    """Encode uint8 pixels, (H, W) greyscale or (H, W, 3) RGB, as PNG."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def _reason(error: Exception) -> str:
-    """Returns a one-line reason; the type stands in where the error has no text."""
+    """Return a one-line reason; the type stands in where the error has no text."""
     return " ".join(str(error).split()) or type(error).__name__

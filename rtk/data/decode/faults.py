@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass
 class FaultLog:
-    """Takes in faults and applies `data.on_error` and `data.max_errors`.
+    """Take in faults and apply `data.on_error` and `data.max_errors`.
 
     Attributes:
         on_error: `fail` or `skip`.

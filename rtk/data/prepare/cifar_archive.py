@@ -47,7 +47,7 @@ class _Batch(NamedTuple):
 
 
 def find_cifar_folder(folder: Path) -> Path | None:
-    """Returns `folder`, or the extracted archive directly in it, if that is a CIFAR folder; else None."""
+    """Return `folder`, or the extracted archive directly in it, if that is a CIFAR folder; else None."""
     for candidate in (folder, *(folder / name for name in EXTRACTED_NAMES)):
         if any((candidate / meta).is_file() for meta in _LAYOUTS):
             return candidate
@@ -55,13 +55,13 @@ def find_cifar_folder(folder: Path) -> Path | None:
 
 
 def open_cifar(path: Path) -> Source:
-    """Opens a `cifar-*-python.tar.gz` or the folder extracted from it. CIFAR-100 gives its fine labels.
+    """Open a `cifar-*-python.tar.gz` or the folder extracted from it. CIFAR-100 gives its fine labels.
 
     Goes through the whole archive once, to check it and count its images. One batch file is in memory at a
     time (30 MB; the single training file of CIFAR-100 is 150 MB).
 
     Raises:
-        ValueError: No CIFAR archive, a corrupt one, or one whose pickles hold anything but data.
+        ValueError: no CIFAR archive, a corrupt one, or one whose pickles hold anything but data.
     """
     layout, classes = _read_meta(path)
     counts: dict[str, int] = {}
@@ -80,7 +80,7 @@ def open_cifar(path: Path) -> Source:
 
 
 def _read_meta(path: Path) -> tuple[_Layout, tuple[str, ...]]:
-    """Returns the layout and the class names."""
+    """Return the layout and the class names."""
     for name, file in _members(path, _LAYOUTS):
         layout = _LAYOUTS[name]
         names = _read_dict(file, f"{path}: {name}").get(layout.names_key)
@@ -101,10 +101,10 @@ def _read_records(path: Path, batch_names: list[str], num_classes: int) -> Itera
 
 
 def _read_batch(file: BinaryIO, where: str, num_classes: int) -> _Batch:
-    """Reads and checks one batch file.
+    """Read and check one batch file.
 
     Raises:
-        ValueError: Its entries are missing, misshapen or out of range; the message names `where` and what.
+        ValueError: its entries are missing, misshapen or out of range; the message names `where` and what.
     """
     content = _read_dict(file, where)
     labels = content.get("fine_labels", content.get("labels"))
@@ -121,7 +121,7 @@ def _read_batch(file: BinaryIO, where: str, num_classes: int) -> _Batch:
 
 
 def _to_images(data: Any, count: int, where: str) -> np.ndarray:
-    """Turns the rows of 1024 red, 1024 green and 1024 blue values into uint8 (N, 32, 32, 3)."""
+    """Turn the rows of 1024 red, 1024 green and 1024 blue values into uint8 (N, 32, 32, 3)."""
     if not isinstance(data, ArrayRecord):
         raise ValueError(f"{where}: lacks the array 'data'")
     try:
@@ -143,7 +143,7 @@ def _read_dict(file: BinaryIO, where: str) -> dict[str, Any]:
 
 
 def _members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, BinaryIO]]:
-    """Yields (base name, opened file) of the wanted files of a folder or tar archive, extracting none."""
+    """Yield (base name, opened file) of the wanted files of a folder or tar archive, extracting none."""
     if path.is_dir():
         for name in sorted(wanted):
             if (path / name).is_file():
@@ -162,5 +162,5 @@ def _members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, BinaryI
 
 
 def _text(value: Any) -> str:
-    """Returns text whether Python 2 (bytes) or Python 3 (str) wrote it."""
+    """Return text whether Python 2 (bytes) or Python 3 (str) wrote it."""
     return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)

@@ -22,7 +22,7 @@ _IMAGES_MAGIC, _LABELS_MAGIC = 0x00000803, 0x00000801
 
 
 def find_idx_images(folder: Path) -> dict[str, Path]:
-    """Returns split name -> image file; MNIST's `t10k` is called `test`. Empty if there is none."""
+    """Return split name -> image file; MNIST's `t10k` is called `test`. Empty if there is none."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir(), reverse=True):  # `train` before `t10k`; the plain file wins over .gz
         match = _IMAGES_NAME.fullmatch(path.name)
@@ -32,12 +32,12 @@ def find_idx_images(folder: Path) -> dict[str, Path]:
 
 
 def open_idx(folder: Path) -> Source:
-    """Opens a folder with pairs like `train-images-idx3-ubyte[.gz]` and `train-labels-idx1-ubyte[.gz]`.
+    """Open a folder with pairs like `train-images-idx3-ubyte[.gz]` and `train-labels-idx1-ubyte[.gz]`.
 
     The files name no classes, so these are called by their numbers, `0` up to the largest label.
 
     Raises:
-        ValueError: A label file is missing, or a pair is corrupt or does not fit together.
+        ValueError: a label file is missing, or a pair is corrupt or does not fit together.
     """
     pairs = {split: (path, _labels_path(path)) for split, path in find_idx_images(folder).items()}
     labels = {split: _read_labels(path) for split, (_, path) in pairs.items()}
@@ -54,7 +54,7 @@ def open_idx(folder: Path) -> Source:
 
 
 def _labels_path(images_path: Path) -> Path:
-    """Returns the label file beside an image file, packed or not."""
+    """Return the label file beside an image file, packed or not."""
     plain = re.sub(r"-images([-.])idx3", r"-labels\1idx1", images_path.name.removesuffix(".gz"))
     for name in (plain, plain + ".gz"):
         if images_path.with_name(name).is_file():
@@ -63,7 +63,7 @@ def _labels_path(images_path: Path) -> Path:
 
 
 def _read_labels(path: Path) -> np.ndarray:
-    """Returns uint8 (N,)."""
+    """Return uint8 (N,)."""
     with _open(path) as file:
         (count,) = _read_header(file, path, _LABELS_MAGIC, dimensions=1)
         return np.frombuffer(_read_exactly(file, path, count), dtype=np.uint8)
@@ -78,7 +78,7 @@ def _read_records(path: Path, labels: np.ndarray) -> Iterator[Record]:
 
 
 def _read_header(file: BinaryIO, path: Path, magic: int, dimensions: int) -> tuple[int, ...]:
-    """Returns the sizes of the dimensions."""
+    """Return the sizes of the dimensions."""
     found, *sizes = struct.unpack(f">{1 + dimensions}I", _read_exactly(file, path, 4 * (1 + dimensions)))
     if found != magic:
         raise ValueError(f"{path}: starts with {found:#010x}; wanted {magic:#010x} (idx, unsigned bytes)")

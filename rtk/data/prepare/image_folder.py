@@ -18,7 +18,7 @@ _ClassFiles = dict[str, list[Path]]
 
 
 def open_image_folder(root: Path) -> Source:
-    """Opens a folder of image files.
+    """Open a folder of image files.
 
     Understood are `root/CLASS/**/*.png`, the same below `root/train`, `root/val`, `root/test`, and images
     directly in `root` (or in each split folder), which become the one class `unlabelled`. Classes are sorted
@@ -26,7 +26,7 @@ def open_image_folder(root: Path) -> Source:
     that the first N rows are a fair sample and no stretch of a Parquet file holds a single class.
 
     Raises:
-        ValueError: No images, a class without images, splits whose classes disagree, or an unclear layout.
+        ValueError: no images, a class without images, splits whose classes disagree, or an unclear layout.
     """
     ignored: list[Path] = []
     found = {name: _files_by_class(folder, ignored) for name, folder in _split_folders(root).items()}
@@ -39,7 +39,7 @@ def open_image_folder(root: Path) -> Source:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Returns split name -> folder; the root itself where it has no split folders."""
+    """Return split name -> folder; the root itself where it has no split folders."""
     folders = _visible_folders(root)
     splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
     others = [folder.name for folder in folders if folder not in splits]
@@ -56,7 +56,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _files_by_class(folder: Path, ignored: list[Path]) -> _ClassFiles:
-    """Lists the images below each class folder; files passed over are appended to `ignored`."""
+    """List the images below each class folder; files passed over are appended to `ignored`."""
     class_folders = _visible_folders(folder)
     direct = [path for path in sorted(folder.iterdir()) if not path.is_dir() and not _is_hidden(path.name)]
     by_class = {path.name: _image_files(path, ignored) for path in class_folders}
@@ -68,7 +68,7 @@ def _files_by_class(folder: Path, ignored: list[Path]) -> _ClassFiles:
 
 
 def _image_files(folder: Path, ignored: list[Path]) -> list[Path]:
-    """Returns the image files at any depth below `folder`."""
+    """Return the image files at any depth below `folder`."""
     images: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _is_hidden(name)]
@@ -78,7 +78,7 @@ def _image_files(folder: Path, ignored: list[Path]) -> list[Path]:
 
 
 def _common_classes(root: Path, found: Mapping[str, _ClassFiles]) -> list[str]:
-    """Returns the sorted class names of all splits, after checking that the splits agree.
+    """Return the sorted class names of all splits, after checking that the splits agree.
 
     A class that only a later split has would shift all labels (a flat `val/images/` reads as class `images`).
     """
@@ -108,7 +108,7 @@ def _read(root: Path, entries: list[tuple[Path, int]]) -> Iterator[Record]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    """Returns the path below `root` with forward slashes, as valid Unicode (file names need not be)."""
+    """Return the path below `root` with forward slashes, as valid Unicode (file names need not be)."""
     return path.relative_to(root).as_posix().encode(errors="replace").decode()
 
 

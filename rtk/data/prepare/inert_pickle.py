@@ -1,4 +1,4 @@
-"""Reads pickles of plain values and NumPy arrays without running anything that is in them.
+"""Read pickles of plain values and NumPy arrays without running anything that is in them.
 
 A pickle is a program that may call any importable function. Here every name it asks for resolves to one of
 rtk's own stand-ins, which record what they are given; any other name is refused before it is looked up.
@@ -18,19 +18,19 @@ class UnsafePickleError(ValueError):
 
 
 def read_inert_pickle(file: BinaryIO, name: str) -> Any:
-    """Reads one pickle of dicts, lists, numbers, strings and integer arrays.
+    """Read one pickle of dicts, lists, numbers, strings and integer arrays.
 
     Strings written by Python 2 come back as bytes.
 
     Args:
-        file: Binary file at the start of the pickle.
-        name: What to call the file in messages.
+        file: binary file at the start of the pickle.
+        name: what to call the file in messages.
 
     Returns:
         The value; arrays in it are `ArrayRecord`.
 
     Raises:
-        UnsafePickleError: See there. Nothing was executed.
+        UnsafePickleError: see there. Nothing was executed.
     """
     try:
         return _InertUnpickler(file, encoding="bytes").load()
@@ -53,10 +53,10 @@ class ArrayRecord:
             raise pickle.UnpicklingError(f"array of shape {self.shape!r}")
 
     def to_numpy(self) -> np.ndarray:
-        """Builds the array, read-only, of the recorded shape.
+        """Build the array, read-only, of the recorded shape.
 
         Raises:
-            ValueError: It is no integer array, or its bytes do not fit its shape.
+            ValueError: it is no integer array, or its bytes do not fit its shape.
         """
         if not isinstance(self.dtype, DtypeRecord) or not isinstance(self.raw, bytes):
             raise ValueError("array of unknown contents; wanted integers")
@@ -76,10 +76,10 @@ class DtypeRecord:
         self.byte_order = order.decode("ascii") if isinstance(order, bytes) else order
 
     def to_numpy(self) -> np.dtype:
-        """Returns the dtype.
+        """Return the dtype.
 
         Raises:
-            ValueError: It is no integer type.
+            ValueError: it is no integer type.
         """
         if self.code not in _DTYPES or self.byte_order not in ("|", "<", ">"):
             raise ValueError(f"array of dtype {self.code!r}; wanted one of {', '.join(_DTYPES)}")

@@ -1,4 +1,4 @@
-"""Looks at prepared data: counts, sizes, duplicates, and a picture of pictures."""
+"""Look at prepared data: counts, sizes, duplicates, and a picture of pictures."""
 
 import hashlib
 from collections import Counter
@@ -21,11 +21,11 @@ class ClassBalance:
     """How many images the classes have.
 
     Attributes:
-        min: Fewest images of a class.
-        median: Median over classes.
-        max: Most images of a class.
-        imbalance: Most over fewest, among the classes that have any.
-        empty: Names of the classes without images.
+        min: fewest images of a class.
+        median: median over classes.
+        max: most images of a class.
+        imbalance: most over fewest, among the classes that have any.
+        empty: names of the classes without images.
     """
 
     min: int
@@ -40,22 +40,22 @@ class InspectReport:
     """What a dataset holds. Everything from `looked_at` on is about the images looked at.
 
     Attributes:
-        path: Of the dataset.
-        files: Number of Parquet files.
-        rows: Number of images.
-        classes: Class names; numbers where the dataset has no `classes.json`.
-        class_counts: Images of each class.
-        balance: The same in short.
-        looked_at: Number of images whose bytes were read.
-        bytes: Encoded size of these, summed.
-        sizes: The most common sizes, `WIDTHxHEIGHT` -> images.
-        width: Smallest and largest width in pixels; None if no image is readable.
-        height: Smallest and largest height in pixels; likewise.
+        path: of the dataset.
+        files: number of Parquet files.
+        rows: number of images.
+        classes: class names; numbers where the dataset has no `classes.json`.
+        class_counts: images of each class.
+        balance: the same in short.
+        looked_at: number of images whose bytes were read.
+        bytes: encoded size of these, summed.
+        sizes: the most common sizes, `WIDTHxHEIGHT` -> images.
+        width: smallest and largest width in pixels; None if no image is readable.
+        height: smallest and largest height in pixels; likewise.
         modes: Pillow mode -> images.
-        encodings: File format -> images.
-        duplicates: Images whose bytes are those of an earlier one.
-        conflicts: Those of the duplicates whose label differs from the earlier one's.
-        unreadable: Number of images whose header cannot be read.
+        encodings: file format -> images.
+        duplicates: images whose bytes are those of an earlier one.
+        conflicts: those of the duplicates whose label differs from the earlier one's.
+        unreadable: number of images whose header cannot be read.
     """
 
     path: str
@@ -80,12 +80,12 @@ def inspect_dataset(path: str | Path, *, sample: int | None = None, seed: int = 
     """Counts classes, sizes, modes, encodings and duplicates. Reads headers, decodes no image.
 
     Args:
-        path: A Parquet file or folder, local or URI.
-        sample: Look at this many random images only (labels are counted in full); None looks at all.
-        seed: Of that choice.
+        path: a Parquet file or folder, local or URI.
+        sample: look at this many random images only (labels are counted in full); None looks at all.
+        seed: of that choice.
 
     Raises:
-        ValueError: As `open_dataset`, or a label is out of range of `classes.json`.
+        ValueError: as `open_dataset`, or a label is out of range of `classes.json`.
     """
     dataset = open_dataset(path, need_classes=False)
     values = labels(dataset)
@@ -148,13 +148,13 @@ class _Seen:
 
 
 def contact_sheet(dataset: ImageDataset, rows: int = 8, columns: int = 8, seed: int = 0) -> Image.Image:
-    """Draws random images in a grid, each whole, with the name of its class below.
+    """Draw random images in a grid, each whole, with the name of its class below.
 
     Args:
-        dataset: Where to take them from.
-        rows: Rows of the grid.
-        columns: Columns of the grid.
-        seed: Of the choice of images.
+        dataset: where to take them from.
+        rows: rows of the grid.
+        columns: columns of the grid.
+        seed: of the choice of images.
 
     Returns:
         RGB image of `96 * columns` x `112 * rows` pixels; cells beyond the last image stay white.
@@ -175,7 +175,7 @@ def contact_sheet(dataset: ImageDataset, rows: int = 8, columns: int = 8, seed: 
 
 
 def _thumbnail(row: Row, classes: tuple[str, ...]) -> tuple[Image.Image, str]:
-    """Returns the picture of a cell and its caption."""
+    """Return the picture of a cell and its caption."""
     try:
         image = Image.fromarray(decode_rgb(row.image, None))
     except BadImageError:
@@ -192,7 +192,7 @@ def _write_caption(sheet: Image.Image, text: str, left: int, top: int) -> None:
 
 
 def _choose(rows: int, wanted: int | None, seed: int) -> np.ndarray | None:
-    """Returns `wanted` sorted random row numbers; None, which means all, where there are no more."""
+    """Return `wanted` sorted random row numbers; None, which means all, where there are no more."""
     if wanted is None or wanted >= rows:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, wanted, replace=False))

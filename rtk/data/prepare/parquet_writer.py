@@ -1,4 +1,4 @@
-"""Writes validated images as Parquet, one bounded row group at a time, and sums up what was written."""
+"""Write validated images as Parquet, one bounded row group at a time, and sum up what was written."""
 
 import hashlib
 from collections import Counter
@@ -32,15 +32,15 @@ class FileSummary:
     """What one written Parquet file holds.
 
     Attributes:
-        file: Path below the output folder.
-        rows: Number of images.
-        bytes: Size of the file.
-        sha256: Of the file, 64 hexadecimal digits.
-        class_counts: Images of each class, in the order of `classes.json`.
-        width: Smallest and largest width in pixels.
-        height: Smallest and largest height in pixels.
-        modes: Number of images of each Pillow mode.
-        encodings: Number of images of each file format.
+        file: path below the output folder.
+        rows: number of images.
+        bytes: size of the file.
+        sha256: of the file, 64 hexadecimal digits.
+        class_counts: images of each class, in the order of `classes.json`.
+        width: smallest and largest width in pixels.
+        height: smallest and largest height in pixels.
+        modes: number of images of each Pillow mode.
+        encodings: number of images of each file format.
     """
 
     file: str
@@ -57,14 +57,14 @@ class FileSummary:
 def write_parquet(
     folder: Path, name: str, rows: Iterator[ImageRow], num_classes: int, with_path: bool
 ) -> FileSummary:
-    """Writes at least one row to `folder / name`.
+    """Write at least one row to `folder / name`.
 
     Args:
-        folder: The output folder.
-        name: File name in it; its parent folder is made if need be.
-        rows: Read once; about one row group of them is in memory.
-        num_classes: Number of classes.
-        with_path: Whether to write the column `path`.
+        folder: the output folder.
+        name: file name in it; its parent folder is made if need be.
+        rows: read once; about one row group of them is in memory.
+        num_classes: number of classes.
+        with_path: whether to write the column `path`.
     """
     target = folder / name
     target.parent.mkdir(exist_ok=True)

@@ -12,12 +12,12 @@ class Record:
     """One image of a source, not yet validated.
 
     Attributes:
-        payload: Encoded bytes, or the file that holds them (read as late as possible), or uint8 pixels,
+        payload: encoded bytes, or the file that holds them (read as late as possible), or uint8 pixels,
             (H, W) or (H, W, 3).
-        label: Index into the source's classes.
-        origin: Where the image stands, for messages: a file, or a file and a row.
-        path: Value of the optional `path` column.
-        sample_id: The source's own id; None where it has none.
+        label: index into the source's classes.
+        origin: where the image stands, for messages: a file, or a file and a row.
+        path: value of the optional `path` column.
+        sample_id: the source's own id; None where it has none.
     """
 
     payload: bytes | Path | np.ndarray
@@ -32,9 +32,9 @@ class Split:
     """A part of a source that becomes one Parquet file (or one folder of Parquet files).
 
     Attributes:
-        name: Stem of that file, such as `train`.
-        count: Number of records.
-        read: Starts reading: an iterator over the records, which holds few of them in memory at a time.
+        name: stem of that file, such as `train`.
+        count: number of records.
+        read: starts reading: an iterator over the records, which holds few of them in memory at a time.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Source:
     """An opened source: metadata is read and checked, no image is decoded.
 
     Attributes:
-        kind: What it was recognised as, such as `image folder`.
-        classes: Class names, in the order of the labels.
-        splits: In the order in which sample ids are given out.
-        has_paths: Whether records carry a `path`.
-        ignored: What else was found: files that are no images, columns that are not kept.
+        kind: what it was recognised as, such as `image folder`.
+        classes: class names, in the order of the labels.
+        splits: in the order in which sample ids are given out.
+        has_paths: whether records carry a `path`.
+        ignored: what else was found: files that are no images, columns that are not kept.
     """
 
     kind: str
