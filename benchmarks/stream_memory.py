@@ -32,10 +32,10 @@ from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import FaultLog
 from rtk.data.decode.pipeline import Source
 from rtk.data.decode.stream import open_stream, start_feeder
+from rtk.data.loader import Loader, ahead
 from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import open_dataset
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.loader import Loader, ahead
 from rtk.data.views.maker import ViewMaker
 from rtk.runtime.ray_session import start_ray
 

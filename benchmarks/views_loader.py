@@ -27,10 +27,10 @@ from rtk.config.load import build_config
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.pipeline import Source, decode_datasets
 from rtk.data.image import encode_png
+from rtk.data.loader import Loader, ahead
 from rtk.data.order import epoch_order
 from rtk.data.sets.dataset import open_dataset
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.loader import Loader, ahead
 from rtk.data.views.maker import ViewMaker
 from rtk.runtime.ray_session import start_ray
 from rtk.train.setup import keep_freed_memory

@@ -13,7 +13,7 @@ import torch
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 from rtk.data.decode.arrays import ImageArrays
-from rtk.data.views.loader import Loader, ahead
+from rtk.data.loader import Loader, ahead
 from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import active_terms
 from rtk.optim.schedules import learning_rate

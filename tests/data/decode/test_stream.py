@@ -9,9 +9,9 @@ from rtk.data.decode.faults import FaultLog
 from rtk.data.decode.pipeline import Source, decode_datasets
 from rtk.data.decode.stream import check_decoding_cpus, open_stream, start_feeder
 from rtk.data.image import encode_png
+from rtk.data.loader import Loader, ahead
 from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import open_dataset
-from rtk.data.views.loader import Loader, ahead
 from rtk.data.views.maker import ViewMaker
 
 ROWS, SIDE, BATCH = 90, 8, 8
