@@ -100,6 +100,8 @@ def keys(options: Options) -> int:
         return 0
     for key in found:
         print(f"{key.key}: {key.shown_default}    # {key.type}\n    {key.description}")
+        if key.may_change:
+            print(f"    may change: {', '.join(key.may_change)}")
     return 0
 
 

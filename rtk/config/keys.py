@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
 
+from rtk.config.changes import When, may_change
 from rtk.config.errors import ConfigError, unknown
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_value
@@ -25,6 +26,7 @@ class Key:
         default: its default as plain data; None also where it must be set.
         required: whether it must be set.
         description: what it does, with its unit.
+        may_change: occasions on which it may differ from the run's own value (names of `When`).
     """
 
     key: str
@@ -32,6 +34,7 @@ class Key:
     default: Any
     required: bool
     description: str
+    may_change: tuple[str, ...] = ()
 
     @property
     def shown_default(self) -> str:
@@ -48,7 +51,7 @@ def config_keys(prefix: str = "") -> list[Key]:
     Raises:
         ConfigError: no key starts so.
     """
-    found = keys_of(RunConfig)
+    found = [replace(key, may_change=_occasions(key.key)) for key in keys_of(RunConfig)]
     chosen = [key for key in found if not prefix or f"{key.key}.".startswith(f"{prefix}.")]
     if not chosen:
         raise ConfigError(f"keys: {unknown('key', prefix, (key.key for key in found))}")
@@ -68,6 +71,10 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[Key]:
         type_ = type_in_words(properties[name])
         keys.append(Key(prefix + name, type_, default, field.is_required(), field.description or ""))
     return keys
+
+
+def _occasions(key: str) -> tuple[str, ...]:
+    return tuple(str(when.name).lower() for when in When if may_change(key, when))
 
 
 def section_summaries(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]:

@@ -1,1 +1,5 @@
-"""Predictions, scores, tables and reports of finished runs."""
+"""Predictions, scores and tables of finished runs. Called, it is `rtk.api.evaluate`."""
+
+from rtk.runtime.callable_module import make_callable
+
+make_callable(__name__)

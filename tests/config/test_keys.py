@@ -63,6 +63,20 @@ def test_a_prefix_is_whole_parts_of_a_key():
         config_keys("averaging.ram")
 
 
+@pytest.mark.parametrize(
+    ("key", "occasions"),
+    [
+        ("seed", ("incidental",)),
+        ("data.train", ()),
+        ("data.near_ood", ("evaluation",)),
+        ("train.duration", ("resume", "trial")),
+        ("optimizer.lr", ("trial", "population")),
+    ],
+)
+def test_where_a_key_may_change_is_said_as_it_is_enforced(key, occasions):
+    assert config_keys(key)[0].may_change == occasions
+
+
 def test_the_command_prints_them(capsys):
     assert main(["recipes", "keys", "averaging.ramp"]) == 0
     assert "averaging.ramp: 2000.0" in (printed := capsys.readouterr().out)

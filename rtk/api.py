@@ -1,0 +1,291 @@
+"""rtk from Python: what the commands do, as functions whose results a notebook shows.
+
+```python
+import rtk
+
+run = rtk.train("digits_demo", {"train.duration": "3ep"})
+evaluation = run.evaluate(risk=0.02)
+evaluation.table  # a pandas.DataFrame
+model = run.export()
+model("photo.jpg")  # label, confidence, decision
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rtk.deploy.loaded_model import LoadedModel
+    from rtk.runs.folder import RunFolder
+
+Overrides = Mapping[str, Any] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a report; a notebook shows it.
+
+    Attributes:
+        svg: the figure.
+        caption: what it shows, and what good looks like.
+    """
+
+    svg: str
+    caption: str
+
+    def _repr_html_(self) -> str:
+        return f"<figure>{self.svg}<figcaption>{self.caption}</figcaption></figure>"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run and what can be done with it.
+
+    Attributes:
+        path: its folder.
+        status: `finished`, or `interrupted` (then `resume` goes on with it).
+        summary: its last validation metrics, as fractions.
+    """
+
+    path: Path
+    status: str
+    summary: dict[str, float]
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """All metrics along the run: columns `step`, `epoch`, `time` (seconds since 1970), `key`, `value`."""
+        import pandas as pd
+
+        from rtk.runs.folder import COLUMNS as RECORDED
+
+        return pd.DataFrame(self._folder().read_metrics(), columns=list(RECORDED))
+
+    def resume(self, overrides: Overrides = ()) -> TrainedRun:
+        """Go on from the last checkpoint, as `rtk train --resume`; see `train`."""
+        from rtk.train.launch import resume_training
+
+        return _trained(resume_training(self._folder(), _as_overrides(overrides)))
+
+    def evaluate(self, **options: Any) -> Evaluation:
+        """Measure it: see `rtk.api.evaluate`."""
+        return evaluate(self, **options)
+
+    def export(self, checkpoint: str = "best") -> LoadedModel:
+        """Package it with its decision rule (`evaluate(risk=...)` makes that) in `path/export`.
+
+        Raises:
+            ConfigError: there is no decision rule, or it belongs to another checkpoint.
+        """
+        from rtk.deploy.export import export_run
+
+        return load_model(export_run(self._folder(), checkpoint))
+
+    def _folder(self) -> RunFolder:
+        from rtk.runs.folder import RunFolder
+
+        return RunFolder.open(self.path)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{key}</td><td>{value:.4f}</td></tr>" for key, value in self.summary.items())
+        return f"<p>{self.status}: <code>{self.path}</code></p><table>{rows}</table>"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a run.
+
+    Attributes:
+        run: its folder.
+        result: everything, as in `evaluation/metrics.json`.
+        table: a row for every set and score, metrics as fractions.
+        report: the page with all tables and figures.
+    """
+
+    run: Path
+    result: dict[str, Any]
+    table: pd.DataFrame
+    report: Path
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Headline metrics, as fractions: `accuracy`, `aurc`, `ds_aurc_near`, ..."""
+        summary: dict[str, float] = self.result["summary"]
+        return summary
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The report's figures of this run: risk-coverage curves, histograms, ROC, reliability."""
+        from rtk.report.figures import EvaluatedRun, risk_coverage_figures, score_figures
+        from rtk.runs.folder import RunFolder
+
+        read = EvaluatedRun.read(RunFolder(self.run), self.run.name)
+        return [Figure(*drawn) for drawn in (*risk_coverage_figures([read]), *score_figures(read))]
+
+    def _repr_html_(self) -> str:
+        return f'{self.table.to_html(index=False)}<p>report: <a href="{self.report}">{self.report}</a></p>'
+
+
+@dataclass(frozen=True)
+class ComparedRuns:
+    """Runs side by side, those that differ in nothing but the seed taken together.
+
+    Attributes:
+        table: a row a group, the best first: as `rtk compare` prints it.
+        runs: a row a run: `metrics.NAME` as fractions, `params.KEY` where they differ.
+        differences: of each group from the first run's, with 95 % intervals (paired bootstrap over seeds).
+    """
+
+    table: pd.DataFrame
+    runs: pd.DataFrame
+    differences: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        tables = [self.table, *([self.differences] if len(self.differences) else [])]
+        return "".join(table.to_html(index=False) for table in tables)
+
+
+def train(recipe: str | Path, overrides: Overrides = (), output: str | Path | None = None) -> TrainedRun:
+    """Train a recipe, as `rtk train`.
+
+    Args:
+        recipe: name of a shipped recipe (`rtk recipes ls`), or a YAML file.
+        overrides: values over the recipe's: `{"train.duration": "3ep"}`, or `["train.duration=3ep"]`.
+        output: folder of the runs; None: the recipe's.
+
+    Raises:
+        ConfigError: naming the key, what was got and what was wanted; nothing has been started then.
+        TrainingError: the run failed.
+    """
+    from rtk.config.load import load_config
+    from rtk.train.launch import launch_training
+
+    given = _as_overrides(overrides) + ([] if output is None else _as_overrides({"output": str(output)}))
+    return _trained(launch_training(load_config(recipe, given)))
+
+
+def evaluate(
+    run: TrainedRun | str | Path,
+    overrides: Overrides = (),
+    *,
+    scores: Sequence[str] | None = None,
+    suite: str | None = None,
+    ood: Mapping[str, str | Path] | None = None,
+    risk: float | None = None,
+    checkpoint: str = "best",
+    output: str | Path = "runs",
+) -> Evaluation:
+    """Measure a run, as `rtk evaluate`: predictions, scores, metrics for every OOD set; write `evaluation/`.
+
+    Args:
+        run: what `train` returned, a run's folder, or its name under `output`.
+        overrides: of `evaluate.*` and of the sets that are tested and tuned on.
+        scores: scores to compare (`rtk.scores.SCORES`); None: the recipe's.
+        suite: name of a shipped suite of OOD sets, or a YAML file; replaces the recipe's sets.
+        ood: OOD test sets, `{"far:xrays": "data/xrays"}`; `near:` or `far:` may be left out for a set that a
+            shipped suite has.
+        risk: choose thresholds for this share of wrong images among the accepted.
+        checkpoint: `best` or `last`.
+        output: folder where a run's name is looked for.
+
+    Raises:
+        ConfigError: a set, a score or the checkpoint is missing, or an override would need another training.
+    """
+    from rtk.evaluate.evaluate import evaluate_run
+    from rtk.evaluate.sets import evaluation_config
+    from rtk.evaluate.suites import parse_ood
+    from rtk.report.run_page import write_report
+    from rtk.report.run_tables import write_run_tables
+    from rtk.runs.folder import RunFolder
+    from rtk.tracking.sending import send_evaluation
+
+    folder = RunFolder.open(run.path if isinstance(run, TrainedRun) else run, str(output))
+    options = {"evaluate.scores": scores, "evaluate.risk": risk}
+    given = _as_overrides({key: value for key, value in options.items() if value is not None})
+    sets = [parse_ood(f"{name}={path}") for name, path in (ood or {}).items()]
+    config = evaluation_config(folder, given + _as_overrides(overrides), suite, sets)
+    result = evaluate_run(folder, config, checkpoint)
+    write_run_tables(folder)
+    report = write_report([folder])
+    send_evaluation(folder)
+    return Evaluation(folder.path, result, _measured(folder.name, result), report)
+
+
+def compare(
+    runs: Sequence[TrainedRun | str | Path] = (),
+    *,
+    sweep: str | None = None,
+    experiment: str | None = None,
+    where: str | None = None,
+    metrics: Sequence[str] = (),
+    sort: str | None = None,
+    output: str | Path = "runs",
+) -> ComparedRuns:
+    """Set runs, a sweep's trials or an experiment side by side, as `rtk compare`; exactly one of the three.
+
+    Args:
+        runs: what `train` returned, run folders or names; those of the baseline first.
+        sweep: name or folder of a sweep.
+        experiment: value of `tracking.experiment`.
+        where: conditions such as `params.model.width = 8 and metrics.accuracy > 0.9`.
+        metrics: columns; none: a handful.
+        sort: metric to sort by; None: the sweep's objective, DS-AURC or accuracy.
+        output: folder of runs and sweeps.
+
+    Raises:
+        ConfigError: naming what was got and what was wanted.
+    """
+    import pandas as pd
+
+    from rtk.report import comparison, comparison_table
+
+    places = [str(run.path if isinstance(run, TrainedRun) else run) for run in runs]
+    found = comparison.compare(places, sweep, experiment, where, metrics, sort, str(output))
+    headings, *rows = comparison_table.rows(found.groups, found.metrics)
+    records = comparison_table.as_records(found.groups)
+    differences = comparison_table.difference_records(found.differences)
+    return ComparedRuns(
+        pd.DataFrame(rows, columns=headings), pd.json_normalize(records), pd.DataFrame(differences)
+    )
+
+
+def load_model(place: str | Path, output: str | Path = "runs") -> LoadedModel:
+    """Load a packaged model.
+
+    Args:
+        place: an exported run or its name under `output`, the folder that `rtk export` wrote, or an MLflow
+            URI (`models:/flowers/1`).
+        output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from rtk.deploy.loaded_model import LoadedModel
+    from rtk.deploy.predict import open_model
+
+    return LoadedModel(open_model(str(place), str(output)))
+
+
+def _trained(outcome: Any) -> TrainedRun:
+    return TrainedRun(outcome.run.path, outcome.status, outcome.metrics)
+
+
+def _measured(name: str, result: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    from rtk.report.tables import pooled_rows
+
+    return pd.DataFrame([row.plain() for row in pooled_rows({name: result})])
+
+
+def _as_overrides(given: Overrides) -> list[str]:
+    """Overrides as the command line takes them."""
+    if isinstance(given, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    return list(given)
