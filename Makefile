@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types docs install clean
 
 demo: install
 	$(RUN) rtk demo
@@ -20,6 +20,9 @@ lint: install
 types: install
 	$(RUN) mypy
 
+docs: install
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
 install: $(VENV)/installed
 
 # DeepSpeed comes as source: DS_BUILD_OPS=0 keeps its install from compiling anything.
@@ -30,4 +33,4 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .mypy_cache .pytest_cache .ruff_cache

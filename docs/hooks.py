@@ -1,0 +1,108 @@
+"""What MkDocs does to each page: fill in the tables that are read from rtk itself, so that none can go stale.
+
+A page says `<!-- from rtk: keys -->` where a table belongs.
+"""
+
+import argparse
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rtk.cli import build_parser
+from rtk.config.keys import Key, config_keys, keys_of, section_summaries
+from rtk.config.load import shipped_recipes
+from rtk.config.search_space import Parameter, SearchSpace
+
+ROOT = Path(__file__).parent.parent
+MARKER = re.compile(r"^<!-- from rtk: (\w+) -->$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Replace every marker by what it names."""
+    return MARKER.sub(lambda match: "\n".join(TABLES[match[1]]()), markdown)
+
+
+def keys() -> Iterator[str]:
+    """Every config key, a heading a section, so that each section and key has an address."""
+    summaries = section_summaries()
+    yield from _key_table([key for key in config_keys() if "." not in key.key])
+    for section, summary in summaries.items():
+        own = [key for key in config_keys(section) if key.key.rpartition(".")[0] == section]
+        yield from [
+            "",
+            f"{'##' if '.' not in section else '###'} {section}",
+            "",
+            inspect.cleandoc(summary),
+            "",
+        ]
+        yield from _key_table(own)
+
+
+def _key_table(rows: list[Key]) -> Iterator[str]:
+    if not rows:
+        return
+    yield from ["", "| key | type | default | meaning | may change |", "|---|---|---|---|---|"]
+    for key in rows:
+        name = f'<span id="{key.key}"></span>`{key.key}`'
+        yield _row(name, key.type, f"`{key.shown_default}`", key.description, ", ".join(key.may_change))
+
+
+def search_space() -> Iterator[str]:
+    """The keys of a search space, and the distributions."""
+    yield from _plain_table(keys_of(SearchSpace))
+    yield from ["", "## Distributions", "", inspect.cleandoc(Parameter.__doc__ or "")]
+    yield from _plain_table(keys_of(Parameter))
+
+
+def _plain_table(rows: list[Key]) -> Iterator[str]:
+    yield from ["", "| key | type | default | meaning |", "|---|---|---|---|"]
+    yield from (_row(f"`{key.key}`", key.type, f"`{key.shown_default}`", key.description) for key in rows)
+
+
+def scores() -> Iterator[str]:
+    """Every score: what it reads, what it is, its hyper-parameters, its source."""
+    from rtk.scores import DEFAULT_SCORES, SCORES
+
+    yield from ["| score | reads | what it is | hyper-parameters | source |", "|---|---|---|---|---|"]
+    for name, score in sorted(SCORES.items()):
+        what = inspect.getdoc(score.score) or ""
+        given = ", ".join(f"`{key}={value}`" for key, value in score.defaults.items())
+        star = " *" if name in DEFAULT_SCORES else ""
+        yield _row(f"`{name}`{star}", score.inputs, what.split("\n\n")[0], given, score.source)
+
+
+def recipes() -> Iterator[str]:
+    """Every shipped recipe, as `rtk recipes cat` prints it."""
+    for name, path in shipped_recipes().items():
+        yield from ["", f"## {name}", "", "```yaml", path.read_text().rstrip(), "```"]
+
+
+def commands() -> Iterator[str]:
+    """The help of every command."""
+    parser = build_parser()
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    yield from ["```", parser.format_help().rstrip(), "```"]
+    for name, command in _leaves(parser):
+        yield from ["", f"## {name}", "", "```", command.format_help().rstrip(), "```"]
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                deeper = list(_leaves(command))
+                yield from deeper or [(command.prog, command)]
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+TABLES = {
+    "commands": commands,
+    "keys": keys,
+    "recipes": recipes,
+    "scores": scores,
+    "search_space": search_space,
+}
