@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -23,10 +24,12 @@ def add(commands: Parsers) -> None:
         "train and compare a baseline and SURE+ on pictures that ship with scikit-learn",
         """rtk demo
         rtk demo --seeds 5
-        rtk demo --json --out /tmp/demo""",
+        rtk demo --json --output /tmp/demo""",
     )
     parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="repeat with seeds 0..N-1")
-    parser.add_argument("--out", default="runs", metavar="DIR", help="folder for the runs (default: runs)")
+    parser.add_argument(
+        "--output", "--out", default="runs", metavar="DIR", help="folder of the runs (default: runs)"
+    )
     add_json(parser)
 
 
@@ -34,14 +37,14 @@ def run(options: Options) -> int:
     """`rtk demo`."""
     from rtk.report.tables import metric_rows
 
-    result = run_demo(options.out, options.seeds)
+    result = run_demo(options.output, options.seeds)
     if options.json:
         print_json(result)
         return 0
     columns = {"baseline": result["baseline"], "SURE+": result["sure_plus"]}
     print_table("baseline and SURE+ on handwritten digits", metric_rows(columns))
     print(f"report: {result['report']}")
-    print(f"MLflow: mlflow ui --backend-store-uri sqlite:///{Path(options.out).absolute() / 'mlflow.db'}")
+    print(f"MLflow: mlflow ui --backend-store-uri sqlite:///{Path(options.output).absolute() / 'mlflow.db'}")
     return 0
 
 
@@ -79,7 +82,7 @@ def _train_and_evaluate(recipe: str, output: str, seed: int) -> tuple[RunFolder,
     from rtk.report.run_tables import write_run_tables
     from rtk.train.launch import launch_training
 
-    outcome = launch_training(load_config(recipe, [f"output={output}", f"seed={seed}"]))
+    outcome = launch_training(load_config(recipe, [f"output={json.dumps(output)}", f"seed={seed}"]))
     if outcome.status != "finished":
         raise KeyboardInterrupt(outcome.signal or signal.SIGINT)
     _say(f"{outcome.run.name}: evaluating")

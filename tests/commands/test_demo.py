@@ -5,17 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from rtk.cli import main
+from rtk.cli import build_parser, main
 from rtk.commands import demo
 
-pytestmark = pytest.mark.slow
+
+@pytest.mark.parametrize("option", ["--output", "--out"])
+def test_the_folder_of_the_runs_has_the_same_option_as_elsewhere(option):
+    assert build_parser().parse_args(["demo", option, "2024"]).output == "2024"
 
 
+@pytest.mark.slow
 def test_demo_prints_one_json_object_of_the_documented_form(tmp_path, capsys, monkeypatch, ray_session):
-    shorter = ["model.width=4", "train.duration=1ep"]
-    original = demo.load_config
-    monkeypatch.setattr(demo, "load_config", lambda recipe, keys: original(recipe, [*keys, *shorter]))
-    assert main(["demo", "--out", str(tmp_path), "--json"]) == 0
+    for name, recipe in demo.RECIPES.items():
+        shorter = f"base: {recipe}\nmodel: {{width: 4}}\ntrain: {{duration: 1ep}}\n"
+        (tmp_path / f"{name}.yaml").write_text(shorter)
+    monkeypatch.setattr(demo, "RECIPES", {name: f"{name}.yaml" for name in demo.RECIPES})
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--output", "2024", "--json"]) == 0  # a name that YAML would take for a number
+    assert len(list((tmp_path / "2024").glob("*/config.yaml"))) == 2
     result = json.loads(capsys.readouterr().out)
     assert set(result) == {"baseline", "sure_plus", "report"}
     keys = "accuracy aurc e_aurc auroc_near auroc_far fpr95_near fpr95_far "
