@@ -137,8 +137,8 @@ class ComparedRuns:
     """Runs side by side, those that differ in nothing but the seed taken together.
 
     Attributes:
-        table: a row a group, the best first: as `rtk compare` prints it.
-        runs: a row a run: `metrics.NAME` as fractions, `params.KEY` where they differ.
+        table: a row for each group, the best first: as `rtk compare` prints it.
+        runs: a row for each run: `metrics.NAME` as fractions, `params.KEY` where they differ.
         differences: of each group from the first run's, with 95 % intervals (paired bootstrap over seeds).
     """
 

@@ -31,7 +31,9 @@ def add(commands: Parsers) -> None:
     )
     parser.add_argument("--sort", metavar="NAME", help="metric to sort by (default: objective, or DS-AURC)")
     parser.add_argument("--html", metavar="FILE", help="write a self-contained page with figures")
-    parser.add_argument("--csv", metavar="FILE", help="write all metrics and differing params, a row a run")
+    parser.add_argument(
+        "--csv", metavar="FILE", help="write all metrics and differing params, a row for each run"
+    )
     parser.add_argument("--output", default="runs", metavar="DIR", help="where names are looked for")
     add_json(parser)
 

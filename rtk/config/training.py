@@ -95,7 +95,7 @@ class TrainConfig(Section):
     """How the run is carried out."""
 
     duration: Duration = Field("200ep", description="length, in epochs (20ep) or steps (1000steps)")
-    batch_size: PositiveInt = Field(128, description="images a step, over all workers")
+    batch_size: PositiveInt = Field(128, description="images per step, over all workers")
     accumulation: PositiveInt = Field(
         1, description="micro-batches that each worker's share of a batch is cut into"
     )

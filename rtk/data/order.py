@@ -1,8 +1,8 @@
 """Which images each worker sees, and when: pure functions of (seed, epoch, step).
 
 The order of an epoch is drawn once for all workers, cut into global batches, and each batch is cut
-into equal parts, one a rank. So the global batches do not depend on the number of workers, each
-image appears once an epoch, and resuming at any step needs no state.
+into equal parts, one per rank. So the global batches do not depend on the number of workers, each
+image appears once per epoch, and resuming at any step needs no state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def steps_per_epoch(rows: int, batch_size: int, remainder: str = "drop") -> int:
 
     Args:
         rows: number of training images.
-        batch_size: images a step over all workers.
+        batch_size: images per step over all workers.
         remainder: `drop` the last incomplete batch, or `pad` it by wrap-around.
 
     Raises:
@@ -44,7 +44,7 @@ def rank_batch(
     Args:
         order: permutation (rows,) of the epoch.
         step: 0-based step within the epoch; past the end of the order it wraps around (`pad`).
-        batch_size: images a step over all workers, a multiple of `ranks`.
+        batch_size: images per step over all workers, a multiple of `ranks`.
         rank: this worker.
         ranks: number of workers.
     """

@@ -37,8 +37,9 @@ class LoadedModel:
                 column `image`), encoded bytes, a `PIL.Image`, or pixels uint8 (H, W, 3).
 
         Returns:
-            A row an image: `image` (its path, or its number), `label`, `confidence`, `decision` (`accept`,
-            `likely-wrong` or `unfamiliar`), `probability`, `ood_score`, and `error` where it cannot be read.
+            One row for each image: `image` (its path, or its number), `label`, `confidence`, `decision`
+            (`accept`, `likely-wrong` or `unfamiliar`), `probability`, `ood_score`, and `error` where it
+            cannot be read.
 
         Raises:
             ConfigError: a path does not exist.

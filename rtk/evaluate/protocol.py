@@ -123,7 +123,7 @@ def draw_splits(seed: int, rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _fits(values: Mapping[str, Any], fit: FitData) -> bool:
-    """Whether there are so many neighbours (`k`) and so large a space (`dim`)."""
+    """Whether there are at least `k` neighbours and more than `dim` dimensions."""
     return values.get("k", 0) <= len(fit.train) and values.get("dim", 0) < fit.train.width[1]
 
 

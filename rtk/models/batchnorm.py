@@ -22,7 +22,7 @@ def batchnorm_layers(model: nn.Module) -> list[_BatchNorm]:
 
 @contextmanager
 def fixed_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Within it, BatchNorm normalises by the batch as in training but leaves its running statistics alone.
+    """Keep BatchNorm's running statistics as they are, while it normalises by the batch as in training.
 
     Mixed views, attack passes and the second pass of SAM must not leak into the statistics that
     the model is evaluated with.

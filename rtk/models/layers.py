@@ -27,7 +27,7 @@ def freeze_layers(backbone: nn.Module, count: int) -> None:
     """Take the first `count` layers out of training: 1 is the stem.
 
     Raises:
-        ValueError: naming `model.freeze_layers`, where there are not so many.
+        ValueError: naming `model.freeze_layers`, where the backbone has fewer layers.
     """
     if not count:
         return

@@ -27,7 +27,7 @@ def fgsm(
     Args:
         images: (N, 3, H, W) in [0, 1].
         gradient: (N, 3, H, W), of the loss with respect to the images.
-        radius: size of the step in pixel units (the largest change of a value); (N,) for one an image.
+        radius: size of the step in pixel units (the largest change of a value), one for all images or (N,).
         direction: s, (N,): +1 climbs the loss, -1 descends it; None climbs everywhere.
         clip: keep x' in [0, 1].
 
@@ -55,8 +55,8 @@ def pgd(
         model: from images to logits; its training mode is kept and its running statistics are left alone.
         images: (N, 3, H, W) in [0, 1]; the steps start here.
         targets: labels (N,) or distributions (N, C) of the loss.
-        radius: largest change of a value; (N,) for one an image.
-        step_size: size of a signed step; (N,) for one an image.
+        radius: largest change of a value, one for all images or (N,).
+        step_size: size of a signed step, one for all images or (N,).
         steps: number of them.
         direction: as in `fgsm`, the same for all steps.
         loss: from logits and targets to a scalar.
@@ -97,7 +97,7 @@ def logits_and_gradient(
 
 
 def _per_image(value: float | Tensor | None, images: Tensor) -> float | Tensor:
-    """A number as it is (None: 1); one an image (N,) so that it multiplies images."""
+    """One number as it is (None: 1); one for each image, (N,), in a shape that multiplies images."""
     if isinstance(value, Tensor):
         return value.to(images).view(-1, 1, 1, 1)
     return 1.0 if value is None else value

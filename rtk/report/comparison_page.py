@@ -69,7 +69,7 @@ def _coordinates(entries: Sequence[Entry], metric: str, space: SearchSpace | Non
     best = "highest" if larger else "lowest"
     yield Captioned(
         svg,
-        f"A line a run, dark and thick where {metric} is {best}. A bundle of dark lines shows a good range.",
+        f"One line per run, dark and thick where {metric} is {best}. Bundled dark lines show a good range.",
     )
 
 

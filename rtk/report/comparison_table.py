@@ -123,7 +123,7 @@ def _state(entry: Entry, with_front: bool) -> str:
 
 
 def as_text(groups: Sequence[Group], metrics: Sequence[str]) -> str:
-    """The table for a terminal, a line a group: the params that differ stand last, as KEY=VALUE."""
+    """The table for a terminal, a line for each group: the params that differ stand last, as KEY=VALUE."""
     table = rows(groups, metrics)
     first = len(table[0]) - len(changed_keys([entry for group in groups for entry in group.entries]))
     names = table[0][first:]

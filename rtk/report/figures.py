@@ -82,7 +82,7 @@ def _clipped(values: np.ndarray, all_values: np.ndarray) -> np.ndarray:
 
 
 def risk_coverage_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
-    """Risk-coverage of the test set alone, and jointly with the near and the far sets, a line a run."""
+    """Risk-coverage of the test set alone, and jointly with the near and far sets; a line for each run."""
     alone = {}
     for entry in evaluated:
         curve = risk_coverage(entry.column("id", "confidence"), entry.column("id", "is_correct"))
@@ -150,7 +150,7 @@ def surface_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
 
 
 def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
-    """Accuracy and error AUROC against severity, means over the types, a line a run."""
+    """Accuracy and error AUROC against severity, means over the types; one line for each run."""
     rows = {entry.label: entry.corruption_rows() for entry in evaluated}
     for key, title, good in (
         ("accuracy", "Accuracy under corruptions", "high, and falling slowly"),

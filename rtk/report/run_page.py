@@ -51,7 +51,7 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
 
 
 def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
-    """One row a metric: its heading and, for each run, the text and whether it is the best."""
+    """One row per metric: its heading and, for each run, the text and whether it is the best."""
     rows = []
     for key in HEADLINE:
         shown = how_shown(key)

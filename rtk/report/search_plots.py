@@ -18,12 +18,12 @@ LOG_RATIO = 20  # an axis whose values span more than this is logarithmic
 def parallel_coordinates(
     columns: Mapping[str, Sequence[Any]], metric: str, values: Sequence[float], larger_is_better: bool
 ) -> str:
-    """A line a run through its values of several keys, coloured by a metric, the best on top.
+    """A line per run through its values of several keys, coloured by a metric, the best on top.
 
     Args:
-        columns: values by key, one a run; numbers, or words (placed in order of appearance); None for none.
+        columns: values by key, one per run; numbers, or words (placed in order of appearance); None for none.
         metric: name of the last axis.
-        values: the metric, one a run.
+        values: the metric, one per run.
         larger_is_better: which way it is better.
     """
     axes_columns = {**columns, metric: values}

@@ -88,7 +88,7 @@ def format_value(key: str, value: Any, spread: Any = None) -> str:
 
     Args:
         key: of the metric.
-        value: a fraction, None (shown as a dash), or a list of them (one a seed), shown as mean ± standard
+        value: a fraction, None (shown as a dash), or a list of them (one per seed), shown as mean ± standard
             deviation.
         spread: a standard deviation, or the two ends of a confidence interval.
     """
@@ -104,7 +104,7 @@ def format_value(key: str, value: Any, spread: Any = None) -> str:
 
 
 def metric_rows(columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Headline metrics as table rows, headings first: a row a metric, a column a mapping of metrics."""
+    """Headline metrics as table rows, headings first: a row for each metric, a column for each mapping."""
     rows = [["", *columns]]
     for key in HEADLINE:
         if any(key in metrics for metrics in columns.values()):
@@ -114,7 +114,7 @@ def metric_rows(columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 
 def score_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """An evaluation for a terminal, headings first: a row a score, means over the near and the far sets."""
+    """An evaluation for a terminal, headings first: a row for each score, means over near and far sets."""
     wanted = ("auroc_near", "auroc_far", "ds_aurc_near", "ds_aurc_far")  # what 80 columns hold
     keys = ["aurc", *(key for key in wanted if any(key in means for means in result["scores"].values()))]
     rows = [["score", *(how_shown(key).heading for key in keys)]]

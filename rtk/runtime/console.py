@@ -26,7 +26,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 
 
 def progress_lines(title: str, every: float = SECONDS_A_LINE) -> Progress:
-    """Says how much is done, at most once in so many seconds."""
+    """A function that prints how much is done, at most once every `every` seconds."""
     last = time.monotonic()
 
     def show(done: int, total: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupts:
-    """Within it, SIGINT and SIGTERM are noted in `signal` instead of raised; a second one is raised.
+    """A context that notes SIGINT and SIGTERM in `signal` instead of raising them; a second one is raised.
 
     Only the main thread can take signals: in any other (a sweep's trial) it does nothing.
     """

@@ -49,7 +49,7 @@ def second_moment(values: Tensor, centres: Tensor, groups: Tensor | None = None)
 
     Args:
         values: (N, D).
-        centres: (D,) one centre for all, or (G, D) one a group.
+        centres: (D,) one centre for all, or (G, D) one per group.
         groups: (N,) group of each row, with centres (G, D).
     """
     if groups is None:

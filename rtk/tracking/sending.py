@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def mirrored(run: RunFolder) -> Iterator[Mirror]:
-    """Within it, a thread keeps MLflow up to date; on leaving, the rest is sent.
+    """Keep MLflow up to date by a thread; send the rest on leaving.
 
     A server that cannot be reached costs a warning, never the run.
     """
@@ -43,7 +43,7 @@ def mirrored(run: RunFolder) -> Iterator[Mirror]:
 
 @contextmanager
 def kept_up_to_date(send: Callable[[], Any], seconds: float = SEND_SECONDS) -> Iterator[None]:
-    """Within it, a thread calls `send` every so often; its errors are warned of, once an outage."""
+    """Call `send` every few seconds in a thread; warn of its errors, once for each outage."""
     leave = threading.Event()
 
     def keep_sending() -> None:

@@ -48,7 +48,7 @@ class SweepMirror:
 
 @contextmanager
 def mirrored_sweep(sweep: Path) -> Iterator[SweepMirror]:
-    """Within it, MLflow is kept up to date with a sweep; on leaving, the rest is sent."""
+    """Keep MLflow up to date with a sweep; send the rest on leaving."""
     mirror = SweepMirror(sweep)
     note_status(mirror.sweep, "RUNNING")
     status = "FAILED"

@@ -23,7 +23,7 @@ class Reporter:
         run: the run's folder.
         steps_per_epoch: optimiser steps in an epoch.
         total_steps: optimiser steps in the run.
-        batch_size: images a step over all workers.
+        batch_size: images per step over all workers.
         first_step: step at which this process starts (0, or where it resumes).
     """
 

@@ -46,7 +46,7 @@ def png_claiming():
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """make_folder({"cat": 3, "dog": 2}) -> folder with so many images a sub-folder, PNG and JPEG in turn."""
+    """make_folder({"cat": 3, "dog": 2}) -> folder: that many images in sub-folders, PNG and JPEG in turn."""
 
     def make(counts, root="images"):
         folder = tmp_path / root

@@ -1,6 +1,6 @@
 """Prepared Parquet to decoded arrays, by Ray Data: read -> decode in parallel -> one shared array.
 
-Small sets are decoded once a run and then live in Ray's object store, where every worker of a node
+Small sets are decoded once per run and then live in Ray's object store, where every worker of a node
 maps the same memory; augmentation happens in the worker, on batches (`rtk.data.views.maker`).
 """
 
@@ -47,7 +47,7 @@ class Source:
         return min(self.rows or self.dataset.rows, self.dataset.rows) - len(self.left_out)
 
     def first(self, rows: int) -> Source:
-        """The same, of the first so many rows only."""
+        """The same source, of its first `rows` rows only."""
         return replace(self, rows=rows, left_out=tuple(row for row in self.left_out if row < rows))
 
     @property

@@ -72,7 +72,7 @@ def open_stream(source: Source, shuffle_rows: int, batch: int) -> Stream:
 
     Args:
         source: data set.
-        shuffle_rows: about so many rows are a window.
+        shuffle_rows: about how many rows make a window.
         batch: rows of a global batch.
     """
     assert not source.left_out, "rows of a stream are left out when they are read"

@@ -23,12 +23,12 @@ class Finished:
     """A written file, and where `prepare` stood then.
 
     Attributes:
-        split: Name of the split that the file is of.
-        summary: What it holds.
-        position: Records of the split that had been read.
-        done: Images of the source that had been looked at.
-        written: Images written, over all files.
-        bad: Origin and reason of every image found broken.
+        split: name of the split that the file is of.
+        summary: what it holds.
+        position: records of the split that had been read.
+        done: images of the source that had been looked at.
+        written: images written, over all files.
+        bad: origin and reason of every image found broken.
     """
 
     split: str
@@ -59,13 +59,13 @@ class Journal:
 
 @contextmanager
 def resumable_folder(out: Path) -> Iterator[Path]:
-    """Gives a hidden sibling of `out`, renamed to it if the body succeeds.
+    """A hidden sibling of `out`, renamed to it if the body succeeds.
 
     If the body fails with a ValueError it is removed; after anything else (an interrupt, a full disk) what is
     finished stays for the next time.
 
     Raises:
-        ValueError: Another process is at it.
+        ValueError: another process is at it.
     """
     folder = out.parent / f".{out.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)

@@ -36,11 +36,11 @@ class ImageDataset:
     """Where a set of images lies and what its metadata says; small, picklable, holds no image.
 
     Attributes:
-        path: As it was given: a Parquet file or a folder, local or URI.
-        files: The Parquet files, in row order, as `filesystem` names them.
-        rows: Number of images over all files.
-        classes: Class names in the order of the labels; empty if there are none.
-        columns: Columns that all files have.
+        path: as it was given: a Parquet file or a folder, local or URI.
+        files: the Parquet files, in row order, as `filesystem` names them.
+        rows: number of images over all files.
+        classes: class names in the order of the labels; empty if there are none.
+        columns: columns that all files have.
     """
 
     path: str
@@ -71,16 +71,16 @@ class Row(NamedTuple):
 
 
 def open_dataset(path: str | Path, *, need_classes: bool = True) -> ImageDataset:
-    """Opens prepared data, reading only metadata.
+    """Open prepared data, reading only metadata.
 
     Args:
-        path: A Parquet file, or a folder of them (files in the order of their names; a folder called
+        path: a Parquet file, or a folder of them (files in the order of their names; a folder called
             `*.parquet` counts as one file in parts). Local, or a URI.
-        need_classes: Whether a missing `classes.json` is an error. It is looked for in the folder, beside the
+        need_classes: whether a missing `classes.json` is an error. It is looked for in the folder, beside the
             file, and beside a folder called `*.parquet`.
 
     Raises:
-        ValueError: The path or the class names are missing, or a file is no Parquet, has not the columns
+        ValueError: the path or the class names are missing, or a file is no Parquet, has not the columns
             `image` (binary) and `label` (integer), its `sample_id` is no integer or its `path` no string, or
             there are no rows.
     """
@@ -100,20 +100,20 @@ def open_dataset(path: str | Path, *, need_classes: bool = True) -> ImageDataset
 
 
 def labels(dataset: ImageDataset) -> np.ndarray:
-    """Returns the labels of all rows, int64 (rows,).
+    """Return the labels of all rows, int64 (rows,).
 
     Raises:
-        ValueError: A label is missing.
+        ValueError: a label is missing.
     """
     parts = [read_integers(dataset, file, "label") for file in dataset.files]
     return np.concatenate(parts)
 
 
 def check_labels(dataset: ImageDataset, num_classes: int) -> None:
-    """Checks that every label lies in [0, num_classes).
+    """Check that every label lies in [0, num_classes).
 
     Raises:
-        ValueError: One does not; the message names the file, the row and the label.
+        ValueError: one does not; the message names the file, the row and the label.
     """
     for file in dataset.files:
         values = read_integers(dataset, file, "label")
@@ -127,10 +127,10 @@ def check_labels(dataset: ImageDataset, num_classes: int) -> None:
 
 
 def read_integers(dataset: ImageDataset, file: str, column: str) -> np.ndarray:
-    """Returns an integer column of one file, int64 (rows of the file,).
+    """Return an integer column of one file, int64 (rows of the file,).
 
     Raises:
-        ValueError: A value is missing.
+        ValueError: a value is missing.
     """
     with dataset.filesystem.open_input_file(file) as opened:
         values = pq.ParquetFile(opened).read(columns=[column])[column]
@@ -143,8 +143,8 @@ def read_rows(dataset: ImageDataset, wanted: np.ndarray | None = None) -> Iterat
     """Streams rows, in row order, holding `READ_ROWS` of them in memory.
 
     Args:
-        dataset: The dataset.
-        wanted: Sorted row numbers, int (N,); row groups without any are not read. None: all rows.
+        dataset: the dataset.
+        wanted: sorted row numbers, int (N,); row groups without any are not read. None: all rows.
     """
     filesystem, start = dataset.filesystem, 0
     for file in dataset.files:
@@ -177,7 +177,7 @@ def _read_group(parquet: pq.ParquetFile, group: int, start: int, chosen: Contain
 
 
 def content_hash(dataset: ImageDataset) -> str:
-    """Returns a fast hash of the images and labels, the same wherever the files are copied to.
+    """Return a fast hash of the images and labels, the same wherever the files are copied to.
 
     A file counts with its SHA-256, taken from `manifest.json` beside it if that states one for a file of this
     size, else computed. Files above `HASH_LIMIT` without a manifest count with their size and Parquet footer
@@ -245,7 +245,7 @@ def _find_classes(filesystem: fs.FileSystem, file: str, path: str, needed: bool)
 
 
 def _folders_above(file: str) -> list[str]:
-    """Returns the folders whose `classes.json` and `manifest.json` speak of this file."""
+    """Return the folders whose `classes.json` and `manifest.json` speak of this file."""
     parent = PurePosixPath(file).parent
     folders = [parent, parent.parent] if parent.suffix == ".parquet" else [parent]
     return [folder.as_posix() for folder in folders]

@@ -1,4 +1,4 @@
-"""Finds and reads files on any filesystem that pyarrow knows: local, or a URI such as `s3://bucket/folder`."""
+"""Find and read files on any filesystem that pyarrow knows: local, or a URI such as `s3://bucket/folder`."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ from pyarrow import fs
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
-    """Returns the filesystem of a local path or URI, and the path in it.
+    """Return the filesystem of a local path or URI, and the path in it.
 
     Raises:
-        ValueError: The URI is malformed or of an unknown kind.
+        ValueError: the URI is malformed or of an unknown kind.
     """
     if "://" not in path:
         return fs.LocalFileSystem(), Path(path).absolute().as_posix()
@@ -23,15 +23,15 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
 
 
 def find_parquet(filesystem: fs.FileSystem, place: str, path: str) -> list[str]:
-    """Returns the Parquet files at `place`, sorted by name.
+    """Return the Parquet files at `place`, sorted by name.
 
     Args:
-        filesystem: Where to look.
-        place: A file, or a folder of `*.parquet` files; a folder of that name is looked into.
-        path: What to call `place` in messages.
+        filesystem: where to look.
+        place: a file, or a folder of `*.parquet` files; a folder of that name is looked into.
+        path: what to call `place` in messages.
 
     Raises:
-        ValueError: It does not exist, or holds no such file.
+        ValueError: it does not exist, or holds no such file.
     """
     kind = filesystem.get_file_info(place).type
     if kind == fs.FileType.NotFound:
@@ -49,10 +49,10 @@ def find_parquet(filesystem: fs.FileSystem, place: str, path: str) -> list[str]:
 
 
 def read_json(filesystem: fs.FileSystem, file: str) -> Any:
-    """Returns the content of a JSON file; None if it does not exist.
+    """Return the content of a JSON file; None if it does not exist.
 
     Raises:
-        ValueError: It is no valid JSON.
+        ValueError: it is no valid JSON.
     """
     if filesystem.get_file_info(file).type != fs.FileType.File:
         return None

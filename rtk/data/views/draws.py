@@ -45,7 +45,7 @@ def philox(counter: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.u
 
 
 def uniforms(seed: int, epoch: int, sample_ids: ArrayLike, view: str, count: int) -> NDArray[np.float64]:
-    """Uniform numbers in the open interval (0, 1), one row a sample.
+    """Uniform numbers in the open interval (0, 1), one row per sample.
 
     Row `i` is a function of `(seed, epoch, sample_ids[i], view)` alone. Asking for more numbers leaves the
     first ones as they were. Different views ("crop", "pixmix", ...) are independent of each other.
