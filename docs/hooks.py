@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rtk.cli import build_parser
+from rtk.config.changes import When, changing_keys
 from rtk.config.keys import Key, config_keys, keys_of, section_summaries
 from rtk.config.load import shipped_recipes
 from rtk.config.search_space import Parameter, SearchSpace
@@ -46,6 +47,20 @@ def _key_table(rows: list[Key]) -> Iterator[str]:
     for key in rows:
         name = f'<span id="{key.key}"></span>`{key.key}`'
         yield _row(name, key.type, f"`{key.shown_default}`", key.description, ", ".join(key.may_change))
+
+
+def resume_keys() -> Iterator[str]:
+    """Keys that may change when a run goes on."""
+    yield _listed(When.RESUME)
+
+
+def evaluation_keys() -> Iterator[str]:
+    """Keys that an evaluation may set."""
+    yield _listed(When.EVALUATION)
+
+
+def _listed(when: When) -> str:
+    return ", ".join(f"`{key}`" for key in changing_keys(when))
 
 
 def search_space() -> Iterator[str]:
@@ -101,8 +116,10 @@ def _row(*cells: str) -> str:
 
 TABLES = {
     "commands": commands,
+    "evaluation_keys": evaluation_keys,
     "keys": keys,
     "recipes": recipes,
+    "resume_keys": resume_keys,
     "scores": scores,
     "search_space": search_space,
 }

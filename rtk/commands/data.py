@@ -109,7 +109,7 @@ def run_inspect(options: Options) -> int:
         return 0
     print(f"{found.path}: {found.rows} images, {len(found.classes)} classes, {found.files} files")
     for name, value in asdict(found.balance).items():
-        print(f"  images a class, {name}: {value}")
+        print(f"  images per class, {name}: {value}")
     for name in ("sizes", "modes", "encodings"):
         print(f"  {name}: " + ", ".join(f"{kind} ({count})" for kind, count in getattr(found, name).items()))
     print(f"  encoded bytes: {found.bytes}, of {found.looked_at} images looked at")
