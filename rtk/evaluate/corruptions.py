@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from rtk.config.errors import ConfigError
-from rtk.data.decode.pipeline import Source, decode_block, encoded_blocks
+from rtk.data.decode.pipeline import Source, decode_block
 from rtk.evaluate.actors import Predictor
+from rtk.evaluate.columns import as_matrix
 from rtk.evaluate.measure import error_metrics
-from rtk.runs.folder import RunFolder
+from rtk.evaluate.pool import Counted, Pool
 from rtk.runtime.console import Progress
 from rtk.scores import FittedScore, Predictions, apply_score
 from rtk.scores.selection import image_scores
@@ -48,7 +50,6 @@ CLEAN = ("none", 0)
 SMALLEST_SIDE = 32  # pixels, of the library
 # The library draws these with generators of its own; the others use NumPy's global one.
 OWN_GENERATOR = ("impulse_noise", "glass_blur")
-ROWS_PER_BLOCK = 128
 FILE = "corruptions.csv"
 
 
@@ -97,44 +98,54 @@ def corrupt_image(image: np.ndarray, kind: str, severity: int, sample_id: int) -
 
 
 def corruption_metrics(
-    run: RunFolder,
+    pool: Pool,
     source: Source,
     confidence: tuple[str, FittedScore],
-    checkpoint: str = "best",
     types: Sequence[str] = TYPES,
-    batch_size: int = 256,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a run on every corruption of a labelled set.
 
     Args:
-        run: a trained run.
+        pool: actors with the model of the run.
         source: in-distribution images, those of the test set.
         confidence: name and fitted state of the score that tells right from wrong.
-        checkpoint: `best` or `last`.
         types: corruptions to apply.
-        batch_size: images a forward pass.
         progress: called with the number of images predicted and their total.
 
     Returns:
         A row for the clean images and one for each type and severity: `corruption`, `severity`, `images`,
         `accuracy`, `aurc`, `e_aurc`, `augrc` and, where both kinds occur, `auroc_errors` and `fpr95_errors`.
+
+    Raises:
+        BadImageError: an image cannot be decoded.
     """
     variants = [CLEAN, *((kind, severity) for kind in types for severity in SEVERITIES)]
     targets = source.labels()
     sure = {f"{kind}/{severity}": np.empty(len(source)) for kind, severity in variants}
     correct = {name: np.empty(len(source), bool) for name in sure}
-    done = 0
-    for block in _predicted(run, source, variants, checkpoint, batch_size):
+    done = Counted(progress, len(source) * len(variants))
+    corrupt = partial(_corrupt_block, variants=variants, ids=source.sample_ids())
+    for block in pool.run_blocks({"test": source}, VariantPredictor, prepare=corrupt):
         _place(block, targets, confidence, sure, correct)
-        done += len(block)
-        if progress is not None:
-            progress(done, len(source) * len(variants))
+        done.add(len(block))
     return [
         {"corruption": kind, "severity": severity, "images": len(source)}
         | error_metrics(sure[f"{kind}/{severity}"], correct[f"{kind}/{severity}"])
         for kind, severity in variants
     ]
+
+
+class VariantPredictor:
+    """Predicts blocks of several variants, each in a batch of its own; `args` are those of `Predictor`."""
+
+    def __init__(self, *args: Any) -> None:
+        self.predict = Predictor(*args)
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Predictions of one block, a table a variant."""
+        for name in pc.unique(block["set"]):
+            yield self.predict(block.filter(pc.equal(block["set"], name)))
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -171,42 +182,12 @@ def _number(key: str, text: str) -> Any:
     return kinds.get(key, float)(text)
 
 
-def _predicted(
-    run: RunFolder, source: Source, variants: Sequence[tuple[str, int]], checkpoint: str, batch_size: int
+def _corrupt_block(
+    block: pa.Table, variants: Sequence[tuple[str, int]], ids: np.ndarray
 ) -> Iterator[pa.Table]:
-    """Predicted blocks with columns `set` (`type/severity`), `row`, `logits`, `features`."""
-    import ray
-
-    config = run.config()
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    ids = source.sample_ids()
-    blocks = [
-        block.set_column(
-            block.column_names.index("sample_id"), "sample_id", pa.array(ids[block["row"].to_numpy()])
-        )
-        for block in encoded_blocks("test", source, ROWS_PER_BLOCK)
-    ]
-    predicted = (
-        ray.data.from_arrow(blocks)
-        .map_batches(
-            partial(_corrupt_block, variants=tuple(variants)), batch_size=None, batch_format="pyarrow"
-        )
-        .map_batches(
-            Predictor,
-            fn_constructor_args=(str(run.path), checkpoint, 1, config.train.precision),
-            batch_size=batch_size,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
-            num_gpus=1 if gpus else 0,
-        )
-    )
-    yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
-
-
-def _corrupt_block(block: pa.Table, variants: Sequence[tuple[str, int]]) -> Iterator[pa.Table]:
-    """Encoded images to decoded blocks, one for each variant."""
+    """Encoded images to decoded blocks, one for each variant; `ids` are those of all images, (rows,)."""
     decoded = decode_block(block)
-    side, ids = block["size"][0].as_py(), block["sample_id"].to_pylist()
+    side, sample_ids = block["size"][0].as_py(), ids[block["row"].to_numpy()].tolist()
     if decoded["pixels"].null_count:
         yield decoded  # the predictor names the image and stops
         return
@@ -215,7 +196,7 @@ def _corrupt_block(block: pa.Table, variants: Sequence[tuple[str, int]]) -> Iter
     for kind, severity in variants:
         pixels = [
             image if (kind, severity) == CLEAN else corrupt_image(image, kind, severity, sample_id)
-            for image, sample_id in zip(images, ids, strict=True)
+            for image, sample_id in zip(images, sample_ids, strict=True)
         ]
         encoded = pa.array([picture.transpose(2, 0, 1).tobytes() for picture in pixels], pa.binary())
         changed = decoded.set_column(decoded.column_names.index("pixels"), "pixels", encoded)
@@ -233,8 +214,7 @@ def _place(
     """Score a predicted block and put the outcome where its set and row numbers say."""
     rows, names = block["row"].to_numpy(), np.array(block["set"].to_pylist())
     logits, features = (
-        torch.from_numpy(block[name].combine_chunks().flatten().to_numpy().reshape(len(rows), -1).copy())
-        for name in ("logits", "features")
+        torch.from_numpy(as_matrix(block[name], len(rows)).copy()) for name in ("logits", "features")
     )
     name, state = confidence
     scores = apply_score(name, state, Predictions(logits, features, torch.from_numpy(targets[rows]))).numpy()

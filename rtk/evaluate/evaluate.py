@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.schema import RunConfig
-from rtk.data.decode.pipeline import Source
 from rtk.evaluate import corruptions
 from rtk.evaluate.measure import calibration
 from rtk.evaluate.model import load_model
+from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import predict_datasets
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.run_decision import decide_for_run
@@ -25,7 +25,6 @@ from rtk.runs.folder import RunFolder
 from rtk.runtime.console import progress_bar
 from rtk.runtime.ray_session import start_ray
 from rtk.runtime.shared_storage import check_output
-from rtk.scores import FittedScore
 from rtk.scores.decision import DECISION_FILE
 from rtk.scores.selection import image_scores, wanted_scores
 from rtk.train.checkpoint import read_state
@@ -74,21 +73,14 @@ def evaluate_run(
     if corrupted is not None:
         source = sources["test"].first(corrupted) if corrupted else sources["test"]
         confidence = (config.evaluate.confidence, measured.tuned.states[config.evaluate.confidence])
-        shifted = _measure_corruptions(run, source, confidence, checkpoint, config.evaluate.batch_size)
+        with progress_bar("predicting corrupted images") as progress:
+            pool = Pool(run, checkpoint, config.evaluate)
+            shifted = corruptions.corruption_metrics(pool, source, confidence, progress=progress)
         corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
         result["corruptions"] = corruptions.summarise(shifted)
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result
-
-
-def _measure_corruptions(
-    run: RunFolder, source: Source, confidence: tuple[str, FittedScore], checkpoint: str, batch_size: int
-) -> list[dict[str, Any]]:
-    with progress_bar("predicting corrupted images") as progress:
-        return corruptions.corruption_metrics(
-            run, source, confidence, checkpoint, batch_size=batch_size, progress=progress
-        )
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:

@@ -44,7 +44,11 @@ class Pool:
     settings: EvaluateConfig
 
     def run_blocks(
-        self, sources: Mapping[str, Source], actor: Callable[..., Any], *args: Any
+        self,
+        sources: Mapping[str, Source],
+        actor: Callable[..., Any],
+        *args: Any,
+        prepare: Callable[[pa.Table], Any] = decode_block,
     ) -> Iterator[pa.Table]:
         """What actors make of the decoded blocks of data sets, in any order.
 
@@ -52,6 +56,7 @@ class Pool:
             sources: data sets by name.
             actor: class of actor, called with what `ModelActor` takes, then `args`.
             args: see `actor`.
+            prepare: what makes a decoded block, or several, of a block of encoded images.
 
         Raises:
             Exception: what an actor raised, such as a `BadImageError`.
@@ -66,7 +71,7 @@ class Pool:
         blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source, batch)]
         results = (
             ray.data.from_arrow(blocks)
-            .map_batches(decode_block, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+            .map_batches(prepare, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
             .map_batches(
                 actor,
                 fn_constructor_args=(*base, *args),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -81,10 +82,21 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPUs that this process may use: those it may run on, and no more than its container's quota."""
+    on_linux = hasattr(os, "sched_getaffinity")
+    allowed = len(os.sched_getaffinity(0)) if on_linux else os.cpu_count() or 1
+    return max(1, int(min(allowed, cpu_quota(Path("/sys/fs/cgroup")))))
+
+
+def cpu_quota(group: Path) -> float:
+    """CPUs that a control group (version 2 or 1) grants, which affinity does not show; inf: no limit."""
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join((group / file).read_text() for file in files).split()
+        except (OSError, ValueError):
+            continue
+        return float(quota) / float(period) if float(quota.replace("max", "-1")) > 0 else math.inf
+    return math.inf
 
 
 def supports_bf16(device: str) -> bool:

@@ -13,16 +13,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray.data
 import torch
 
 from rtk.cli import main
 from rtk.config import load_config
 from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.image import BadImageError
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
-from rtk.evaluate.corruptions import read_rows
+from rtk.evaluate.corruptions import corruption_metrics, read_rows
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.model import load_model
+from rtk.evaluate.pool import Pool
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.score_table import rows_of, score_table
 from rtk.evaluate.sets import evaluation_config
@@ -31,7 +34,7 @@ from rtk.report.figures import EvaluatedRun, score_figures, surface_figures
 from rtk.report.run_page import write_report
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result, read_scores
-from rtk.scores import fit_score
+from rtk.scores import FittedScore, fit_score
 from rtk.scores.decision import DecisionRule, decide
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import send_evaluation
@@ -138,6 +141,30 @@ def test_corruptions_lower_the_accuracy_and_are_the_same_again(run):
     evaluate_run(run, corrupted=24)
     assert read_rows(run.evaluation, first["step"]) == rows
     assert "Accuracy under corruptions" in write_report([run]).read_text()
+
+
+def test_corruptions_are_predicted_by_the_pool_and_name_what_is_wrong(run, tmp_path, monkeypatch):
+    pytest.importorskip("imagecorruptions")
+    sizes = []
+    strategy = ray.data.ActorPoolStrategy
+    monkeypatch.setattr(ray.data, "ActorPoolStrategy", lambda size: sizes.append(size) or strategy(size=size))
+    settings = run.config().evaluate.model_copy(update={"actors": 2, "batch_size": 5})
+    pool = Pool(run, "best", settings)
+    msp = ("msp", FittedScore({}, {}, None))
+    source = Source(open_dataset(resolve_path("builtin:digits/test.parquet")), 32, rows=12)
+    rows = corruption_metrics(pool, source, msp, types=["contrast"])
+    assert sizes == [2]
+    assert [(row["corruption"], row["severity"]) for row in rows[:2]] == [("none", 0), ("contrast", 1)]
+    one = Pool(run, "best", settings.model_copy(update={"actors": 1}))
+    assert corruption_metrics(one, source, msp, types=["contrast"]) == rows
+    table = pq.read_table(resolve_path("builtin:digits/test.parquet")).slice(0, 6)
+    images = pa.array([*table["image"].to_pylist()[:5], b"broken"])
+    pq.write_table(
+        table.set_column(table.column_names.index("image"), "image", images), tmp_path / "t.parquet"
+    )
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": list("0123456789")}))
+    with pytest.raises(BadImageError, match="data set 'test', row 5"):
+        corruption_metrics(pool, Source(open_dataset(tmp_path / "t.parquet"), 32), msp, types=["contrast"])
 
 
 def test_report_is_one_file_with_real_curves(run):

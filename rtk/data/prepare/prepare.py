@@ -1,7 +1,6 @@
 """Turns a source of images into validated Parquet; what appears is whole, and an interrupted run goes on."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from rtk.data.prepare.parquet_writer import FileSummary, ImageRow, write_parquet
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.prepare.sources import open_source
 from rtk.data.sets.dataset import CLASSES_FILE, MANIFEST_FILE
+from rtk.runtime.environment import available_cpus
 
 ROWS_PER_FILE = 50_000
 _CHUNK = 64  # images validated between two reports of progress; what is in memory at a time
@@ -206,7 +206,7 @@ class _Job:
         """Yields the rows of the readable images, in order, and collects the others."""
         records = islice(split.read(), self.position, None)
         validate = partial(_validate, image_size=self.image_size)
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_MAX_THREADS, available_cpus())) as pool:
             while chunk := list(islice(records, _CHUNK)):
                 for record, result in zip(chunk, pool.map(validate, chunk), strict=True):
                     self.position += 1
