@@ -96,10 +96,15 @@ def recipes() -> Iterator[str]:
 def commands() -> Iterator[str]:
     """The help of every command."""
     parser = build_parser()
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    yield from ["```", parser.format_help().rstrip(), "```"]
+    yield from _help(parser)
     for name, command in _leaves(parser):
-        yield from ["", f"## {name}", "", "```", command.format_help().rstrip(), "```"]
+        yield from ["", f"## {name}", "", *_help(command)]
+
+
+def _help(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """What `--help` prints, whatever the width of the terminal that the site is built in."""
+    parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100)
+    yield from ["```", parser.format_help().rstrip(), "```"]
 
 
 def _leaves(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
