@@ -34,17 +34,16 @@ def test_import_is_light_and_what_it_offers_is_named():
         rtk.trian  # noqa: B018
 
 
-@pytest.mark.parametrize("first", ["import rtk.train.launch, rtk.evaluate.sets", "pass"])
-def test_packages_of_the_same_name_can_be_called(first):
-    code = f"""import rtk
-{first}
-for name in ("train", "evaluate", "compare", "load_model"):
-    try:
-        getattr(rtk, name)("/nowhere")
-    except ValueError as error:
-        print(error)"""
-    said = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
-    assert [line.split(":")[0] for line in said] == ["recipe", "run", "run", "model"]
+def test_packages_of_the_same_name_can_be_called():
+    import rtk.evaluate.sets
+    import rtk.train.launch
+
+    said = {}
+    for name in ("train", "evaluate", "compare", "load_model"):
+        with pytest.raises(ConfigError) as error:
+            getattr(rtk, name)(["/nowhere"] if name == "compare" else "/nowhere")
+        said[name] = str(error.value).split(":")[0]
+    assert said == {"train": "recipe", "evaluate": "run", "compare": "run", "load_model": "model"}
 
 
 def test_a_callable_package_is_still_a_package():
