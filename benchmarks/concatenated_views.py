@@ -17,9 +17,11 @@ import torch
 from rtk.config.model import ModelConfig
 from rtk.data.views.maker import View
 from rtk.models import build_model
-from rtk.objectives import Term, compute_losses
+from rtk.objectives import TERMS, ActiveTerm
+from rtk.objectives.objective import compute_losses
 
 NAMES = ("clean", "mixed", "pixmix")
+SURE_PLUS = ("cross_entropy", "regmixup", "regpixmix")
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     model = build_model(ModelConfig(name=options.model), 10, options.side).train()
     labels = torch.randint(10, (options.batch,))
     views = {name: View(torch.rand(options.batch, 3, options.side, options.side), labels) for name in NAMES}
-    terms = [Term(name, 1.0, name) for name in NAMES]
+    terms = [ActiveTerm(TERMS[name], TERMS[name].block(weight=1.0)) for name in SURE_PLUS]
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for number in range(options.rounds + 1):
         for concatenate, times in seconds.items():

@@ -1,6 +1,6 @@
 """SURE+ on one CUDA GPU: is it right, and how fast is it? One command, about five minutes.
 
-    python benchmarks/gpu.py                       # torch, timm, torchvision and NumPy are all it needs
+    python benchmarks/gpu.py                       # torch, timm, torchvision, NumPy, pydantic and PyYAML
     python benchmarks/gpu.py --device cpu          # the same in small, to see that it works
 
 1. Numerics: two SURE+ steps in fp32 on the device against float64 on the CPU, and the PixMix view.
@@ -40,13 +40,13 @@ from rtk.models import Classifier
 from rtk.models.classifier import concatenates_views
 from rtk.models.heads import LinearHead
 from rtk.models.resnet import ResNet
-from rtk.objectives import Term, compute_losses
+from rtk.objectives import TERMS, ActiveTerm
+from rtk.objectives.objective import compute_losses
 from rtk.optim import SharpnessAware, WeightAverage
 
-TERMS = [
-    Term("cross_entropy", 1.0, "clean"),
-    Term("regmixup", 1.0, "mixed"),
-    Term("regpixmix", 1.0, "pixmix"),
+SURE_PLUS = [
+    ActiveTerm(TERMS[name], TERMS[name].block(weight=1.0))
+    for name in ("cross_entropy", "regmixup", "regpixmix")
 ]
 # Of the weights' change, fp32 against float64; kinks (ReLU) and batch statistics amplify rounding at w + e.
 TOLERANCE = {"ResNet-18 CIFAR": 1e-3, "ViT-L/16": 1e-4}
@@ -84,7 +84,7 @@ class FastStep:
         passes = iter((True, False))
 
         def closure() -> None:
-            for together in compute_losses(self.model, views, TERMS, next(passes), self.concatenate):
+            for together in compute_losses(self.model, views, SURE_PLUS, next(passes), self.concatenate):
                 torch.stack([term.weight * losses.mean() for term, losses in together]).sum().backward()
 
         self.sharpness.step(closure)

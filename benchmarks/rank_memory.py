@@ -52,7 +52,7 @@ def random_views(tree: dict[str, Any], ranks: int) -> dict[str, View]:
     config = build_config(tree)
     images = config.train.batch_size // ranks
     side = config.data.image_size
-    names = {term.view for term in active_terms(config.objective)}
+    names = {term.view.name for term in active_terms(config.objective)}
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (images,), generator=generator)
     return {name: View(torch.rand(images, 3, side, side, generator=generator), labels) for name in names}
@@ -85,9 +85,9 @@ def _train(tree: dict[str, Any], ranks: int, steps: int) -> None:
     config = build_config(tree)
     state = build_state(TrainingJob("", tree, CLASSES, 10**6, resume=False), torch.device("cpu"))
     state.engine.module.train()
-    views, terms = random_views(tree, ranks), active_terms(config.objective)
+    views = random_views(tree, ranks)
     for step in range(steps):
-        train_step(state, views, terms, step, accumulation=config.train.accumulation)
+        train_step(state, views, step, accumulation=config.train.accumulation)
     state.engine.destroy()
 
 

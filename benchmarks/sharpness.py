@@ -21,7 +21,6 @@ import torch
 from rank_memory import CLASSES, measure_peaks, random_views, settings, start_rank
 
 from rtk.config.load import build_config
-from rtk.objectives import active_terms
 from rtk.train.job import TrainingJob
 from rtk.train.setup import build_state
 from rtk.train.state import TrainState
@@ -86,10 +85,10 @@ def _state(tree: dict[str, Any]) -> TrainState:
 
 
 def _timed_step(state: TrainState, tree: dict[str, Any], ranks: int, step: int) -> float:
-    views, terms = random_views(tree, ranks), active_terms(build_config(tree).objective)
+    views = random_views(tree, ranks)
     torch.distributed.barrier()
     started = time.perf_counter()
-    train_step(state, views, terms, step)
+    train_step(state, views, step)
     return time.perf_counter() - started
 
 

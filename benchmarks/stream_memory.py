@@ -37,6 +37,7 @@ from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import open_dataset
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import ViewMaker
+from rtk.objectives import view_makers
 from rtk.runtime.ray_session import start_ray
 
 SIDE, DISTINCT, ROWS_PER_FILE, BATCH = 224, 200, 10_000, 250
@@ -73,7 +74,7 @@ def batches(config: RunConfig, folder: Path) -> Iterator[torch.Tensor]:
     feeder = start_feeder(stream, config.seed, FaultLog())
 
     def make(images: ImageArrays) -> ViewMaker:
-        return ViewMaker(images, None, 10, config.data, config.objective, config.seed)
+        return ViewMaker(images, None, 10, config.data, view_makers(config.objective), config.seed)
 
     loader = Loader(
         config,

@@ -28,7 +28,7 @@ from rtk.data.decode.arrays import ImageArrays
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import View, ViewMaker
 from rtk.models import build_model
-from rtk.objectives import active_terms
+from rtk.objectives import view_makers
 from rtk.train.job import TrainingJob
 from rtk.train.setup import build_state, keep_freed_memory
 from rtk.train.step import train_step
@@ -58,7 +58,7 @@ def make_views(config: RunConfig) -> ViewMaker:
     images = generator.integers(0, 256, (ROWS, 3, SIDE, SIDE), dtype=np.uint8)
     train = ImageArrays(images, generator.integers(0, CLASSES, ROWS), np.arange(ROWS))
     pictures = render_fractals(64, 36, 0)
-    return ViewMaker(train, pictures, CLASSES, config.data, config.objective, seed=0)
+    return ViewMaker(train, pictures, CLASSES, config.data, view_makers(config.objective), seed=0)
 
 
 class RtkStep:
@@ -73,12 +73,11 @@ class RtkStep:
         keep_freed_memory()
         self.state = build_state(TrainingJob("", tree, CLASSES, ROWS, resume=False), torch.device("cpu"))
         self.state.engine.module.train()
-        self.terms = active_terms(config.objective)
         self.step = 0
 
     def __call__(self, views: dict[str, View]) -> None:
         """One update."""
-        train_step(self.state, views, self.terms, self.step)
+        train_step(self.state, views, self.step)
         self.step += 1
 
 

@@ -25,6 +25,7 @@ from rtk.config.load import build_config
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import ViewMaker
+from rtk.objectives import view_makers
 from rtk.train.setup import keep_freed_memory
 
 CASES = {32: 512, 224: 32}  # side: images a batch
@@ -128,7 +129,7 @@ def sides(side: int) -> tuple[ViewMaker, PillowViews]:
         }
     )
     train = ImageArrays(images, np.zeros(len(images), np.int64), np.arange(len(images)))
-    maker = ViewMaker(train, pictures, 10, config.data, config.objective, seed=0)
+    maker = ViewMaker(train, pictures, 10, config.data, view_makers(config.objective), seed=0)
     return maker, PillowViews(images, pictures, side)
 
 

@@ -32,6 +32,7 @@ from rtk.data.order import epoch_order
 from rtk.data.sets.dataset import open_dataset
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import ViewMaker
+from rtk.objectives import view_makers
 from rtk.runtime.ray_session import start_ray
 from rtk.train.setup import keep_freed_memory
 
@@ -55,7 +56,7 @@ def work(train: ImageArrays, rounds: int) -> dict[str, list[float]]:
     pictures, steps = render_fractals(32, 36, 0), ROWS // BATCH
 
     def make(images: ImageArrays) -> ViewMaker:
-        return ViewMaker(images, pictures, 10, config.data, config.objective, 0)
+        return ViewMaker(images, pictures, 10, config.data, view_makers(config.objective), 0)
 
     loader = Loader(config, make, train, None, (steps, 10**9), (0, 1), torch.device("cpu"))
     own = make(train.take(np.arange(ROWS)))

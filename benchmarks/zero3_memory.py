@@ -21,7 +21,6 @@ import torch.multiprocessing as mp
 from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
 from rtk.data.views.maker import View
-from rtk.objectives import active_terms
 from rtk.train.initial import initial_model
 from rtk.train.job import TrainingJob
 from rtk.train.setup import build_state
@@ -95,11 +94,11 @@ def measure_rank(rank: int, port: int, options: argparse.Namespace) -> None:
     state = build_state(job, torch.device("cpu"))
     state.engine.module.train()
     ready = resident("VmRSS") - start
-    views, terms = random_views(options.batch // options.ranks, options.side), active_terms(config.objective)
+    views = random_views(options.batch // options.ranks, options.side)
     for step in range(2):  # the second has all of the optimiser's and F-SAM's state
         reset_peak()
         started = time.monotonic()
-        losses = train_step(state, views, terms, step)
+        losses = train_step(state, views, step)
         seconds, peak = time.monotonic() - started, resident("VmHWM") - start
     print(
         f"rank {rank}: GiB: whole model in fp32 {whole:.2f}; built {built:.2f} (peak {building:.2f}); "

@@ -111,8 +111,11 @@ class RunConfig(Section):
         if owned:
             raise ValueError(f"deepspeed.{owned[0]}: rtk sets this key itself, wanted it left out")
         _check_zero(self.deepspeed.get("zero_optimization", {}))
-        if self.objective.openmix.weight and self.data.outliers is None:
-            raise ValueError("data.outliers: got null, wanted a Parquet of outliers for objective.openmix")
+        needing = self.objective.needing("outliers")
+        if needing and self.data.outliers is None:
+            raise ValueError(
+                f"data.outliers: got null, wanted a Parquet of outliers for objective.{needing[0]}"
+            )
         if self.data.validation is None and not self.data.validation_fraction:
             raise ValueError("data.validation_fraction: got 0, wanted a share above 0 (or data.validation)")
         return self

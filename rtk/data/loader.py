@@ -54,10 +54,7 @@ class Loader:
         epoch, position = divmod(step, self.steps_per_epoch)
         images, rows = self._share(epoch, position)
         views = self.make(images)(rows, epoch, names, redraw)
-        return {
-            name: View(view.images.to(self.device), view.targets.to(self.device))
-            for name, view in views.items()
-        }
+        return {name: view.to(self.device) for name, view in views.items()}
 
     def _share(self, epoch: int, position: int) -> tuple[ImageArrays, NDArray[np.int64]]:
         """Images in memory, and the rows of them that this worker takes."""

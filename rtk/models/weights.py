@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from rtk.models.dinov3_weights import to_timm_names
 from rtk.models.weights_file import LISTED, LazyTensor, Weights, WeightsError
+
+ShapeOf: TypeAlias = Callable[[Tensor], tuple[int, ...]]
+
+
+def _own_shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
 
 
 def load_weights(
@@ -19,6 +25,7 @@ def load_weights(
     origin: str,
     new_head: bool = False,
     writing: Callable[[Tensor], AbstractContextManager[bool]] = lambda _: nullcontext(True),
+    shape_of: ShapeOf = _own_shape,
 ) -> None:
     """Copy weights into a classifier, tensor by tensor.
 
@@ -27,12 +34,13 @@ def load_weights(
         weights: by rtk's names (`backbone.`, `head.`), timm's, Meta's or Hugging Face's.
         origin: where they come from, for messages.
         new_head: leave the head as it is.
-        writing: within it a tensor of the model is whole, and it yields whether this process fills it.
+        writing: context in which a tensor of the model is whole; gives whether this process fills it.
+        shape_of: shape of a tensor of the model when it is whole.
 
     Raises:
         WeightsError: listing every missing, unexpected and wrongly shaped tensor; nothing is loaded then.
     """
-    found = fitting_weights(model, weights, origin, new_head)
+    found = fitting_weights(model, weights, origin, new_head, shape_of)
     for name, target in model.state_dict(keep_vars=True).items():
         if name in found:
             with torch.no_grad(), writing(target) as here:
@@ -41,7 +49,7 @@ def load_weights(
 
 
 def fitting_weights(
-    model: Any, weights: Weights, origin: str, new_head: bool = False
+    model: Any, weights: Weights, origin: str, new_head: bool = False, shape_of: ShapeOf = _own_shape
 ) -> dict[str, LazyTensor]:
     """The weights by the model's names, all of which they have; the model may be on torch's `meta` device.
 
@@ -49,10 +57,10 @@ def fitting_weights(
         WeightsError: as `load_weights`.
     """
     state = model.state_dict(keep_vars=True)
-    found = renamed_weights(model, weights, set(state))
+    found = renamed_weights(model, weights, set(state), shape_of)
     if new_head:
         state, found = _without_head(state), _without_head(found)
-    _check_fit({name: full_shape(tensor) for name, tensor in state.items()}, found, origin)
+    _check_fit({name: shape_of(tensor) for name, tensor in state.items()}, found, origin)
     return found
 
 
@@ -60,12 +68,9 @@ def _without_head(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
 
 
-def full_shape(tensor: Any) -> tuple[int, ...]:
-    """Shape of a model's tensor, also where it is cut over ranks."""
-    return tuple(getattr(tensor, "ds_shape", tensor.shape))
-
-
-def renamed_weights(model: Any, weights: Weights, targets: set[str]) -> dict[str, LazyTensor]:
+def renamed_weights(
+    model: Any, weights: Weights, targets: set[str], shape_of: ShapeOf
+) -> dict[str, LazyTensor]:
     """The same tensors by rtk's names."""
     if any(name.startswith("backbone.") for name in weights):
         return dict(weights)
@@ -77,13 +82,15 @@ def renamed_weights(model: Any, weights: Weights, targets: set[str]) -> dict[str
     for name, tensor in renamed.items():
         head = next((head for head in heads if name.startswith(f"{head}.")), None)
         found[f"head.{name.removeprefix(f'{head}.')}" if head else f"backbone.{name}"] = tensor
-    return _with_resized_positions(model.backbone, found)
+    return _with_resized_positions(model.backbone, found, shape_of)
 
 
-def _with_resized_positions(backbone: Any, weights: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+def _with_resized_positions(
+    backbone: Any, weights: dict[str, LazyTensor], shape_of: ShapeOf
+) -> dict[str, LazyTensor]:
     """Learned position embeddings interpolated to the grid of the model's image size (RoPE needs none)."""
     name, target = "backbone.pos_embed", getattr(backbone, "pos_embed", None)
-    if target is None or name not in weights or weights[name].shape == full_shape(target):
+    if target is None or name not in weights or weights[name].shape == shape_of(target):
         return weights
     from timm.layers import resample_abs_pos_embed
 
@@ -93,7 +100,7 @@ def _with_resized_positions(backbone: Any, weights: dict[str, LazyTensor]) -> di
     def read() -> Tensor:
         return resample_abs_pos_embed(source.read(), new_size=grid, num_prefix_tokens=prefix)
 
-    return weights | {name: LazyTensor(full_shape(target), read)}
+    return weights | {name: LazyTensor(shape_of(target), read)}
 
 
 def _check_fit(wanted: Mapping[str, tuple[int, ...]], found: Weights, origin: str) -> None:

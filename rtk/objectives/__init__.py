@@ -1,5 +1,21 @@
-"""Losses by name, per sample."""
+"""The terms of the loss: a file each, and `register` for a user's own."""
 
-from rtk.objectives.objective import Term, active_terms, compute_losses
+from rtk.config.objective import TermConfig
+from rtk.objectives.table import TERMS, active_terms, register, view_makers
+from rtk.objectives.term import CLEAN, ActiveTerm, CleanPass, Observed, Term, TermSetup, TermState, ViewKind
 
-__all__ = ["Term", "active_terms", "compute_losses"]
+__all__ = [
+    "CLEAN",
+    "TERMS",
+    "ActiveTerm",
+    "CleanPass",
+    "Observed",
+    "Term",
+    "TermConfig",
+    "TermSetup",
+    "TermState",
+    "ViewKind",
+    "active_terms",
+    "register",
+    "view_makers",
+]

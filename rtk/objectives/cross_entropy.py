@@ -1,9 +1,26 @@
-"""Cross-entropy against hard or soft targets."""
+"""Cross-entropy against hard or soft targets, and the term of the clean view."""
 
 from __future__ import annotations
 
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from rtk.config.objective import TermConfig
+from rtk.config.sections import Fraction, Weight
+from rtk.objectives.term import CLEAN, Term
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rtk.data.views.maker import View
+
+
+class CrossEntropyConfig(TermConfig):
+    """Cross-entropy of the clean view."""
+
+    weight: Weight = Field(1.0, description="factor of the term; 0 switches it off")
+    label_smoothing: Fraction = Field(0.0, description="mass spread evenly over all classes")
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -20,4 +37,18 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float =
     Returns:
         Losses (N,) in nats.
     """
+    from torch.nn.functional import cross_entropy
+
     return cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+
+
+def view_cross_entropy(logits: Tensor, view: View, config: Any, state: None) -> Tensor:
+    """Losses (n,) of a view against its own targets."""
+    return soft_cross_entropy(logits, view.targets)
+
+
+def _smoothed(logits: Tensor, view: View, config: CrossEntropyConfig, state: None) -> Tensor:
+    return soft_cross_entropy(logits, view.targets, config.label_smoothing)
+
+
+CROSS_ENTROPY = Term("cross_entropy", CrossEntropyConfig, CLEAN, _smoothed)

@@ -8,25 +8,32 @@ radius tell them apart. The direction always comes from the clean view's loss, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
 
-from rtk.models.perturb import fgsm, pgd
+from rtk.config.objective import TermConfig
+from rtk.config.sections import PositiveFloat, PositiveInt
+from rtk.objectives.cross_entropy import view_cross_entropy
+from rtk.objectives.term import CLEAN, CleanPass, Term
 
 if TYPE_CHECKING:
-    from rtk.config.objective import RatConfig
+    from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class CleanPass:
-    """The clean view after its backward pass: `images` is a leaf that holds its gradient."""
+class RatConfig(TermConfig):
+    """Cross-entropy of radius-aware perturbed inputs, beside the clean term (RAT, arXiv 2503.14783)."""
 
-    images: Tensor
-    targets: Tensor
-    logits: Tensor
+    beside: ClassVar[tuple[str, ...]] = ("cross_entropy",)
+
+    eps: PositiveFloat = Field(0.001, description="largest change of a pixel value, images in [0, 1]")
+    mode: Literal["rat", "at", "reverse_at"] = Field(
+        "rat",
+        description="rat: harder where right, easier where wrong; at: always harder; reverse_at: easier",
+    )
+    solver: Literal["fgsm", "pgd"] = Field("fgsm", description="one signed step, or several projected ones")
+    steps: PositiveInt = Field(7, description="steps of pgd")
+    step_size: PositiveFloat = Field(0.0003, description="size of a pgd step")
 
 
 def attacked_images(model: nn.Module, clean: CleanPass, config: RatConfig) -> Tensor:
@@ -35,6 +42,8 @@ def attacked_images(model: nn.Module, clean: CleanPass, config: RatConfig) -> Te
     FGSM reuses the gradient that the clean backward pass left on the images, so that a step costs two
     forward and two backward passes, not three.
     """
+    from rtk.models.perturb import fgsm, pgd
+
     direction = attack_direction(clean.logits, clean.targets, config.mode)
     if config.solver == "pgd":
         return pgd(
@@ -46,7 +55,12 @@ def attacked_images(model: nn.Module, clean: CleanPass, config: RatConfig) -> Te
 
 def attack_direction(logits: Tensor, targets: Tensor, mode: str) -> Tensor:
     """s (N,): +1 climbs the loss, -1 descends it; `rat` by whether the prediction is right."""
+    import torch
+
     if mode == "rat":
         right = logits.argmax(1) == targets
         return torch.where(right, 1.0, -1.0)
     return torch.full((len(targets),), 1.0 if mode == "at" else -1.0, device=logits.device)
+
+
+RAT = Term("rat", RatConfig, CLEAN, view_cross_entropy, attack=attacked_images)

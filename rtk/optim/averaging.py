@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from rtk.config.sections import duration_steps
 from rtk.models.batchnorm import batchnorm_layers
+from rtk.optim.method import Method, MethodRow, MethodSetup
 from rtk.optim.shards import Shards
+
+if TYPE_CHECKING:
+    from rtk.config.schema import RunConfig
+    from rtk.config.training import AveragingConfig
+
+AVERAGE = "average"  # in checkpoints
 
 
 def ema_decay(update: int, decay: float = 0.9998, ramp: float = 2000.0) -> float:
@@ -43,7 +53,7 @@ def swa_rate(update: int, start: int = 0, every: int = 1) -> float:
     return 0.0 if after % every else 1 / (after // every)
 
 
-class WeightAverage:
+class WeightAverage(Method):
     """Average of the weights that this rank owns, and of the model's float buffers.
 
     Memory: 4 bytes a weight, on the shard; buffers are small and kept on every rank.
@@ -61,6 +71,26 @@ class WeightAverage:
         self.updates = 0
         self.weights = [weight.detach().clone() for weight in shards.weights()]
         self.buffers = {name: buffer.detach().clone() for name, buffer in float_buffers(model).items()}
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """The averaged weights."""
+        return {AVERAGE: self.weights}
+
+    def common_tensors(self) -> dict[str, Tensor]:
+        """The averaged buffers."""
+        return {f"{AVERAGE}|{name}": buffer for name, buffer in self.buffers.items()}
+
+    def resume(self, saved: Collection[str], step: int) -> None:
+        """Go on as after `step` updates."""
+        self.updates = step
+
+    def after_step(self) -> None:
+        """Take in the present weights."""
+        self.update()
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Evaluation is of the average."""
+        return self.applied()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -91,6 +121,31 @@ class WeightAverage:
             live.copy_(average)
             average.copy_(kept)
         self.shards.publish()
+
+
+def averaging_rate(config: AveragingConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Share of the present weights in the average, by the number of the update."""
+    if config.kind == "ema":
+        return partial(ema_rate, decay=config.decay, ramp=config.ramp)
+    start = duration_steps(config.start, steps_per_epoch)
+    return partial(swa_rate, start=start, every=duration_steps(config.every, steps_per_epoch))
+
+
+def build_average(config: RunConfig, setup: MethodSetup) -> WeightAverage | None:
+    """The average of a config; None where it is off."""
+    if config.averaging.kind == "none":
+        return None
+    rate = averaging_rate(config.averaging, setup.steps_per_epoch)
+    return WeightAverage(setup.shards, setup.model, rate)
+
+
+AVERAGING = MethodRow(
+    "averaging",
+    off="averaging.kind is none",
+    build=build_average,
+    bytes_per_weight=lambda config: 4 * (config.averaging.kind != "none"),
+    kinds={AVERAGE: "averaged weights"},
+)
 
 
 def float_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -14,13 +14,19 @@ from torch.optim import Optimizer
 
 
 class Shards(Protocol):
-    """The fp32 weights that this rank owns, with their gradients."""
+    """The fp32 weights that this rank owns, with their gradients.
+
+    Attributes:
+        averaged: whether the gradients are averaged over the ranks before they are asked for.
+    """
+
+    averaged: bool
 
     def weights(self) -> list[Tensor]:
         """Owned weights: tensors of any shape, changed in place by the caller."""
 
     def gradients(self) -> list[Tensor]:
-        """Gradients averaged over ranks, one for each of `weights()`, of the same shape.
+        """Gradients averaged over ranks (where `averaged`), one for each of `weights()`, of the same shape.
 
         The caller may change them in place; `clear_gradients` lets go of what they were made from.
         """
@@ -37,6 +43,8 @@ class Shards(Protocol):
 
 class LocalShards:
     """Unsharded weights of a torch optimiser."""
+
+    averaged = True
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rtk.optim.method import Method, MethodRow, MethodSetup
 from rtk.optim.shards import LocalShards, Shards
+
+if TYPE_CHECKING:
+    from rtk.config.schema import RunConfig
 
 VARIANTS = ("sam", "fsam")
 EPSILON = 1e-12  # keeps the division by the norm finite, as published
+GRADIENT_AVERAGE = "gradient_average"  # in checkpoints
 PART = 2**22  # elements worked on at a time where a temporary copy is needed
 
 
-class SharpnessAware(Optimizer):
+class SharpnessAware(Optimizer, Method):
     """SAM, ASAM and F-SAM.
 
     Ascent: e = rho * s^2 * d / ||s * d||, with s = |w| (ASAM) or 1; then the gradient at w + e
@@ -73,8 +78,18 @@ class SharpnessAware(Optimizer):
         self.adaptive, self.every = adaptive, every
         self.steps = 0
         self.shards = LocalShards(base_optimizer) if shards is None else shards
+        self.averaged = self.shards.averaged
         self.gradient_average: list[Tensor] | None = None
         self._backup: list[Tensor] | None = None
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """F-SAM's gradient average, once there is one."""
+        return {} if self.gradient_average is None else {GRADIENT_AVERAGE: self.gradient_average}
+
+    def resume(self, saved: Collection[str], step: int) -> None:
+        """Make room for the gradient average; the number of steps is the caller's."""
+        if GRADIENT_AVERAGE in saved:
+            self.gradient_average = [torch.zeros_like(weight) for weight in self.shards.weights()]
 
     def ascends_at(self, step: int) -> bool:
         """Whether the update with this number (from 0) has an ascent."""
@@ -169,3 +184,30 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """Views that make up a tensor, of about `PART` elements each; rows, so that any strides will do."""
     rows = torch.atleast_1d(tensor)
     return rows.split(max(1, PART * len(rows) // max(1, tensor.numel())))
+
+
+def build_sharpness(config: RunConfig, setup: MethodSetup) -> SharpnessAware | None:
+    """The sharpness-aware step of a config; None where it is off."""
+    settings = config.sharpness
+    if settings.variant == "none":
+        return None
+    return SharpnessAware(
+        setup.optimizer,
+        "fsam" if settings.variant == "fsam" else "sam",
+        rho=settings.rho,
+        sigma=settings.sigma,
+        lmbda=settings.lmbda,
+        adaptive=settings.variant == "asam",
+        every=settings.every,
+        shards=setup.own_shards() if settings.sync == "local" else setup.shards,
+    )
+
+
+SHARPNESS = MethodRow(
+    "sharpness",
+    off="sharpness.variant is none",
+    build=build_sharpness,
+    bytes_per_weight=lambda config: 4 * (config.sharpness.variant == "fsam"),
+    second_pass_bytes=lambda config: 4 * (config.sharpness.variant != "none"),
+    kinds={GRADIENT_AVERAGE: "an F-SAM gradient average"},
+)

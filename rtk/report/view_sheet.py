@@ -14,18 +14,11 @@ from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import ImageDataset, open_dataset, read_rows
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.maker import PICTURE_MARGIN, ViewMaker
+from rtk.data.views.maker import PICTURE_MARGIN, View, ViewMaker
+from rtk.objectives import TERMS, ViewKind, view_makers
 
 OTHERS = 32  # mixing pictures, and outliers, to choose from
 _CAPTION_WIDTH, _GAP, _CELL = 80, 4, 96  # pixels
-_CAPTIONS = {
-    "clean": "clean",
-    "mixed": "mixup",
-    "cutmix": "CutMix",
-    "pixmix": "PixMix",
-    "augmix": "AugMix",
-    "openmix": "OpenMix",
-}
 
 
 def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image:
@@ -33,12 +26,12 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image
 
     Args:
         config: its `data.train`, `data.mixing`, `data.outliers` and objective are used; a view is drawn
-            whatever the weight of its term, OpenMix only where there are outliers.
+            whatever the weight of its term, one that needs outliers only where there are any.
         count: number of images; mixing partners come from among them.
         epoch: whose draws are shown.
 
     Returns:
-        RGB image, a labelled row for each of clean, mixup, CutMix, PixMix, AugMix and OpenMix.
+        RGB image, a labelled row for the view of each term; of several versions the first augmented one.
 
     Raises:
         ValueError: a data set is missing, or none of its images can be decoded.
@@ -55,16 +48,19 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image
         pictures,
         max(len(dataset.classes), int(train.labels.max()) + 1),
         data,
-        config.objective,
+        view_makers(config.objective),
         config.seed,
         outliers,
     )
-    names = [name for name in _CAPTIONS if name != "openmix" or outliers is not None]
-    views = maker(np.arange(len(train)), epoch, names)
-    images = {name: view.images for name, view in views.items()}
-    if "augmix" in images:
-        images["augmix"] = images["augmix"][:, 1]
-    return _draw(images)
+    terms = [term for term in TERMS.values() if outliers is not None or "outliers" not in term.block.needs]
+    kinds = [term.view for term in terms]
+    views = maker(np.arange(len(train)), epoch, {kind.name for kind in kinds})
+    return _draw({kind.caption: _shown(views[kind.name], kind) for kind in kinds})
+
+
+def _shown(view: View, kind: ViewKind) -> torch.Tensor:
+    """Images (n, 3, H, W) of a view; of several versions, the first after the clean one."""
+    return view.images if kind.versions == 1 else view.images[:, 1]
 
 
 def _open(path: str, key: str) -> ImageDataset:
@@ -98,15 +94,15 @@ def _decode(dataset: ImageDataset, side: int, count: int) -> ImageArrays:
 
 
 def _draw(views: dict[str, torch.Tensor]) -> Image.Image:
-    """Grid of views (n, 3, H, W), enlarged to cells of at least 96 pixels by whole factors."""
+    """Grid of views (n, 3, H, W) by caption, enlarged to cells of at least 96 pixels by whole factors."""
     count, _, height, width = next(iter(views.values())).shape
     factor = max(1, -(-_CELL // max(height, width)))
     cell_height, cell_width = height * factor + _GAP, width * factor + _GAP
     sheet = Image.new("RGB", (_CAPTION_WIDTH + count * cell_width, len(views) * cell_height), "white")
     font = ImageFont.load_default(size=16)
-    for row, (name, images) in enumerate(views.items()):
+    for row, (caption, images) in enumerate(views.items()):
         middle = (8, row * cell_height + cell_height // 2)
-        ImageDraw.Draw(sheet).text(middle, _CAPTIONS[name], fill="black", font=font, anchor="lm")
+        ImageDraw.Draw(sheet).text(middle, caption, fill="black", font=font, anchor="lm")
         pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
         for column, picture in enumerate(pixels):
             cell = Image.fromarray(picture).resize(

@@ -44,6 +44,16 @@ def mean_over_ranks_(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows (R * n, ...) of all ranks, in rank order, on every rank; each has the same number of them."""
+    if world_size() == 1:
+        return rows
+    rows = rows.contiguous()
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows)
+    return torch.cat(parts)
+
+
 def gather_objects(value: Any) -> list[Any]:
     """Values of all ranks, in rank order, on every rank."""
     if world_size() == 1:

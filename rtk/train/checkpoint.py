@@ -1,10 +1,11 @@
 """Checkpoints: shards on disk as safetensors fragments, read back at any ZeRO stage and worker count.
 
 A checkpoint folder holds, for each rank, `shard-RRRRR.safetensors` with its fragments of every
-per-weight tensor (`weight`, optimiser moments, `gradient_average`, `average`) and of the `frozen`
-parameters, named `kind|parameter|offset`; and `common.safetensors` plus `state.json` with what is the
-same on all ranks. Nothing is pickled. A tensor of a parameter is put together from whichever fragments
-overlap it, so it does not matter how many ranks wrote it or how ZeRO had cut it.
+per-weight tensor (`weight`, optimiser moments, and what the methods keep, such as `average`) and of the
+`frozen` parameters, named `kind|parameter|offset`; and `common.safetensors` plus `state.json` with what is
+the same on all ranks: buffers, and what the terms of the loss keep. Nothing is pickled. A tensor of a
+parameter is put together from whichever fragments overlap it, so it does not matter how many ranks wrote it
+or how ZeRO had cut it.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rtk.optim.methods import METHODS
 from rtk.train.shard_reader import CheckpointError, ShardReader, resolve_checkpoint
 from rtk.train.state import (
     TrainState,
+    common_tensors,
     optimizer_counters,
     optimizer_name,
     per_weight_tensors,
-    saved_buffers,
 )
-from rtk.train.zero_shards import Fragment, frozen_parts
+from rtk.train.zero_shards import Fragment, frozen_parts, full_numel
 
 FORMAT = 2
+MOMENTS = {"momentum_buffer", "exp_avg", "exp_avg_sq"}  # kinds of the base optimisers
 
 
 # ---------------------------------------------------------------- writing
@@ -54,7 +57,8 @@ def save_checkpoint(
     barrier()
     save_file(dict(_fragments_to_save(state, rank)), partial / f"shard-{rank:05d}.safetensors")
     if rank == 0:
-        save_file(_common_tensors(state), partial / "common.safetensors")
+        common = {name: tensor.detach().cpu().contiguous() for name, tensor in common_tensors(state).items()}
+        save_file(common, partial / "common.safetensors")
         content = {
             "format": FORMAT,
             "optimizer": optimizer_name(state),
@@ -104,14 +108,6 @@ def _slice(tensors: list[Tensor], fragment: Fragment) -> Tensor:
     return tensors[fragment.shard].reshape(-1)[fragment.start : fragment.start + fragment.numel]
 
 
-def _common_tensors(state: TrainState) -> dict[str, Tensor]:
-    buffers = saved_buffers(state.engine.module)
-    tensors = {f"model|{name}": value.detach().cpu() for name, value in buffers.items()}
-    if state.average is not None:
-        tensors |= {f"average|{name}": buffer.cpu() for name, buffer in state.average.buffers.items()}
-    return {name: value.contiguous() for name, value in tensors.items()}
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -150,22 +146,20 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
     _check_fits(folder, state, content, reader)
     _restore_kind(state.shards.weights(), "weight", state, reader)
     _restore_moments(state, content, reader)
-    if state.sharpness is not None and "gradient_average" in content["kinds"]:
-        state.sharpness.gradient_average = [torch.zeros_like(w) for w in state.shards.weights()]
-        _restore_kind(state.sharpness.gradient_average, "gradient_average", state, reader)
+    for method in state.methods.values():
+        method.resume(content["kinds"], content["step"])
+        for kind, tensors in method.tensors().items():
+            _restore_kind(tensors, kind, state, reader)
     for name, offset, part in frozen_parts(state.engine.module):
         part.copy_(reader.read("frozen", name, offset, part.numel()))
-    _restore_buffers(reader.folder, state)
-    if state.average is not None:
-        _restore_kind(state.average.weights, "average", state, reader)
-        state.average.updates = content["step"]
+    _restore_common(reader.folder, state)
     state.shards.publish()
     return content
 
 
 def _check_fits(folder: Path, state: TrainState, content: dict[str, Any], reader: ShardReader) -> None:
     """Refuse by name what cannot be carried: nothing is dropped in silence."""
-    sizes = {name: _numel(p) for name, p in state.engine.module.named_parameters()}
+    sizes = {name: full_numel(p) for name, p in state.engine.module.named_parameters()}
     saved = reader.sizes("weight") | reader.sizes("frozen")
     wrong = [name for name in {*sizes, *saved} if sizes.get(name) != saved.get(name)]
     if wrong:
@@ -186,16 +180,20 @@ def _check_fits(folder: Path, state: TrainState, content: dict[str, Any], reader
             f"{folder}: holds the state of {content['optimizer']}, but the run's optimiser is "
             f"{optimizer_name(state)}"
         )
-    if ("average" in content["kinds"]) != (state.average is not None):
-        raise CheckpointError(
-            f"{folder}: averaging was {'on' if state.average is None else 'off'} in the saved run"
-        )
-    if "gradient_average" in content["kinds"] and state.sharpness is None:
-        raise CheckpointError(f"{folder}: holds an F-SAM gradient average, but sharpness.variant is none")
+    _check_kinds(folder, state, set(content["kinds"]))
 
 
-def _numel(parameter: Any) -> int:
-    return int(parameter.ds_numel) if hasattr(parameter, "ds_numel") else parameter.numel()
+def _check_kinds(folder: Path, state: TrainState, saved: set[str]) -> None:
+    """Refuse what a method has kept or needs, where it was off or on in the saved run."""
+    for name, row in METHODS.items():
+        for kind, words in row.kinds.items():
+            if kind in saved and name not in state.methods:
+                raise CheckpointError(f"{folder}: holds {words}, but {row.off}")
+            if kind not in saved and name in state.methods and kind in state.methods[name].tensors():
+                raise CheckpointError(f"{folder}: holds no {words}, because {row.off} there")
+    known = {"weight", *MOMENTS, *(kind for row in METHODS.values() for kind in row.kinds)}
+    for kind in sorted(saved - known):
+        raise CheckpointError(f"{folder}: holds {kind!r} of every weight, which no method here keeps")
 
 
 def _restore_kind(tensors: list[Tensor], kind: str, state: TrainState, reader: ShardReader) -> None:
@@ -205,10 +203,9 @@ def _restore_kind(tensors: list[Tensor], kind: str, state: TrainState, reader: S
 
 
 def _restore_moments(state: TrainState, content: dict[str, Any], reader: ShardReader) -> None:
-    own = {"weight", "gradient_average", "average"}
     moments = state.shards.base_optimizer().state
     keys = state.shards.optimizer_keys()
-    for kind in [kind for kind in content["kinds"] if kind not in own]:
+    for kind in sorted(MOMENTS.intersection(content["kinds"])):
         tensors = [torch.zeros_like(key.data) for key in keys]
         _restore_kind(tensors, kind, state, reader)
         for key, tensor in zip(keys, tensors, strict=True):
@@ -218,10 +215,12 @@ def _restore_moments(state: TrainState, content: dict[str, Any], reader: ShardRe
             moments[key][name] = torch.tensor(value)
 
 
-def _restore_buffers(folder: Path, state: TrainState) -> None:
-    tensors = load_file(folder / "common.safetensors")
-    for name, value in saved_buffers(state.engine.module).items():
-        value.copy_(tensors[f"model|{name}"])
-    if state.average is not None:
-        for name, buffer in state.average.buffers.items():
-            buffer.copy_(tensors[f"average|{name}"])
+def _restore_common(folder: Path, state: TrainState) -> None:
+    saved = load_file(folder / "common.safetensors")
+    for name, live in common_tensors(state).items():
+        if name not in saved and name.startswith("term|"):
+            continue  # a term that population-based training has just switched on starts anew
+        if name not in saved or saved[name].shape != live.shape:
+            got = tuple(saved[name].shape) if name in saved else "missing"
+            raise CheckpointError(f"{folder}: {name} is {got} in the checkpoint, wanted {tuple(live.shape)}")
+        live.copy_(saved[name])

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rtk.config.schema import RunConfig
-from rtk.config.training import SharpnessConfig
 from rtk.models.batchnorm import batchnorm_layers
-from rtk.optim import SharpnessAware
+from rtk.optim.method import MethodSetup
 from rtk.runtime.ranks import rank
-from rtk.train.zero_shards import EngineShards, UnreducedShards, undo_first_step
+from rtk.train.zero_shards import (
+    EngineShards,
+    UnreducedShards,
+    compile_no_collectives,
+    full_numel,
+    is_cut,
+    undo_first_step,
+)
 
 REDUCE_BUCKET = 50_000_000  # gradients reduced at a time: 200 MB, where DeepSpeed's default takes 2 GB
 
@@ -39,7 +46,7 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
         )
     deepspeed = import_deepspeed()
     buffers = dict(model.named_buffers())
-    trained = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+    trained = sum(full_numel(parameter) for parameter in model.parameters() if parameter.requires_grad)
     settings = deepspeed_config(config, trained)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     _keep_buffers(model, buffers)
@@ -63,8 +70,7 @@ def import_deepspeed() -> Any:
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
-    # Its CPU communication helper would be compiled on first use: 31 s, and only with a compiler at hand.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    compile_no_collectives(deepspeed)
     return deepspeed
 
 
@@ -84,7 +90,7 @@ def whole(*tensors: Any) -> Iterator[bool]:
 
     Tensors that are not cut are every rank's own business.
     """
-    if not any(hasattr(tensor, "ds_id") for tensor in tensors):
+    if not any(is_cut(tensor) for tensor in tensors):
         yield True
         return
     with import_deepspeed().zero.GatheredParameters(list(tensors), modifier_rank=0):
@@ -114,21 +120,10 @@ def deepspeed_config(config: RunConfig, trained: int = REDUCE_BUCKET) -> dict[st
     }
 
 
-def build_sharpness(config: SharpnessConfig, engine: Any, shards: EngineShards) -> SharpnessAware | None:
-    """The sharpness-aware step of a config on an engine's shards; None where it is off."""
-    if config.variant == "none":
-        return None
-    variant = "fsam" if config.variant == "fsam" else "sam"
-    return SharpnessAware(
-        shards.base_optimizer(),
-        variant,
-        rho=config.rho,
-        sigma=config.sigma,
-        lmbda=config.lmbda,
-        adaptive=config.variant == "asam",
-        every=config.every,
-        shards=UnreducedShards(engine, shards) if config.sync == "local" else shards,
-    )
+def method_setup(engine: Any, shards: EngineShards, steps_per_epoch: int = 1) -> MethodSetup:
+    """What the methods of a run are built from."""
+    own = partial(UnreducedShards, engine, shards)
+    return MethodSetup(engine.module, shards.base_optimizer(), shards, own, steps_per_epoch)
 
 
 def backward(engine: Any, loss: Tensor, reduce: bool) -> None:

@@ -22,6 +22,7 @@ from rtk.runs.folder import RunFolder
 from rtk.train.checkpoint import read_state
 from rtk.train.engine import partitioned_build, whole
 from rtk.train.shard_reader import resolve_checkpoint, weights_reader
+from rtk.train.zero_shards import full_shape
 
 PARTITION_ABOVE = 50_000_000  # parameters; smaller models are built whole, then cut
 
@@ -50,7 +51,7 @@ def initial_model(
         _finish_random_weights(model.backbone)
     if config.model.weights is not None and pretrained:
         path = config.model.weights
-        load_weights(model, open_source(path), path, config.model.head_weights == "new", whole)
+        load_weights(model, open_source(path), path, config.model.head_weights == "new", whole, full_shape)
     add_adapters(model.backbone, config.model.lora)
     if config.train.checkpoint_activations:
         _checkpoint_activations(model.backbone)

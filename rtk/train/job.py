@@ -30,8 +30,8 @@ class TrainingData:
         train: training images; of a streamed set only the first, for BatchNorm statistics.
         validation: images for model selection, never of the test set.
         validation_ood: groups `near` and `far`, each OOD sets by name; never test sets.
-        pictures: uint8 (P, 3, S, S) PixMix pictures; None without PixMix.
-        outliers: uint8 (O, 3, H, W) pictures of no class; None without OpenMix.
+        pictures: uint8 (P, 3, S, S) mixing pictures; None where no term needs any.
+        outliers: uint8 (O, 3, H, W) pictures of no class; None where no term needs any.
         feed: a streamed training set and the actor that feeds it; None: all of it is in `train`.
     """
 
@@ -46,6 +46,10 @@ class TrainingData:
     def train_rows(self) -> int:
         """Number of training images."""
         return len(self.feed[0] if self.feed else self.train)
+
+    def sample_ids(self) -> np.ndarray:
+        """Ids int64 (rows,) of the training images; those of a stream are read from its files."""
+        return self.feed[0].source.sample_ids() if self.feed else self.train.sample_ids
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from rtk.models import build_model
 from rtk.models.classifier import concatenates_views
 from rtk.models.footprint import Footprint, measure_footprint
 from rtk.objectives import active_terms
-from rtk.objectives.objective import forward_passes
+from rtk.objectives.objective import forward_passes, images_of_pass
+from rtk.optim.methods import kept_bytes, second_pass_bytes
 from rtk.train.engine import deepspeed_config
 
 STAGES = (0, 1, 2, 3)
@@ -66,8 +67,8 @@ class Load:
         terms: backward passes of one gradient (terms of the loss that go alone, micro-batches).
         passes: gradients of one update (2 with SAM).
         moments: numbers that the base optimiser keeps of a weight.
-        averages: those that the methods keep between steps (F-SAM's average, EMA).
-        backup: whether SAM keeps the weights aside; `local` keeps all of them on every rank.
+        averages: bytes that the methods keep of a weight between steps (F-SAM's average, EMA).
+        backup: bytes that they keep of a weight during a second pass; with `local` on every rank of all.
         local: ascent along each rank's own gradient.
         masters: whether there are fp32 masters besides the weights in every stage.
         autocast: whether passes compute in bf16 copies of fp32 weights.
@@ -85,7 +86,7 @@ class Load:
     passes: int
     moments: int
     averages: int
-    backup: bool
+    backup: int
     local: bool
     masters: bool
     autocast: bool
@@ -152,16 +153,14 @@ def describe_load(config: RunConfig, num_classes: int) -> Load:
     if precision == "bf16_weights":
         model.bfloat16()
     model.autocast_dtype = None if precision == "fp32" else torch.bfloat16
-    images = images_per_pass(config) * max(len(together) for together in passes)
+    images = images_per_pass(config) * max(images_of_pass(together) for together in passes)
     footprint = measure_footprint(model, config.data.image_size, images, config.train.checkpoint_activations)
     return _load(config, footprint, len(passes))
 
 
 def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
-    sharpness, terms = config.sharpness, active_terms(config.objective)
     zero: dict[str, Any] = deepspeed_config(config, model.trained)["zero_optimization"]
-    sam = sharpness.variant != "none"
-    views = len({term.view for term in terms}) + sum(term.attack is not None for term in terms)
+    looked_at = {(term.view, term.name if term.attacks else None) for term in active_terms(config.objective)}
     pixels = config.train.batch_size // config.train.workers * 3 * config.data.image_size**2
     stateless = config.optimizer.name == "sgd" and not config.optimizer.momentum
     return Load(
@@ -170,13 +169,13 @@ def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
         frozen=model.frozen,
         weight_bytes=2 if config.train.precision == "bf16_weights" else FP32,
         activations=model.activations,
-        images=FP32 * pixels * views,
+        images=FP32 * pixels * sum(view.versions for view, _ in looked_at),
         terms=passes * config.train.accumulation,
-        passes=2 if sam else 1,
+        passes=2 if second_pass_bytes(config) else 1,
         moments=0 if stateless else MOMENTS[config.optimizer.name],
-        averages=(sharpness.variant == "fsam") + (config.averaging.kind != "none"),
-        backup=sam,
-        local=sharpness.sync == "local",
+        averages=kept_bytes(config),
+        backup=second_pass_bytes(config),
+        local=config.sharpness.sync == "local",
         masters=config.train.precision == "bf16_weights",
         autocast=config.train.precision != "fp32",
         bucket=zero["reduce_bucket_size"],
@@ -209,7 +208,7 @@ def _kept(stage: int, load: Load) -> dict[str, int]:
     return {
         "weights": weights + masters,
         "optimizer": FP32 * load.moments * owned,
-        "averages": FP32 * load.averages * owned,
+        "averages": load.averages * owned,
     }
 
 
@@ -225,9 +224,7 @@ def _backward(stage: int, load: Load) -> dict[str, int]:
         held = 0 if load.autocast else load.trained + load.frozen
         buffers = size * (gathered + held + min(load.bucket, load.trained))
         gradients = _owned(stage, load)
-    backup = 0
-    if load.backup:
-        backup = FP32 * (load.trained if load.local else _owned(stage, load))
+    backup = load.backup * (load.trained if load.local else _owned(stage, load))
     return {
         "SAM backup": backup,
         "gradients": size * gradients,

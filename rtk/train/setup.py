@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import partial
 
 import torch
 
 from rtk.config.schema import RunConfig
-from rtk.config.sections import duration_steps
-from rtk.config.training import AveragingConfig
 from rtk.models.batchnorm import batchnorm_buffers
 from rtk.models.classifier import concatenates_views
 from rtk.models.layers import suits_channels_last
-from rtk.optim import WeightAverage, build_optimizer
-from rtk.optim.averaging import ema_rate, swa_rate
+from rtk.objectives import TermSetup, active_terms
+from rtk.optim import build_optimizer
+from rtk.optim.methods import build_methods
 from rtk.runtime.environment import available_cpus, supports_bf16
 from rtk.runtime.ray_session import hide_unassigned_gpus
 from rtk.runtime.seeding import seed_torch
-from rtk.train.engine import build_engine, build_sharpness
+from rtk.train.engine import build_engine, method_setup
 from rtk.train.initial import initial_model
-from rtk.train.job import TrainingJob
+from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.state import TrainState
 from rtk.train.zero_shards import engine_shards
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def build_state(job: TrainingJob, device: torch.device) -> TrainState:
-    """Model, engine and what the methods keep, at the start of a run."""
+def build_state(job: TrainingJob, device: torch.device, data: TrainingData | None = None) -> TrainState:
+    """Model, engine, and what methods and terms keep, at the start of a run.
+
+    `data` names the samples of which a term may keep something; None: no term does.
+    """
     config = job.config
     seed_torch(config.seed, 0)
     model = initial_model(config, job.num_classes, pretrained=not job.resume).to(device)
@@ -39,21 +39,10 @@ def build_state(job: TrainingJob, device: torch.device) -> TrainState:
     concatenate = concatenates_views(config.train.concatenate_views, model)
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     shards = engine_shards(engine)
-    average = None
-    if config.averaging.kind != "none":
-        average = WeightAverage(shards, model, averaging_rate(config.averaging, job.steps_per_epoch))
-    buffers = batchnorm_buffers(model)
-    sharpness = build_sharpness(config.sharpness, engine, shards)
-    local = config.sharpness.sync == "local"
-    return TrainState(engine, shards, sharpness, average, buffers, local, concatenate)
-
-
-def averaging_rate(config: AveragingConfig, steps_per_epoch: int) -> Callable[[int], float]:
-    """Share of the present weights in the average, by the number of the update."""
-    if config.kind == "ema":
-        return partial(ema_rate, decay=config.decay, ramp=config.ramp)
-    start = duration_steps(config.start, steps_per_epoch)
-    return partial(swa_rate, start=start, every=duration_steps(config.every, steps_per_epoch))
+    methods = build_methods(config, method_setup(engine, shards, job.steps_per_epoch))
+    setup = None if data is None else lambda: TermSetup(job.num_classes, data.sample_ids(), device)
+    terms = active_terms(config.objective, setup)
+    return TrainState(engine, shards, methods, terms, batchnorm_buffers(model), concatenate)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rtk.optim import SharpnessAware, WeightAverage
+from rtk.objectives import ActiveTerm
+from rtk.optim.method import Method
 from rtk.train.zero_shards import EngineShards
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """The live objects whose state a checkpoint carries, on one rank."""
+    """The live objects whose state a checkpoint carries, on one rank.
+
+    Attributes:
+        engine: DeepSpeed's.
+        shards: where it keeps the weights.
+        methods: what is kept of every weight, by name, in the order in which they act.
+        terms: terms of the loss, in the order in which they are back-propagated.
+        buffers: BatchNorm's, which are averaged over the ranks.
+        concatenate: all views in one forward pass.
+    """
 
     engine: Any
     shards: EngineShards
-    sharpness: SharpnessAware | None
-    average: WeightAverage | None
+    methods: dict[str, Method]
+    terms: list[ActiveTerm]
     buffers: list[Tensor]
-    local_ascent: bool = False  # SAM along each rank's own gradient
-    concatenate: bool = False  # all views in one forward pass
+    concatenate: bool = False
+
+    def ascent_at(self, step: int) -> Method | None:
+        """The method that takes a second pass in a step."""
+        return next((method for method in self.methods.values() if method.ascends_at(step)), None)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[bool]:
+        """Context in which the model has the weights that are evaluated; gives whether they are others."""
+        contexts = [
+            context for method in self.methods.values() if (context := method.evaluated()) is not None
+        ]
+        with ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context)
+            yield bool(contexts)
 
 
 def per_weight_tensors(state: TrainState) -> dict[str, list[Tensor]]:
-    """Weights, optimiser moments and averages by kind, each a list that runs along the shards."""
+    """Weights, moments and what the methods keep, by kind, each a list that runs along the shards."""
     kinds = {"weight": state.shards.weights()}
     moments = state.shards.base_optimizer().state
     keys = state.shards.optimizer_keys()
@@ -34,10 +60,8 @@ def per_weight_tensors(state: TrainState) -> dict[str, list[Tensor]]:
         [k for k, v in moments.get(keys[0], {}).items() if _is_per_weight(v, keys[0])] if keys else []
     ):
         kinds[name] = [moments[key][name] for key in keys]
-    if state.sharpness is not None and state.sharpness.gradient_average is not None:
-        kinds["gradient_average"] = state.sharpness.gradient_average
-    if state.average is not None:
-        kinds["average"] = state.average.weights
+    for method in state.methods.values():
+        kinds |= method.tensors()
     return kinds
 
 
@@ -55,6 +79,17 @@ def optimizer_counters(state: TrainState) -> dict[str, float]:
     keys = state.shards.optimizer_keys()
     first = state.shards.base_optimizer().state.get(keys[0], {}) if keys else {}
     return {k: float(v) for k, v in first.items() if v is not None and not _is_per_weight(v, keys[0])}
+
+
+def common_tensors(state: TrainState) -> dict[str, Tensor]:
+    """The live tensors that are the same on every rank, by `kind|name`: buffers, and what the terms keep."""
+    tensors = {f"model|{name}": value for name, value in saved_buffers(state.engine.module).items()}
+    for method in state.methods.values():
+        tensors |= method.common_tensors()
+    for term in state.terms:
+        kept = {} if term.state is None else term.state.tensors()
+        tensors |= {f"term|{term.name}|{name}": value for name, value in kept.items()}
+    return tensors
 
 
 def saved_buffers(model: nn.Module) -> dict[str, Tensor]:

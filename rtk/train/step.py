@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 
 import torch
 from torch import Tensor
 
 from rtk.data.views.maker import View
-from rtk.objectives import Term, compute_losses
-from rtk.runtime.ranks import mean_over_ranks_, rank
+from rtk.objectives import ActiveTerm, Observed
+from rtk.objectives.objective import Observer, compute_losses, forward_passes
+from rtk.runtime.ranks import gather_rows, mean_over_ranks_, rank
 from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import backward
 from rtk.train.state import TrainState
@@ -22,7 +24,6 @@ class NonFiniteLossError(RuntimeError):
 def train_step(
     state: TrainState,
     views: dict[str, View],
-    terms: list[Term],
     step: int,
     seed: int = 0,
     accumulation: int = 1,
@@ -33,7 +34,6 @@ def train_step(
     Args:
         state: live objects.
         views: this rank's share of the batch.
-        terms: terms of the loss.
         step: number of the update, from 0.
         seed: seed of dropout and drop path.
         accumulation: micro-batches that the share is cut into, to save memory.
@@ -46,54 +46,72 @@ def train_step(
         NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite.
     """
     noise = (seed, 1, step, rank())
-    batches = micro_batches(views, accumulation)
-    sharpness = state.sharpness
-    if sharpness is None or not sharpness.ascends_at(step):
-        losses = back_propagate(state, batches, terms, noise)
-    else:
-        losses = back_propagate(state, batches, terms, noise, reduce=not state.local_ascent)
-        sharpness.ascend()
+    batches, seen = micro_batches(views, accumulation), Seen()
+    ascent = state.ascent_at(step)
+    reduce = ascent is None or ascent.averaged
+    losses = back_propagate(state, batches, noise, reduce=reduce, observe=seen.observe)
+    if ascent is not None:
+        ascent.ascend()
         if redrawn is not None:
             batches = micro_batches(redrawn, accumulation)
-        again = back_propagate(state, batches, terms, noise, first_pass=False)
+        again = back_propagate(state, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
-        sharpness.restore()
+        ascent.restore()
     means = finite_means(losses, step)
     state.engine.step()
     mean_over_ranks_(state.buffers)
-    if state.average is not None:
-        state.average.update()
-    return {term.name: means[term.name] for term in terms}
+    for method in state.methods.values():
+        method.after_step()
+    seen.update_states()
+    return {term.name: means[term.name] for term in state.terms}
+
+
+class Seen:
+    """What the terms that keep a state saw in the first pass of a step, on this rank."""
+
+    def __init__(self) -> None:
+        self.parts: dict[ActiveTerm, list[tuple[Tensor, ...]]] = defaultdict(list)
+
+    def observe(self, term: ActiveTerm, logits: Tensor, view: View) -> None:
+        """Note what a term sees in a micro-batch."""
+        assert view.ids is not None, "a term that keeps a state needs the samples' ids"
+        self.parts[term].append((view.ids, logits, view.targets))
+
+    def update_states(self) -> None:
+        """Let every term take in what it saw on all ranks, in the order of the global batch."""
+        for term, parts in self.parts.items():
+            columns = [gather_rows(torch.cat(column)) for column in zip(*parts, strict=True)]
+            assert term.state is not None
+            term.state.update(Observed(*columns))
 
 
 def micro_batches(views: dict[str, View], count: int) -> list[dict[str, View]]:
     """Views cut into `count` parts of the same number of images."""
-    parts = {
-        name: zip(view.images.chunk(count), view.targets.chunk(count), strict=True)
-        for name, view in views.items()
-    }
-    return [{name: View(*next(part)) for name, part in parts.items()} for _ in range(count)]
+    parts = {name: view.chunk(count) for name, view in views.items()}
+    return [{name: part[number] for name, part in parts.items()} for number in range(count)]
 
 
 def back_propagate(
     state: TrainState,
     batches: list[dict[str, View]],
-    terms: list[Term],
     noise: tuple[int, ...],
     first_pass: bool = True,
     reduce: bool = True,
+    observe: Observer | None = None,
 ) -> dict[str, Tensor]:
-    """Gradients of the weighed sum of all terms; mean loss (a scalar tensor) of every term.
+    """Gradients of the weighted sum of all terms; mean loss (a scalar tensor) of every term.
 
     `noise` seeds dropout and drop path, so that both passes of SAM drop the same units. Without `reduce`
-    the gradients stay this rank's own.
+    the gradients stay this rank's own. `observe` is called with what the terms that keep a state see.
     """
     seed_torch(*noise)
     losses: dict[str, Tensor] = {}
+    final = forward_passes(state.terms, state.concatenate)[-1][-1][-1]
     for number, views in enumerate(batches, 1):
-        for together in compute_losses(state.engine, views, terms, first_pass, state.concatenate):
+        passes = compute_losses(state.engine, views, state.terms, first_pass, state.concatenate, observe)
+        for together in passes:
             means = {term: per_sample.mean() / len(batches) for term, per_sample in together}
-            last = number == len(batches) and terms[-1] in means
+            last = number == len(batches) and final in means
             total = torch.stack([term.weight * loss for term, loss in means.items()]).sum()
             backward(state.engine, total, reduce=reduce and last)
             for term, loss in means.items():

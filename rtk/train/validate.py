@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,8 +41,8 @@ def validate(
         `val/ds_f1_near`, `val/ds_aurc_near` and so on, means over its sets.
     """
     score = SCORES[config.validation_score].score
-    with state.average.applied() if state.average is not None else nullcontext():
-        if state.average is not None and reestimate:
+    with state.evaluated() as others:
+        if others and reestimate:
             _reestimate(state.engine.module, data.train, batch_size)
         state.engine.module.eval()
         with torch.no_grad():

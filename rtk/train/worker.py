@@ -15,7 +15,7 @@ from rtk.config.sections import duration_steps
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.loader import Loader, ahead
 from rtk.data.views.maker import View, ViewMaker
-from rtk.objectives import active_terms
+from rtk.objectives import view_makers
 from rtk.optim.schedules import learning_rate
 from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
 from rtk.train.best import keep_best
@@ -58,7 +58,7 @@ def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: 
     if failure is not None:
         return {"status": "failed", **failure}
     try:
-        state = build_state(job, device)
+        state = build_state(job, device, data)
         return _train(job, data, state, device, _resume(job, state), report)
     except NonFiniteLossError as error:  # on every rank
         return {"status": "failed", "message": str(error)}
@@ -91,8 +91,7 @@ def _train(
     report: Report,
 ) -> dict[str, Any]:
     config, run, total = job.config, job.run, job.total_steps
-    terms = active_terms(config.objective)
-    names = {term.view for term in terms}
+    names = {term.view.name for term in state.terms}
     load = Loader(
         config,
         partial(_view_maker, job, data, device),
@@ -104,7 +103,7 @@ def _train(
     )
 
     def make(step: int) -> tuple[dict[str, View], dict[str, View] | None]:
-        again = config.sharpness.redraw_views and state.sharpness and state.sharpness.ascends_at(step)
+        again = config.sharpness.redraw_views and state.ascent_at(step) is not None
         return load(step, names), load(step, names, redraw=1) if again else None
 
     batches = ahead(make, range(start, total))
@@ -118,7 +117,7 @@ def _train(
 
         rate = rate_at(config, step, job)
         set_learning_rate(state.engine, rate)
-        losses = train_step(state, views, terms, step, config.seed, config.train.accumulation, redrawn)
+        losses = train_step(state, views, step, config.seed, config.train.accumulation, redrawn)
         if rank() == 0:
             reporter.step(step, losses, rate, waited)
 
@@ -147,7 +146,7 @@ def _view_maker(job: TrainingJob, data: TrainingData, device: torch.device, imag
         data.pictures,
         job.num_classes,
         config.data,
-        config.objective,
+        view_makers(config.objective),
         config.seed,
         data.outliers,
         where,

@@ -1,7 +1,8 @@
 """Where DeepSpeed keeps the fp32 weights and averaged gradients of this rank, for every ZeRO stage.
 
-This file alone reads DeepSpeed's private fields. Checked against one-process references in
-`tests/train/test_sharded_steps.py`; look here first when DeepSpeed is upgraded.
+This file alone reads DeepSpeed's private fields (`tests/train/test_private_fields.py` searches for them).
+Checked against one-process references in `tests/train/test_sharded_steps.py`; look here first when DeepSpeed
+is upgraded.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ class UnreducedShards(LocalShards):
     starts from them.
     """
 
+    averaged = False
+
     def __init__(self, engine: Any, reduced: EngineShards) -> None:
         self.module, self.reduced = engine.module, reduced
 
@@ -108,6 +111,8 @@ class UnreducedShards(LocalShards):
 
 class _ZeroShards:
     """What ZeRO-1/2 and ZeRO-3 have in common."""
+
+    averaged = True
 
     def __init__(self, engine: Any) -> None:
         self.zero, self.module = engine.optimizer, engine.module
@@ -223,6 +228,26 @@ def undo_first_step(engine: Any) -> None:
             master.data.copy_(parameter.data)
 
 
+def is_cut(tensor: Any) -> bool:
+    """Whether ZeRO-3 has cut a parameter over the ranks."""
+    return hasattr(tensor, "ds_id")
+
+
+def full_numel(parameter: Any) -> int:
+    """Elements of a parameter, also of one that is cut over the ranks."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def full_shape(tensor: Any) -> tuple[int, ...]:
+    """Shape of a model's tensor, also of one that is cut over the ranks."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def compile_no_collectives(deepspeed: Any) -> None:
+    """Keep DeepSpeed from compiling a helper of CPU communication on first use, which takes 31 s."""
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def frozen_parts(module: nn.Module) -> list[tuple[str, int, Tensor]]:
     """Parameters that take no gradient, as far as they are on this rank: name, first element, flat part.
 
@@ -234,7 +259,7 @@ def frozen_parts(module: nn.Module) -> list[tuple[str, int, Tensor]]:
         parameter: Any = value  # DeepSpeed adds attributes to it
         if parameter.requires_grad:
             continue
-        if not hasattr(parameter, "ds_tensor"):
+        if not is_cut(parameter):
             parts.append((name, 0, parameter.data.reshape(-1)))
             continue
         part: Tensor = parameter.ds_tensor.data  # the last ones may be padding

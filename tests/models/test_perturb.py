@@ -7,7 +7,8 @@ from torch.nn.functional import avg_pool2d, cross_entropy
 from rtk.config.load import build_config
 from rtk.data.views.maker import View
 from rtk.models.perturb import fgsm, input_gradient, pgd
-from rtk.objectives import active_terms, compute_losses
+from rtk.objectives import active_terms
+from rtk.objectives.objective import compute_losses
 
 
 class Net(nn.Module):

@@ -12,8 +12,9 @@ from rtk.data.views.mixing import mixup, mixup_targets
 from rtk.models import build_model
 from rtk.models.batchnorm import batchnorm_layers
 from rtk.models.classifier import concatenates_views
-from rtk.objectives import active_terms, compute_losses
+from rtk.objectives import active_terms
 from rtk.objectives.cross_entropy import soft_cross_entropy
+from rtk.objectives.objective import compute_losses
 
 
 @pytest.fixture

@@ -20,12 +20,13 @@ from rtk.models.weights import load_weights
 from rtk.models.weights_file import open_weights
 from rtk.objectives import active_terms
 from rtk.optim import SharpnessAware, build_optimizer
+from rtk.optim.methods import build_methods
 from rtk.runtime.seeding import seed_torch
-from rtk.train.engine import build_engine, build_sharpness, partitioned_build, whole
+from rtk.train.engine import build_engine, method_setup, partitioned_build, whole
 from rtk.train.initial import initial_model
 from rtk.train.state import TrainState
 from rtk.train.step import train_step
-from rtk.train.zero_shards import engine_shards
+from rtk.train.zero_shards import engine_shards, full_shape
 from tests.models.dinov3_cases import recorded_model
 from tests.train.sharded_cases import model_weights
 
@@ -99,15 +100,15 @@ def sharded_steps(rank: int) -> dict[str, Tensor]:
     largest = max(parameter.numel() for parameter in model.parameters())
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     shards = engine_shards(engine)
-    sharpness = build_sharpness(config.sharpness, engine, shards)
-    state = TrainState(engine, shards, sharpness, None, [], concatenate=True)
+    methods = build_methods(config, method_setup(engine, shards))
+    state = TrainState(engine, shards, methods, active_terms(config.objective), [], concatenate=True)
     model.train()
     start = before = model_weights(model)
     changes = []
     for step in range(STEPS):
         own = slice(rank * BATCH // RANKS, (rank + 1) * BATCH // RANKS)
         mine = {n: View(v.images[own], v.targets[own]) for n, v in views(step).items()}
-        train_step(state, mine, active_terms(config.objective), step)
+        train_step(state, mine, step)
         after = model_weights(model)
         changes.append(after.double() - before.double())
         before = after
@@ -119,7 +120,7 @@ def recorded_tokens(weights: Path) -> dict[str, Tensor]:
     config = sure_plus()
     with partitioned_build(config):
         model = recorded_model()
-    load_weights(model, open_weights(weights), "recorded", new_head=True, writing=whole)
+    load_weights(model, open_weights(weights), "recorded", new_head=True, writing=whole, shape_of=full_shape)
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     tokens: list[Tensor] = []
     model.backbone.norm.register_forward_hook(lambda *parts: tokens.append(parts[2].detach()))

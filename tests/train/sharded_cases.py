@@ -16,9 +16,10 @@ from rtk.config.load import build_config
 from rtk.data.views.maker import View
 from rtk.objectives import active_terms
 from rtk.optim import SharpnessAware, WeightAverage, ema_rate
+from rtk.optim.methods import build_methods
 from rtk.runtime.ranks import barrier, rank, world_size
 from rtk.train.checkpoint import load_checkpoint, save_checkpoint
-from rtk.train.engine import build_engine, build_sharpness, set_learning_rate
+from rtk.train.engine import build_engine, method_setup, set_learning_rate
 from rtk.train.state import TrainState
 from rtk.train.step import train_step
 from rtk.train.zero_shards import engine_shards
@@ -217,16 +218,16 @@ def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, 
     engine = build_engine(net, build_base(case.base, net), config)
     shards = engine_shards(engine)
     assert not shards.base_optimizer().state, "no step has been taken yet"
-    sharpness = build_sharpness(config.sharpness, engine, shards)
     average = WeightAverage(shards, net, RATE)
+    methods = {**build_methods(config, method_setup(engine, shards)), "averaging": average}
     _mutate(shards, case.mutation)
-    state = TrainState(engine, shards, sharpness, average, [], case.sync == "local")
-    terms, others = active_terms(config.objective), batches(2)
+    state = TrainState(engine, shards, methods, active_terms(config.objective), [])
+    others = batches(2)
     first = load_checkpoint(Path(start), state)["step"] if start else 0
     for step, batch in list(enumerate(batches()))[first : STEPS // 2 if stop else STEPS]:
         set_learning_rate(engine, rate(case, step))
         redrawn = own_views(others[step]) if case.redraw else None
-        train_step(state, own_views(batch), terms, step, 0, case.accumulation, redrawn)
+        train_step(state, own_views(batch), step, 0, case.accumulation, redrawn)
     if stop:
         save_checkpoint(Path(stop), state, {"step": STEPS // 2}, rank(), barrier)
     weights = model_weights(net)

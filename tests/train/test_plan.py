@@ -16,8 +16,8 @@ LOAD = Load(
     terms=3,
     passes=2,
     moments=2,
-    averages=2,
-    backup=True,
+    averages=8,
+    backup=4,
     local=False,
     masters=False,
     autocast=True,
@@ -48,7 +48,7 @@ def test_method_state_is_cut_over_the_ranks(stage):
 
 
 def test_a_local_ascent_backs_up_all_weights_and_saves_communication():
-    local = replace(LOAD, local=True, averages=1)
+    local = replace(LOAD, local=True, averages=4)
     assert plan_stage(1, local).parts["SAM backup"] == 4000
     # One reduction and one gather less, each 7/8 of the weights.
     assert plan_stage(1, LOAD).communication - plan_stage(1, local).communication == 2 * 3500

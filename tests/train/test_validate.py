@@ -45,7 +45,7 @@ def test_ood_metrics_are_means_over_the_sets_of_a_group():
     known, near = arrays(40, 0), {"a": arrays(30, 1), "b": arrays(20, 2)}
     near["b"] = replace(near["b"], labels=near["b"].labels + 1000)  # classes of its own
     data = TrainingData(arrays(8, 3), known, None, validation_ood={"near": near})
-    state = TrainState(SimpleNamespace(module=model), None, None, None, [])
+    state = TrainState(SimpleNamespace(module=model), None, {}, [], [])
     found = validate(state, data, 16, False, config.evaluate)
 
     def scores(part):

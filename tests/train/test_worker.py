@@ -14,7 +14,7 @@ from rtk.train.job import TrainingJob
 def job(tmp_path, monkeypatch):
     """A job whose state cannot be built, as with weights that are missing on one node."""
 
-    def build_state(job, device):
+    def build_state(*_):
         raise ValueError("model.weights: no such file")
 
     monkeypatch.setattr(worker, "build_state", build_state)

@@ -13,6 +13,7 @@ from rtk.data.loader import Loader, ahead
 from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import open_dataset
 from rtk.data.views.maker import ViewMaker
+from rtk.objectives import view_makers
 
 ROWS, SIDE, BATCH = 90, 8, 8
 CLASSES = 5
@@ -58,7 +59,7 @@ def loader(feed, rank=(0, 1), remainder="drop"):
     steps = steps_per_epoch(len(feed[0]), BATCH, remainder)
 
     def make(images):
-        return ViewMaker(images, None, CLASSES, config.data, config.objective, config.seed)
+        return ViewMaker(images, None, CLASSES, config.data, view_makers(config.objective), config.seed)
 
     return Loader(config, make, None, feed, (steps, 100 * steps), rank, torch.device("cpu"))
 

@@ -6,9 +6,10 @@ from rtk.config.load import build_config
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.order import epoch_order, rank_batch
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.maker import VIEWS, ViewMaker
+from rtk.data.views.maker import ViewMaker
+from rtk.objectives import TERMS, view_makers
 
-NAMES = VIEWS
+NAMES = tuple(dict.fromkeys(term.view.name for term in TERMS.values()))
 CLASSES = 5
 
 
@@ -20,7 +21,7 @@ def maker():
     config = build_config({"data": {"train": "unused"}})
     outliers = generator.integers(0, 256, (9, 3, 32, 32), dtype=np.uint8)
     pictures = render_fractals(8, 36, 0)
-    return ViewMaker(train, pictures, CLASSES, config.data, config.objective, 7, outliers)
+    return ViewMaker(train, pictures, CLASSES, config.data, view_makers(config.objective), 7, outliers)
 
 
 def by_row(maker, batches, epoch):
@@ -74,9 +75,7 @@ def test_only_the_asked_views_are_made(maker):
 
 
 def test_pixmix_without_pictures_is_refused(maker):
-    bare = ViewMaker(
-        maker.train, None, CLASSES, build_config({"data": {"train": "x"}}).data, maker.objective, 0
-    )
+    bare = ViewMaker(maker.train, None, CLASSES, build_config({"data": {"train": "x"}}).data, maker.makers, 0)
     with pytest.raises(ValueError, match="pictures"):
         bare(np.arange(4), 0, {"pixmix"})
 
@@ -92,7 +91,7 @@ def test_redrawn_views_are_other_ones_of_the_same_clean_images(maker):
 def test_resized_crops_have_the_size_that_the_model_sees(maker):
     data = {"train": "unused", "image_size": 28, "decode_size": 32, "augment": {"crop": "resized"}}
     config = build_config({"data": data})
-    resized = ViewMaker(maker.train, maker.pictures, CLASSES, config.data, config.objective, 7)
+    resized = ViewMaker(maker.train, maker.pictures, CLASSES, config.data, view_makers(config.objective), 7)
     views = resized(np.arange(6), 0, {"clean", "mixed", "pixmix"})
     assert {view.images.shape for view in views.values()} == {(6, 3, 28, 28)}
 
@@ -112,7 +111,7 @@ def test_views_of_images_in_any_memory_layout(maker, crop):
     strided = ImageArrays(images, maker.train.labels, maker.train.sample_ids)
     data = build_config({"data": {"train": "x", "augment": {"crop": crop}}}).data
     plain, other = (
-        ViewMaker(train, maker.pictures, CLASSES, data, maker.objective, 7, maker.outliers.numpy())
+        ViewMaker(train, maker.pictures, CLASSES, data, maker.makers, 7, maker.outliers.numpy())
         for train in (maker.train, strided)
     )
     for name, view in other(np.arange(48), 0, NAMES).items():

@@ -7,8 +7,9 @@ from torch import nn
 
 from rtk.config.load import build_config
 from rtk.data.views.maker import View
-from rtk.objectives import active_terms, compute_losses
-from rtk.objectives.jensen_shannon import jensen_shannon
+from rtk.objectives import active_terms
+from rtk.objectives.augmix import jensen_shannon
+from rtk.objectives.objective import compute_losses
 
 
 def test_two_versions_equal_scipy():
