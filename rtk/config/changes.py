@@ -62,8 +62,9 @@ CHANGES: dict[str, When] = {
 
 def may_change(key: str, when: When) -> bool:
     """Whether a dotted key may change on an occasion."""
-    entry = max((e for e in CHANGES if e == key or (e.endswith(".") and f"{key}.".startswith(e))), key=len)
-    return bool(CHANGES[entry] & when)
+    entries = [e for e in CHANGES if e == key or (e.endswith(".") and f"{key}.".startswith(e))]
+    allowed = CHANGES[max(entries, key=len)] if entries else T  # a block that a user's own file has added
+    return bool(allowed & when)
 
 
 def changing_keys(when: When) -> list[str]:
