@@ -3,7 +3,16 @@ from dataclasses import replace
 import pytest
 
 from rtk.config import ConfigError, load_config
-from rtk.train.plan import GIB, USABLE, Load, choose_stage, count_classes, plan_recipe, plan_stage
+from rtk.train.plan import (
+    GIB,
+    USABLE,
+    Load,
+    choose_stage,
+    count_classes,
+    describe_load,
+    plan_recipe,
+    plan_stage,
+)
 
 # SURE+ with AdamW on 8 ranks: 1000 weights, three terms, F-SAM's average and an EMA.
 LOAD = Load(
@@ -58,6 +67,22 @@ def test_weights_that_zero3_keeps_gathered_are_gathered_once_a_pass():
     kept, released = plan_stage(3, LOAD), plan_stage(3, replace(LOAD, live=100))
     assert kept.communication < released.communication
     assert kept.parts["buffers"] > released.parts["buffers"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_three_versions_of_augmix_are_counted(together):
+    model = ["model.name=timm/test_vit", "model.width=null"]
+    changes = [*model, f"train.concatenate_views={str(together).lower()}", "train.precision=fp32"]
+    clean, augmix = (
+        describe_load(load_config("digits_ce", [*changes, f"objective.augmix.weight={weight}"]), 8)
+        for weight in (0, 12)
+    )
+    # The clean view goes alone, or with the three versions in one pass of four times as many images.
+    assert augmix.activations == pytest.approx(
+        (4 if together else 3) * clean.activations, rel=0.05
+    )  # and copies of weights
+    assert augmix.images == 4 * clean.images
+    assert augmix.terms == (1 if together else 2)
 
 
 def test_recipe():
