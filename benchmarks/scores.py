@@ -19,8 +19,15 @@ import torch
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.perturb import fgsm, logits_and_gradient
-from rtk.scores import SCORES, FitData, Predictions, apply_score, compute_image_score, fit_score
-from rtk.scores.gram import fit_gram, model_statistics
+from rtk.scores import (
+    SCORES,
+    FitData,
+    Predictions,
+    apply_score,
+    compute_image_score,
+    fit_image_score,
+    fit_score,
+)
 from rtk.scores.logits import soft_margin
 from rtk.scores.neighbours import largest_similarities
 from rtk.scores.radius import rr_bs
@@ -135,8 +142,7 @@ def fit_to(model: Any) -> tuple[FitData, dict[str, torch.Tensor]]:
     """What scores, and Gram, are fitted to: a few hundred pictures."""
     images, labels = pictures(256, seed=3)
     known = predict(model, images, labels)
-    _, statistics, sizes = model_statistics(model, images[:128])
-    tensors = fit_gram([(statistics, labels[:128])], None, CLASSES, sizes)
+    tensors = fit_image_score("gram", model, [(images[:128], labels[:128])])
     return FitData(known, known, *model.head.used_weights()), tensors
 
 

@@ -1,15 +1,16 @@
-"""What prediction actors do with the model: predict blocks of images, score them, fit Gram."""
+"""What prediction actors do with the model: predict blocks of images, score them, fit scores on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rtk.data.image import BadImageError
@@ -18,8 +19,7 @@ from rtk.evaluate.columns import as_lists
 from rtk.evaluate.model import load_model
 from rtk.runs.folder import RunFolder
 from rtk.runtime.environment import supports_bf16
-from rtk.scores import compute_image_score
-from rtk.scores.gram import class_bounds, layer_deviations, model_statistics
+from rtk.scores import compute_image_score, get_score
 
 
 class ModelActor:
@@ -73,7 +73,7 @@ class Predictor(ModelActor):
         run_path, checkpoint, threads, precision: of `ModelActor`.
         outputs: `logits` and `features` among the columns.
         scores: names of image scores, a column each.
-        gram_file: Gram's fitted tensors, where it is among the scores.
+        fitted_files: tensors of the scores among these that are fitted, a file each.
     """
 
     def __init__(
@@ -84,11 +84,15 @@ class Predictor(ModelActor):
         precision: str,
         outputs: bool = True,
         scores: tuple[str, ...] = (),
-        gram_file: str = "",
+        fitted_files: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(run_path, checkpoint, threads, precision)
         self.outputs, self.scores = outputs, scores
-        self.gram = load_file(gram_file, device=str(self.device)) if "gram" in scores else None
+        self.fitted = {
+            name: load_file(fitted_files[name], device=str(self.device))
+            for name in scores
+            if name in fitted_files
+        }
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Predict and score one block."""
@@ -98,7 +102,7 @@ class Predictor(ModelActor):
                 logits, features = self.model.forward_features(images)
             columns = {"logits": as_lists(logits), "features": as_lists(features)}
         for name in self.scores:
-            tensors = self.gram if name == "gram" else None
+            tensors = self.fitted.get(name)
             values = self.in_full_precision(
                 lambda model, name=name, tensors=tensors: compute_image_score(name, model, images, tensors)
             )
@@ -106,49 +110,43 @@ class Predictor(ModelActor):
         return pa.table({"set": block["set"], "row": block["row"], **columns})
 
 
-class GramBounds(ModelActor):
-    """Decoded block to Gram's bounds of the classes in it: `class`, `lower`, `upper`, `sizes`.
+class Fitter(ModelActor):
+    """Decoded block to one row: its first `row`, its `count` of rows, and its `part` of a pass (safetensors).
 
     Args:
-        args: of `ModelActor`, then labels (N,) of all rows of the data set, -1 for rows to leave out.
+        run_path, checkpoint, threads, precision: of `ModelActor`.
+        score: name of a score that is fitted by passes over images.
+        number: which of its passes.
+        labels: (N,) of all rows of the data set.
+        used: (N,) booleans, rows to fit on.
+        fitted_file: tensors of the passes before; empty for the first.
     """
 
-    def __init__(self, *args: Any) -> None:
-        *base, labels = args
-        super().__init__(*base)
-        self.labels = torch.from_numpy(labels)
+    def __init__(
+        self,
+        run_path: str,
+        checkpoint: str,
+        threads: int,
+        precision: str,
+        score: str,
+        number: int,
+        labels: np.ndarray,
+        used: np.ndarray,
+        fitted_file: str = "",
+    ) -> None:
+        super().__init__(run_path, checkpoint, threads, precision)
+        self.step = get_score(score).passes[number]
+        self.labels, self.used = torch.from_numpy(labels), torch.from_numpy(used)
+        self.fitted = load_file(fitted_file, device=str(self.device)) if fitted_file else {}
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """Bounds of one block."""
-        labels = self.labels[torch.from_numpy(block["row"].to_numpy())]
-        used = (labels >= 0).to(self.device)
-        if not used.any():
-            return pa.table({})
-        _, statistics, sizes = self.in_full_precision(model_statistics, self.images(block)[used])
-        classes, lower, upper = class_bounds(statistics, labels.to(self.device)[used])
-        bounds = {"lower": as_lists(lower), "upper": as_lists(upper), "sizes": [sizes] * len(classes)}
-        return pa.table({"class": classes.cpu().numpy(), **bounds})
-
-
-class GramDeviations(ModelActor):
-    """Decoded block to `set`, `row` and `deviations` (N, L) from Gram's bounds of the predicted classes.
-
-    Args:
-        args: of `ModelActor`, then which rows (N,) of the data set to do, the others being zero, and the file
-            of Gram's bounds.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        *base, used, gram_file = args
-        super().__init__(*base)
-        self.used = torch.from_numpy(used)
-        self.tensors = load_file(gram_file, device=str(self.device))
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Deviations of one block."""
-        used = self.used[torch.from_numpy(block["row"].to_numpy())].to(self.device)
-        deviations = torch.zeros(len(used), len(self.tensors["sizes"]), device=self.device)
+        """The part of one block; no bytes where none of its rows is used."""
+        rows = torch.from_numpy(block["row"].to_numpy())
+        used = self.used[rows]
+        part = b""
         if used.any():
-            logits, statistics, _ = self.in_full_precision(model_statistics, self.images(block)[used])
-            deviations[used] = layer_deviations(self.tensors, statistics, logits.argmax(dim=1))
-        return pa.table({"set": block["set"], "row": block["row"], "deviations": as_lists(deviations)})
+            images, labels = self.images(block)[used.to(self.device)], self.labels[rows[used]].to(self.device)
+            tensors = self.in_full_precision(self.step.part, images, labels, self.fitted)
+            part = save({name: value.cpu().contiguous() for name, value in tensors.items()})
+        encoded = pa.array([part], pa.large_binary())
+        return pa.table({"row": block["row"][:1], "count": [len(block)], "part": encoded})

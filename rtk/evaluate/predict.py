@@ -11,7 +11,7 @@ from rtk.config.schema import EvaluateConfig
 from rtk.data.decode.pipeline import Source
 from rtk.data.sets.dataset import content_hash
 from rtk.evaluate.actors import Predictor
-from rtk.evaluate.gram import fit_gram_file
+from rtk.evaluate.image_fit import fit_image_file
 from rtk.evaluate.pool import FIT_SET, Counted, Pool, collect
 from rtk.evaluate.predictions_file import PredictionsFile
 from rtk.runs.folder import RunFolder
@@ -35,7 +35,8 @@ def predict_datasets(
 
     Args:
         run: a trained run.
-        sources: data sets by name; `train` gets no scores. Gram is fitted on `train` and `validation`.
+        sources: data sets by name; `train` gets no scores. Those that are fitted are fitted on `train` and
+            `validation`.
         checkpoint: `best` or `last`.
         settings: batch size and size of the pool; None: the run's own.
         progress: called with the number of images done and their total.
@@ -52,12 +53,13 @@ def predict_datasets(
     stamps = {name: _stamp(source) | made_by for name, source in sources.items()}
     files = {name: PredictionsFile(folder / f"{name}.parquet", stamps[name]) for name in sources}
     pool = Pool(run, checkpoint, settings or run.config().evaluate)
-    gram_file = ""
-    if "gram" in scores:
-        gram_file, fitted_on = fit_gram_file(pool, sources, stamps, folder)
-    score_stamps = {name: {"hyperparameters": SCORES[name].score_defaults} for name in scores}
-    if gram_file:
-        score_stamps["gram"] |= {"fitted_on": fitted_on}
+    score_stamps: dict[str, dict[str, Any]] = {}
+    fitted_files: dict[str, str] = {}
+    for name in scores:
+        score_stamps[name] = {"hyperparameters": SCORES[name].score_defaults}
+        if SCORES[name].passes:
+            fitted_files[name], fitted_on = fit_image_file(pool, name, sources, stamps, folder)
+            score_stamps[name] |= {"fitted_on": fitted_on}
     # Data sets that lack the same columns share a pass: starting one takes seconds.
     passes: dict[tuple[bool, tuple[str, ...]], list[str]] = defaultdict(list)
     for name, file in files.items():
@@ -68,7 +70,7 @@ def predict_datasets(
     for (outputs, missing), names in passes.items():
         part = {name: sources[name] for name in names}
         for name, columns in collect(
-            pool.run_blocks(part, Predictor, outputs, missing, gram_file), part, done
+            pool.run_blocks(part, Predictor, outputs, missing, fitted_files), part, done
         ):
             added = {score: score_stamps[score] for score in missing}
             files[name].write(part[name], columns, added)

@@ -17,9 +17,10 @@ from rtk.models import Classifier
 from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score
 
 Columns = Mapping[str, np.ndarray]
+Rows = np.ndarray | slice
 
 
-def as_predictions(columns: Columns, rows: np.ndarray | slice = slice(None)) -> Predictions:
+def as_predictions(columns: Columns, rows: Rows = slice(None)) -> Predictions:
     """Columns of a predictions file as what scores take, all rows or some."""
     # Chosen rows are a copy already; whole columns may be read-only.
     picked = {name: torch.from_numpy(np.require(columns[name][rows], requirements="W")) for name in columns}
@@ -30,10 +31,20 @@ def as_predictions(columns: Columns, rows: np.ndarray | slice = slice(None)) -> 
 def fit_data(config: RunConfig, predictions: Mapping[str, Columns], model: Classifier) -> FitData:
     """What scores are fitted on: un-augmented training and validation images and the head."""
     train = predictions["train"]
-    kept, held = split_train(config, len(train["label"]))
-    given = predictions.get("validation")
-    validation = as_predictions(train, held) if given is None else as_predictions(given)
+    kept, name, held = rows_to_fit_on(config, len(train["label"]), "validation" in predictions)
+    validation = as_predictions(predictions[name], held)
     return FitData(as_predictions(train, kept), validation, *model.head.used_weights())
+
+
+def rows_to_fit_on(config: RunConfig, train_rows: int, has_validation: bool) -> tuple[Rows, str, Rows]:
+    """Rows of `train` to fit on; the set that holds the held-out images, and its rows.
+
+    These are the images of `validation` where there is such a set, or those of `train` held out of training.
+    """
+    if has_validation:
+        return slice(None), "validation", slice(None)
+    kept, held = split_train(config, train_rows)
+    return kept, "train", held
 
 
 def score_table(

@@ -12,24 +12,29 @@ from rtk.scores.compute import (
     compute_image_score,
     compute_score,
     expand_scores,
+    fit_image_score,
     fit_score,
     get_score,
 )
+from rtk.scores.image_fit import ImagePass
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 from rtk.scores.selection import image_scores, wanted_scores
-from rtk.scores.table import DEFAULT_SCORES, SCORES, Score
+from rtk.scores.table import DEFAULT_SCORES, SCORES
 
 __all__ = [
     "DEFAULT_SCORES",
     "SCORES",
     "FitData",
     "FittedScore",
+    "ImagePass",
     "Predictions",
     "Score",
     "apply_score",
     "compute_image_score",
     "compute_score",
     "expand_scores",
+    "fit_image_score",
     "fit_score",
     "fit_temperature",
     "get_score",

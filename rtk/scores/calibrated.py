@@ -11,9 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rtk.scores.logits import msp
+from rtk.scores.hyperparameters import PositiveNumber, UnitInterval
+from rtk.scores.logits import RAT_TEMPERATURES, msp
 from rtk.scores.moments import group_means, row_chunks
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 
 softmax = partial(torch.softmax, dim=1)
 
@@ -63,7 +65,9 @@ def temperature_scaling(predictions: Predictions, tensors: dict[str, Tensor]) ->
     return msp(predictions.logits / tensors["temperature"].to(predictions.logits))
 
 
-def fit_relu(fit_data: FitData, *, lmbda: float = 0.5, temperature: float = 1.0) -> dict[str, Tensor]:
+def fit_relu(
+    fit_data: FitData, *, lmbda: UnitInterval = 0.5, temperature: PositiveNumber = 1.0
+) -> dict[str, Tensor]:
     """RelU's matrix from right and wrong predictions of the validation split.
 
     A = max(lmbda mean_wrong[p pᵀ] - (1 - lmbda) mean_right[p pᵀ], 0), zero on the diagonal, divided by its
@@ -85,7 +89,9 @@ def fit_relu(fit_data: FitData, *, lmbda: float = 0.5, temperature: float = 1.0)
     return {"matrix": matrix / matrix.norm()}
 
 
-def relu(predictions: Predictions, tensors: dict[str, Tensor], *, temperature: float = 1.0) -> Tensor:
+def relu(
+    predictions: Predictions, tensors: dict[str, Tensor], *, temperature: PositiveNumber = 1.0
+) -> Tensor:
     """RelU, relative uncertainty: -pᵀ A p, where A says which classes appear together in mistakes.
 
     Source: Dadalto et al., "A data-driven measure of relative uncertainty for misclassification detection",
@@ -143,3 +149,10 @@ def _co_occurrences(logits: Tensor, labels: Tensor, temperature: float) -> tuple
             sums[place].addmm_(probs.T, probs)
             counts[place] += len(probs)
     return sums[0] / max(counts[0], 1), sums[1] / max(counts[1], 1)
+
+
+ROWS = (
+    Score("temperature_scaling", temperature_scaling, fit_temperature_scaling, "features"),
+    Score("relu", relu, fit_relu, "features", rat_search=RAT_TEMPERATURES),
+    Score("klm", klm, fit_klm, "features"),
+)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rtk.scores.hyperparameters import check_hyperparameters, suggest
 from rtk.scores.predictions import FitData, Predictions
-from rtk.scores.table import DEFAULT_SCORES, SCORES, Score
+from rtk.scores.score import Score
+from rtk.scores.table import DEFAULT_SCORES, SCORES
 
 # Images are scored so many at a time, so that a score may use memory of N x C x a few.
 CHUNK = 4096
@@ -47,9 +48,9 @@ def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any
     """
     score = get_score(name)
     if score.inputs == "images":
-        check_hyperparameters(name, {}, hyperparameters)
+        check_hyperparameters(name, {}, {}, hyperparameters)
         return FittedScore({}, score.score_defaults, None)
-    check_hyperparameters(name, score.defaults, hyperparameters)
+    check_hyperparameters(name, score.defaults, score.limits, hyperparameters)
     settings = score.defaults | hyperparameters
     if score.fit is None:
         return FittedScore({}, settings, None)
@@ -79,7 +80,7 @@ def apply_score(name: str, state: FittedScore, predictions: Predictions, **hyper
     if score.inputs == "images":
         return _computed(name, predictions)
     adjustable = {key: value for key, value in state.hyperparameters.items() if key not in score.fit_defaults}
-    check_hyperparameters(name, adjustable, hyperparameters)
+    check_hyperparameters(name, adjustable, score.limits, hyperparameters)
     if state.width is not None and predictions.width != state.width:
         got = f"(classes, features) = {predictions.width}"
         raise ValueError(f"predictions: got {got}, wanted {state.width}, which {name} was fitted on")
@@ -117,22 +118,49 @@ def compute_image_score(
         name: key of `SCORES` whose `inputs` are images.
         model: in evaluation mode, from images to logits.
         images: (N, 3, H, W) in [0, 1], no more than a batch: the model sees them at once.
-        tensors: of `rtk.scores.gram.fit_gram`, for Gram.
+        tensors: of `fit_image_score`, for a score that is fitted.
         **hyperparameters: of the score; the defaults are in `SCORES[name].defaults`.
 
     Raises:
         ValueError: unknown score or hyper-parameter, a value out of range, no `tensors` where they are
             needed, or a score of predictions.
     """
-    score = get_score(name)
-    if score.inputs != "images":
-        raise ValueError(f"score: got {name!r}, which scores predictions, wanted one of images")
-    check_hyperparameters(name, score.score_defaults, hyperparameters)
-    if score.fit is None:
+    score = _image_score(name)
+    check_hyperparameters(name, score.score_defaults, score.limits, hyperparameters)
+    if not score.passes:
         return score.score(model, images, **hyperparameters)
     if tensors is None:
         raise ValueError(f"tensors: got None, wanted what {name} was fitted to")
     return score.score(model, images, tensors, **hyperparameters)
+
+
+def fit_image_score(
+    name: str,
+    model: nn.Module,
+    train: Iterable[tuple[Tensor, Tensor]],
+    held_out: Iterable[tuple[Tensor, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Fit a score of images in this process; an evaluation does the same on its pool of actors.
+
+    Args:
+        name: key of `SCORES` whose `inputs` are images.
+        model: in evaluation mode, from images to logits.
+        train: batches (images (N, 3, H, W), labels (N,)) of the training images, read once a pass.
+        held_out: batches of labelled in-distribution images that are not in `train`; None: the passes over
+            these are left out.
+
+    Returns:
+        What `compute_image_score` takes as `tensors`.
+
+    Raises:
+        ValueError: unknown score, a score of predictions, or a stream without a batch.
+    """
+    fitted: dict[str, Tensor] = {}
+    for step in _image_score(name).passes:
+        batches = train if step.rows == "train" else held_out
+        if batches is not None:
+            fitted |= step.merge(step.part(model, *batch, fitted) for batch in batches)
+    return fitted
 
 
 def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
@@ -155,6 +183,13 @@ def get_score(name: str) -> Score:
     if name not in SCORES:
         raise ValueError(f"score: got {name!r}, wanted one of {', '.join(SCORES)}{suggest(name, SCORES)}")
     return SCORES[name]
+
+
+def _image_score(name: str) -> Score:
+    score = get_score(name)
+    if score.inputs != "images":
+        raise ValueError(f"score: got {name!r}, which scores predictions, wanted one of images")
+    return score
 
 
 def _computed(name: str, predictions: Predictions) -> Tensor:

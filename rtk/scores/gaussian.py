@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rtk.scores.moments import group_means, mean_row, second_moment
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 
 
 def fit_mds(fit_data: FitData) -> dict[str, Tensor]:
@@ -68,3 +69,6 @@ def _nearest(features: Tensor, whitening: Tensor, means: Tensor) -> Tensor:
     """Smallest squared whitened distance (N,) of features (N, D) to means (C, R)."""
     distance = torch.cdist(features.to(whitening) @ whitening, means)
     return distance.amin(dim=1).square().to(features.dtype)
+
+
+ROWS = (Score("mds", mds, fit_mds, "features"), Score("rmds", rmds, fit_rmds, "features"))

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from rtk.models.perturb import fgsm, logits_and_gradient
+from rtk.scores.hyperparameters import PositiveNumber, PositiveShare, UnitInterval
 from rtk.scores.logits import margin, msp, soft_margin
+from rtk.scores.score import Score
 
 OdinStep = Literal["up", "down"]
 FastRadius = Literal["paper", "published", "exp", "smooth"]
@@ -28,8 +30,8 @@ def odin(
     model: nn.Module,
     images: Tensor,
     *,
-    temperature: float = 1000.0,
-    epsilon: float = 0.0014,
+    temperature: PositiveNumber = 1000.0,
+    epsilon: UnitInterval = 0.0014,
     step: OdinStep = "up",
 ) -> Tensor:
     """ODIN: max_c softmax(z / T)_c after a small step of the input that raises it.
@@ -53,8 +55,8 @@ def rr_fast(
     model: nn.Module,
     images: Tensor,
     *,
-    step_size: float = 0.01,
-    temperature: float = 1.0,
+    step_size: PositiveShare = 0.01,
+    temperature: PositiveNumber = 1.0,
     definition: FastRadius = "paper",
 ) -> Tensor:
     """RR-Fast: the robust radius, were every logit linear along the attack's direction.
@@ -102,3 +104,6 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(images)
     return logits
+
+
+ROWS = (Score("odin", odin, inputs="images"), Score("rr_fast", rr_fast, inputs="images"))

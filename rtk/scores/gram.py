@@ -12,25 +12,27 @@ Source: Sastry & Oore, "Detecting out-of-distribution examples with Gram matrice
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from rtk.models.maps import forward_maps
+from rtk.scores.image_fit import ImagePass, Tensors
 from rtk.scores.logits import msp
+from rtk.scores.score import Score
 
 POWERS = (1, 2, 3, 4, 5)
 
 
-def gram(model: nn.Module, images: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+def gram(model: nn.Module, images: Tensor, tensors: Tensors) -> Tensor:
     """Minus the total normalised deviation from the bounds of the predicted class, over the MSP, (N,).
 
     Args:
         model: in evaluation mode, from images to logits.
         images: (N, 3, H, W) in [0, 1].
-        tensors: of `fit_gram`.
+        tensors: of the passes of `ROWS`.
 
     Source: Sastry & Oore, ICML 2020 (arXiv 1912.10512); layers, powers and the MSP as OpenOOD.
     """
@@ -38,48 +40,11 @@ def gram(model: nn.Module, images: Tensor, tensors: dict[str, Tensor]) -> Tensor
     return gram_confidence(tensors, statistics, logits)
 
 
-def gram_confidence(tensors: dict[str, Tensor], statistics: Tensor, logits: Tensor) -> Tensor:
+def gram_confidence(tensors: Tensors, statistics: Tensor, logits: Tensor) -> Tensor:
     """`gram` of images whose statistics (N, F) and logits (N, C) are known, (N,)."""
     deviations = layer_deviations(tensors, statistics, logits.argmax(dim=1))
     total = (deviations / tensors["normalizer"].to(deviations)).sum(dim=1)
     return -total / msp(logits).to(total)
-
-
-def fit_gram(
-    train: Iterable[tuple[Tensor, Tensor]],
-    held_out: Iterable[tuple[Tensor, Tensor]] | None,
-    num_classes: int,
-    sizes: Sequence[int],
-) -> dict[str, Tensor]:
-    """Bounds of the statistics for each class, and the usual deviation of each layer.
-
-    Both streams are read once, batch by batch. A class without a training image has the bounds of all.
-
-    Args:
-        train: batches (statistics (N, F), labels (N,)), or parts of `class_bounds` in their place.
-        held_out: batches (statistics (N, F), predicted classes (N,)) of in-distribution images that are not
-            in `train`. None: layers are not normalised.
-        num_classes: C.
-        sizes: how many statistics each of the L layers has; they sum to F.
-
-    Returns:
-        `lower` and `upper` (C, F); `sizes` (L,); `normalizer` (L,).
-
-    Raises:
-        ValueError: a stream has no batch.
-    """
-    state: dict[str, Tensor] = {}
-    for statistics, labels in train:
-        widen_bounds(state, num_classes, *class_bounds(statistics, labels))
-    if not state:
-        raise ValueError("train: got no batch, wanted at least one")
-    close_bounds(state, sizes)
-    if held_out is not None:
-        parts = [layer_deviations(state, *batch) for batch in held_out]
-        if not parts:
-            raise ValueError("held_out: got no batch, wanted at least one; None switches the normaliser off")
-        state["normalizer"] = mean_deviations(torch.cat(parts))
-    return state
 
 
 def model_statistics(
@@ -115,38 +80,63 @@ def class_bounds(statistics: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
     return classes, lower, upper
 
 
-def widen_bounds(
-    state: dict[str, Tensor], num_classes: int, classes: Tensor, lower: Tensor, upper: Tensor
-) -> None:
-    """Take bounds (K, F) of some classes (K,), each named once, into `lower` and `upper` (C, F)."""
+def bounds_of_batch(model: nn.Module, images: Tensor, labels: Tensor, fitted: Tensors) -> Tensors:
+    """Bounds of the classes in a batch of training images, the layers' shares of F, and C."""
+    logits, statistics, sizes = model_statistics(model, images)
+    classes, lower, upper = class_bounds(statistics, labels)
+    about = {"sizes": torch.tensor(sizes), "num_classes": torch.tensor(logits.shape[1])}
+    return {"classes": classes, "lower": lower, "upper": upper, **about}
+
+
+def widen_bounds(state: Tensors, part: Tensors) -> None:
+    """Take the bounds (K, F) of some classes (K,), each named once, into `lower` and `upper` (C, F)."""
+    classes, lower, upper = part["classes"], part["lower"], part["upper"]
     if not state:
-        state["lower"] = lower.new_full((num_classes, lower.shape[1]), torch.inf)
+        state["lower"] = lower.new_full((int(part["num_classes"]), lower.shape[1]), torch.inf)
         state["upper"] = torch.full_like(state["lower"], -torch.inf)
+        state["sizes"] = part["sizes"]
     state["lower"][classes] = state["lower"][classes].minimum(lower)
     state["upper"][classes] = state["upper"][classes].maximum(upper)
 
 
-def close_bounds(state: dict[str, Tensor], sizes: Sequence[int]) -> None:
-    """Give classes that were not seen the bounds of all, and a state its sizes and a normaliser of one."""
+def close_bounds(state: Tensors) -> Tensors:
+    """Bounds of every class, those of all for a class without a training image, and a normaliser of one.
+
+    Returns:
+        `lower` and `upper` (C, F); `sizes` (L,), how many statistics each layer has; `normalizer` (L,).
+    """
     unseen = state["lower"][:, :1].isinf()
-    state["lower"] = torch.where(unseen, state["lower"].amin(dim=0), state["lower"])
-    state["upper"] = torch.where(unseen, state["upper"].amax(dim=0), state["upper"])
-    state["sizes"] = torch.tensor(sizes)
-    state["normalizer"] = torch.ones(len(sizes), dtype=torch.float64)
+    lower = torch.where(unseen, state["lower"].amin(dim=0), state["lower"])
+    upper = torch.where(unseen, state["upper"].amax(dim=0), state["upper"])
+    normalizer = torch.ones(len(state["sizes"]), dtype=torch.float64)
+    return {"lower": lower, "upper": upper, "sizes": state["sizes"], "normalizer": normalizer}
 
 
-def mean_deviations(deviations: Tensor) -> Tensor:
-    """Mean (L,) float64 of deviations (N, L), never zero: a layer may have none in any held-out image."""
-    return deviations.double().mean(dim=0).clamp_min(1e-6)
+def deviations_of_batch(model: nn.Module, images: Tensor, labels: Tensor, fitted: Tensors) -> Tensors:
+    """Summed deviations (L,) float64 of held-out images from the bounds of their predicted classes."""
+    logits, statistics, _ = model_statistics(model, images)
+    deviations = layer_deviations(fitted, statistics, logits.argmax(dim=1))
+    return {"total": deviations.double().sum(dim=0), "count": torch.tensor(len(images))}
 
 
-def layer_deviations(tensors: dict[str, Tensor], statistics: Tensor, classes: Tensor) -> Tensor:
+def add_deviations(state: Tensors, part: Tensors) -> None:
+    """Add the sums of a batch."""
+    for name, value in part.items():
+        state[name] = state[name] + value if name in state else value
+
+
+def mean_deviations(state: Tensors) -> Tensors:
+    """`normalizer` (L,): mean deviations, never zero, as a layer may have none in any held-out image."""
+    return {"normalizer": (state["total"] / state["count"]).clamp_min(1e-6)}
+
+
+def layer_deviations(tensors: Tensors, statistics: Tensor, classes: Tensor) -> Tensor:
     """How far statistics are outside the bounds of a class, summed over each layer, (N, L).
 
     An excess counts relative to the bound: (lower - g) / |lower + 1e-6| or (g - upper) / |upper + 1e-6|.
 
     Args:
-        tensors: of `fit_gram`.
+        tensors: of the passes of `ROWS`.
         statistics: (N, F).
         classes: (N,) class whose bounds are taken.
 
@@ -171,3 +161,17 @@ def _rooted_row_sums(flat: Tensor, power: int) -> Tensor:
     raised = torch.ldexp(flat, -exponent) ** power
     sums = (raised * raised.sum(dim=1, keepdim=True)).sum(dim=2)
     return torch.ldexp(sums.sign() * sums.abs() ** (1 / power), 2 * exponent.squeeze(2))
+
+
+# First bounds of the training images, then the usual deviation of held-out images from these.
+ROWS = (
+    Score(
+        "gram",
+        gram,
+        inputs="images",
+        passes=(
+            ImagePass(bounds_of_batch, widen_bounds, close_bounds),
+            ImagePass(deviations_of_batch, add_deviations, mean_deviations, rows="held_out"),
+        ),
+    ),
+)

@@ -1,75 +1,54 @@
-"""Hyper-parameters of scores: what a score takes, and which values make sense."""
+"""Hyper-parameters of scores: what a score takes, and which values make sense.
+
+They are the keyword-only parameters of a score's functions, and their annotations say what may be given: a
+`Literal`, `bool`, or one of the types below. A score with a limit of its own declares it beside its function,
+`Annotated[float, between(0, 1, "()")]`.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from numbers import Integral, Real
-from typing import Any, get_args
-
-from rtk.scores.gradients import FastRadius, OdinStep
-from rtk.scores.minimal import Norm
-from rtk.scores.prototypes import FdbdNormalizer, SheMetric
-from rtk.scores.radius import Solver
-from rtk.scores.shaping import AshVariant
-from rtk.scores.sirc import SircConfidence, SircFeature
-from rtk.scores.subspace import ResidualSplit
-
-Accepts = Callable[[Any], bool]
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 
-def _number(low: float, high: float, *, low_allowed: bool = True, high_allowed: bool = True) -> Accepts:
+@dataclass(frozen=True)
+class Limit:
+    """Which values a hyper-parameter may have: in words, and as a check."""
+
+    wanted: str
+    accepts: Callable[[Any], bool]
+
+
+def between(low: float, high: float, ends: Literal["[]", "[)", "(]", "()"] = "[]") -> Limit:
+    """Numbers in an interval; `ends` says whether its ends are part of it."""
+
     def accepts(value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, Real):
             return False
         number = float(value)
         # NaN fails every comparison.
-        return low < number < high or (low_allowed and number == low) or (high_allowed and number == high)
+        return (
+            low < number < high or (ends[0] == "[" and number == low) or (ends[1] == "]" and number == high)
+        )
 
-    return accepts
+    return Limit(f"a number in {ends[0]}{low:g}, {high:g}{ends[1]}", accepts)
 
 
-def _positive_int(value: Any) -> bool:
+def is_positive_int(value: Any) -> bool:
+    """Whether a value is a whole number above 0, and no boolean."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
-def _one_of(literal: Any) -> tuple[str, Accepts]:
-    choices = get_args(literal)
-    return f"one of {', '.join(map(repr, choices))}", lambda value: value in choices
-
-
-# A hyper-parameter of one name means the same in every score.
-LIMITS: dict[str, tuple[str, Accepts]] = {
-    "alpha": ("a positive integer", _positive_int),
-    "budget": ("a positive integer", _positive_int),
-    "clip": ("true or false", lambda value: isinstance(value, bool)),
-    "confidence": _one_of(SircConfidence),
-    "definition": _one_of(FastRadius),
-    "dim": ("a positive integer or None", lambda value: value is None or _positive_int(value)),
-    "epsilon": ("a number in [0, 1]", _number(0, 1)),
-    "feature": _one_of(SircFeature),
-    "fraction": ("a number in (0, 1]", _number(0, 1, low_allowed=False)),
-    "gamma": ("a number above 0", _number(0, float("inf"), low_allowed=False, high_allowed=False)),
-    "k": ("a positive integer", _positive_int),
-    "lmbda": ("a number in [0, 1]", _number(0, 1)),
-    "m": ("a positive integer", _positive_int),
-    "metric": _one_of(SheMetric),
-    "norm": _one_of(Norm),
-    "normalizer": _one_of(FdbdNormalizer),
-    "overshoot": ("a number in [0, 1]", _number(0, 1)),
-    "percentile": ("a number in [0, 100)", _number(0, 100, high_allowed=False)),
-    "rivals": ("a positive integer", _positive_int),
-    "solver": _one_of(Solver),
-    "split": _one_of(ResidualSplit),
-    "step": _one_of(OdinStep),
-    "step_size": ("a number in (0, 1]", _number(0, 1, low_allowed=False)),
-    "steps": ("a positive integer", _positive_int),
-    "tail": ("a positive integer", _positive_int),
-    "temperature": ("a number above 0", _number(0, float("inf"), low_allowed=False, high_allowed=False)),
-    "tolerance": ("a number in (0, 1)", _number(0, 1, low_allowed=False, high_allowed=False)),
-    "variant": _one_of(AshVariant),
-}
+PositiveInt = Annotated[int, Limit("a positive integer", is_positive_int)]
+PositiveNumber = Annotated[float, Limit("a number above 0", between(0, float("inf"), "()").accepts)]
+UnitInterval = Annotated[float, between(0, 1)]
+PositiveShare = Annotated[float, between(0, 1, "(]")]
+Percentile = Annotated[float, between(0, 100, "[)")]
 
 
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -78,7 +57,16 @@ def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def check_hyperparameters(score: str, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+@cache
+def limits_of(function: Callable[..., Any]) -> dict[str, Limit]:
+    """Limits of the keyword-only parameters of a fit or score function, from their annotations."""
+    hints = get_type_hints(function, include_extras=True)
+    return {name: _limit(hints.get(name)) for name in defaults_of(function)}
+
+
+def check_hyperparameters(
+    score: str, known: Mapping[str, Any], limits: Mapping[str, Limit], given: Mapping[str, Any]
+) -> None:
     """Check names and values.
 
     Raises:
@@ -88,12 +76,23 @@ def check_hyperparameters(score: str, known: Mapping[str, Any], given: Mapping[s
         if name not in known:
             takes = ", ".join(known) or "no hyper-parameter"
             raise ValueError(f"{score}: got hyper-parameter {name!r}, wanted {takes}{suggest(name, known)}")
-        wanted, accepts = LIMITS[name]
-        if not accepts(value):
-            raise ValueError(f"{name}: got {value!r}, wanted {wanted}")
+        if not limits[name].accepts(value):
+            raise ValueError(f"{name}: got {value!r}, wanted {limits[name].wanted}")
 
 
 def suggest(name: str, known: Mapping[str, Any]) -> str:
     """`; did you mean X?` where a known name is close, or nothing."""
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _limit(hint: Any) -> Limit:
+    declared = [limit for limit in getattr(hint, "__metadata__", ()) if isinstance(limit, Limit)]
+    if declared:
+        return declared[0]
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return Limit(f"one of {', '.join(map(repr, choices))}", lambda value: value in choices)
+    if hint is bool:
+        return Limit("true or false", lambda value: isinstance(value, bool))
+    return Limit("any value", lambda value: True)

@@ -10,6 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
+from rtk.scores.hyperparameters import PositiveInt, PositiveNumber
+from rtk.scores.score import Score
+
+RAT_TEMPERATURES = {
+    "temperature": (0.2, 0.4, 0.6, 0.8, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 2, 2.5, 3, 100, 1000),
+}
+_TEMPERATURES = {"temperature": (1, 10, 100, 1000)}
+
 
 def msp(logits: Tensor) -> Tensor:
     """Maximum softmax probability, max_c p_c.
@@ -29,7 +37,7 @@ def max_logit(logits: Tensor) -> Tensor:
     return logits.amax(dim=1)
 
 
-def energy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+def energy(logits: Tensor, *, temperature: PositiveNumber = 1.0) -> Tensor:
     """Minus the free energy, T log sum_c exp(z_c / T).
 
     Source: Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020 (arXiv 2010.03759).
@@ -46,7 +54,7 @@ def entropy(logits: Tensor) -> Tensor:
     return (log_p.exp() * log_p).sum(dim=1)
 
 
-def gen(logits: Tensor, *, gamma: float = 0.1, m: int = 100) -> Tensor:
+def gen(logits: Tensor, *, gamma: PositiveNumber = 0.1, m: PositiveInt = 100) -> Tensor:
     """Minus the generalised entropy of the M largest probabilities, -sum_c p_c^gamma (1 - p_c)^gamma.
 
     Args:
@@ -62,7 +70,7 @@ def gen(logits: Tensor, *, gamma: float = 0.1, m: int = 100) -> Tensor:
     return -torch.exp(gamma * (largest + rest)).sum(dim=1)
 
 
-def doctor_alpha(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+def doctor_alpha(logits: Tensor, *, temperature: PositiveNumber = 1.0) -> Tensor:
     """Minus DOCTOR's D_alpha, -(1 - g) / g with g = sum_c p_c^2.
 
     RAT's code returns -1 / g: one less, so the ranking is the same.
@@ -77,15 +85,15 @@ def doctor_alpha(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     return -complement / log_p.exp().square().sum(dim=1)
 
 
-def doctor_beta(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+def doctor_beta(logits: Tensor, *, temperature: PositiveNumber = 1.0) -> Tensor:
     """Minus DOCTOR's D_beta, -(1 - max_c p_c) / max_c p_c.
 
-    Source: as `doctor_alpha`.
+    Source: Granese et al., NeurIPS 2021 (arXiv 2106.02395).
     """
     return -torch.exp(-soft_margin(logits / temperature))
 
 
-def odin_temperature(logits: Tensor, *, temperature: float = 1000.0) -> Tensor:
+def odin_temperature(logits: Tensor, *, temperature: PositiveNumber = 1000.0) -> Tensor:
     """ODIN without its input step: max_c softmax(z / T)_c.
 
     At T = 1000 all values lie close to 1 / C; pass float64 logits where float32 ties matter.
@@ -123,3 +131,17 @@ def log_complement(logits: Tensor) -> Tensor:
     # Only the winner can be close to 1; its complement is the sum of the others.
     winner = logits.argmax(dim=1, keepdim=True)
     return log_rest.scatter(1, winner, logsigmoid(-soft_margin(logits)).unsqueeze(1))
+
+
+ROWS = (
+    Score("msp", msp),
+    Score("max_logit", max_logit),
+    Score("energy", energy, search=_TEMPERATURES),
+    Score("entropy", entropy),
+    Score("gen", gen, search={"gamma": (0.01, 0.1, 0.5, 1, 2, 5, 10), "m": (10, 50, 100, 200, 500, 1000)}),
+    Score("doctor_alpha", doctor_alpha, rat_search=RAT_TEMPERATURES),
+    Score("doctor_beta", doctor_beta, rat_search=RAT_TEMPERATURES),
+    Score("odin_temperature", odin_temperature, search=_TEMPERATURES, rat_search=RAT_TEMPERATURES),
+    Score("margin", margin),
+    Score("soft_margin", soft_margin),
+)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rtk.models.batchnorm import fixed_running_statistics
+from rtk.scores.hyperparameters import PositiveInt, UnitInterval
+from rtk.scores.score import Score
 
 Norm = Literal["linf", "l2"]
 
@@ -28,9 +30,9 @@ def deepfool(
     model: nn.Module,
     images: Tensor,
     *,
-    steps: int = 50,
-    overshoot: float = 0.02,
-    rivals: int = 9,
+    steps: PositiveInt = 50,
+    overshoot: UnitInterval = 0.02,
+    rivals: PositiveInt = 9,
     norm: Norm = "linf",
 ) -> Tensor:
     """Size of DeepFool's perturbation: steps to the nearest linearised boundary, L2-minimal each.
@@ -65,7 +67,7 @@ def deepfool(
     return _lengths(moved - images, torch.inf if norm == "linf" else 2)
 
 
-def fab(model: nn.Module, images: Tensor, *, steps: int = 10, rivals: int = 9) -> Tensor:
+def fab(model: nn.Module, images: Tensor, *, steps: PositiveInt = 10, rivals: PositiveInt = 9) -> Tensor:
     """FAB's smallest L-infinity perturbation that changes the prediction; 1 where it finds none.
 
     Args:
@@ -167,3 +169,6 @@ def _pick(rival: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """Entries of values (N, R, ...) for one rival (N,) each."""
     rows = torch.arange(len(rival), device=rival.device)
     return tuple(value[rows, rival] for value in values)
+
+
+ROWS = (Score("deepfool", deepfool, inputs="images"), Score("fab", fab, inputs="images"))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from rtk.scores.hyperparameters import PositiveInt, PositiveShare
 from rtk.scores.logits import energy
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 
 BANK_CHUNK = 8192
 
@@ -19,7 +21,7 @@ def fit_knn(fit_data: FitData) -> dict[str, Tensor]:
     return {"bank": fit_data.train.features}
 
 
-def knn(predictions: Predictions, tensors: dict[str, Tensor], *, k: int = 50) -> Tensor:
+def knn(predictions: Predictions, tensors: dict[str, Tensor], *, k: PositiveInt = 50) -> Tensor:
     """Minus the squared Euclidean distance to the k-th nearest training feature, all of unit length.
 
     For unit vectors this is 2 q·b_(k) - 2 with the k-th largest inner product. The paper takes the distance
@@ -37,7 +39,9 @@ def knn(predictions: Predictions, tensors: dict[str, Tensor], *, k: int = 50) ->
     return 2 * similarity[:, -1] - 2
 
 
-def fit_nnguide(fit_data: FitData, *, fraction: float = 0.01, k: int = 100) -> dict[str, Tensor]:
+def fit_nnguide(
+    fit_data: FitData, *, fraction: PositiveShare = 0.01, k: PositiveInt = 100
+) -> dict[str, Tensor]:
     """Keep a part of the training features and their energies: `bank` (M, D) and `energy` (M,).
 
     OpenOOD takes the first images of a shuffled loader; here the part is spread evenly over the training set,
@@ -54,7 +58,7 @@ def fit_nnguide(fit_data: FitData, *, fraction: float = 0.01, k: int = 100) -> d
     return {"bank": train.features[kept], "energy": energy(train.logits[kept])}
 
 
-def nnguide(predictions: Predictions, tensors: dict[str, Tensor], *, k: int = 100) -> Tensor:
+def nnguide(predictions: Predictions, tensors: dict[str, Tensor], *, k: PositiveInt = 100) -> Tensor:
     """Energy, guided by the k best matches in the bank: E(z) * mean_k of E_b cos(f, b).
 
     Source: Park et al., "Nearest neighbor guidance for out-of-distribution detection", ICCV 2023 (arXiv
@@ -92,3 +96,9 @@ def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor |
         candidates = torch.cat([best, similarity.topk(min(k, similarity.shape[1]), dim=1).values], dim=1)
         best = candidates.topk(min(k, candidates.shape[1]), dim=1).values
     return best
+
+
+ROWS = (
+    Score("knn", knn, fit_knn, "features", search={"k": (50, 100, 200, 500, 1000)}),
+    Score("nnguide", nnguide, fit_nnguide, "features"),
+)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rtk.scores.hyperparameters import PositiveInt
 from rtk.scores.moments import correct_class, group_means, row_chunks
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 
 # Equal distances (a class with one or two correct images) would have an infinite shape: a step.
 SMALLEST_SHAPE, LARGEST_SHAPE = 1e-3, 1e3
 
 
-def fit_openmax(fit_data: FitData, *, tail: int = 20) -> dict[str, Tensor]:
+def fit_openmax(fit_data: FitData, *, tail: PositiveInt = 20) -> dict[str, Tensor]:
     """Mean logits of the correctly classified training images of each class, and a Weibull of the far ones.
 
     The Weibull is fitted to x = d - smallest + 1, d the `tail` largest Euclidean distances to the class mean
@@ -37,7 +39,7 @@ def fit_openmax(fit_data: FitData, *, tail: int = 20) -> dict[str, Tensor]:
     return {"means": means[:classes], "scale": scale, "shape": shape, "smallest": smallest}
 
 
-def openmax(predictions: Predictions, tensors: dict[str, Tensor], *, alpha: int = 3) -> Tensor:
+def openmax(predictions: Predictions, tensors: dict[str, Tensor], *, alpha: PositiveInt = 3) -> Tensor:
     """Minus OpenMax's probability of the unknown class.
 
     The `alpha` largest logits are revised: z'_c = z_c (1 - w_c a_c) with w_c the Weibull CDF of the distance
@@ -102,3 +104,6 @@ def fit_weibull(x: Tensor) -> tuple[float, float]:
         low, high = (shape, high) if excess < 0 else (low, shape)
     scale = unit * torch.exp(high * log_x).mean() ** (1 / high)
     return float(scale), high
+
+
+ROWS = (Score("openmax", openmax, fit_openmax, "features"),)

@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from rtk.scores.moments import correct_class, group_means, mean_row
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 
 SheMetric = Literal["inner_product", "cosine", "euclidean"]
 FdbdNormalizer = Literal["distance_to_mean", "feature_norm"]
@@ -83,3 +84,9 @@ def fdbd(
     centred = features - tensors["mean"].to(features) if normalizer == "distance_to_mean" else features
     scale = torch.linalg.vector_norm(centred, dim=1)
     return distances / scale.clamp_min(torch.finfo(scale.dtype).eps)
+
+
+ROWS = (
+    Score("she", she, fit_she, "features"),
+    Score("fdbd", fdbd, fit_fdbd, "features", search={"normalizer": ("distance_to_mean", "feature_norm")}),
+)

@@ -8,14 +8,16 @@ radius, interpolates, and drops an image as soon as its radius is known to `tole
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rtk.models.perturb import fgsm, logits_and_gradient, pgd
 from rtk.scores.gradients import LARGEST_RADIUS
+from rtk.scores.hyperparameters import PositiveInt, between
 from rtk.scores.logits import soft_margin
+from rtk.scores.score import Score
 
 Solver = Literal["fgsm", "pgd"]
 
@@ -30,10 +32,10 @@ def rr_bs(
     images: Tensor,
     *,
     solver: Solver = "fgsm",
-    steps: int = 10,
+    steps: PositiveInt = 10,
     clip: bool = True,
-    tolerance: float = 0.005,
-    budget: int = 24,
+    tolerance: Annotated[float, between(0, 1, "()")] = 0.005,
+    budget: PositiveInt = 24,
 ) -> Tensor:
     """RR-BS: the radius at which an attack on the predicted class y changes the prediction, at most 1.
 
@@ -139,3 +141,6 @@ def _doubt(logits: Tensor, classes: Tensor) -> Tensor:
     own = classes.unsqueeze(1)
     others = logits.scatter(1, own, -torch.inf).logsumexp(dim=1)
     return (others - logits.gather(1, own).squeeze(1)).sum()
+
+
+ROWS = (Score("rr_bs", rr_bs, inputs="images"),)

@@ -10,9 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rtk.scores.hyperparameters import Percentile
 from rtk.scores.logits import energy
 from rtk.scores.moments import mean_row, percentile_of
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 
 AshVariant = Literal["s", "b", "p"]
 
@@ -22,7 +24,7 @@ def fit_head(fit_data: FitData) -> dict[str, Tensor]:
     return {"weight": fit_data.weight, "bias": fit_data.bias}
 
 
-def fit_react(fit_data: FitData, *, percentile: float = 90.0) -> dict[str, Tensor]:
+def fit_react(fit_data: FitData, *, percentile: Percentile = 90.0) -> dict[str, Tensor]:
     """The head, and `threshold` (): a percentile of all validation activations pooled."""
     return {**fit_head(fit_data), "threshold": percentile_of(fit_data.validation.features, percentile)}
 
@@ -42,7 +44,7 @@ def ash(
     tensors: dict[str, Tensor],
     *,
     variant: AshVariant = "s",
-    percentile: float = 90.0,
+    percentile: Percentile = 90.0,
 ) -> Tensor:
     """Energy of pruned features, for non-negative features; k = D - round(D percentile / 100) entries stay.
 
@@ -67,7 +69,7 @@ def ash(
     return _head_energy(torch.zeros_like(features).scatter(1, places, kept), tensors)
 
 
-def scale(predictions: Predictions, tensors: dict[str, Tensor], *, percentile: float = 85.0) -> Tensor:
+def scale(predictions: Predictions, tensors: dict[str, Tensor], *, percentile: Percentile = 85.0) -> Tensor:
     """ASH-S without the pruning: E(f exp(sum f / sum of the k largest)).
 
     Source: Xu et al., "Scaling for training time and post-hoc out-of-distribution detection enhancement",
@@ -78,7 +80,7 @@ def scale(predictions: Predictions, tensors: dict[str, Tensor], *, percentile: f
     return _head_energy(features * _mass_ratio(features, largest).exp(), tensors)
 
 
-def fit_dice(fit_data: FitData, *, percentile: float = 90.0) -> dict[str, Tensor]:
+def fit_dice(fit_data: FitData, *, percentile: Percentile = 90.0) -> dict[str, Tensor]:
     """The head with the weights zeroed whose mean contribution is not above a percentile of all.
 
     Args:
@@ -112,3 +114,13 @@ def _mass_ratio(features: Tensor, largest: Tensor) -> Tensor:
     """Sum of all entries over the sum of the largest, (N, 1); zero for an all-zero feature."""
     mass = largest.sum(dim=1, keepdim=True)
     return features.sum(dim=1, keepdim=True) / mass.clamp_min(torch.finfo(mass.dtype).tiny)
+
+
+_PERCENTILES = {"percentile": (65, 70, 75, 80, 85, 90, 95)}
+
+ROWS = (
+    Score("react", react, fit_react, "features", search={"percentile": (85, 90, 95, 99)}),
+    Score("ash", ash, fit_head, "features", search=_PERCENTILES),
+    Score("scale", scale, fit_head, "features", search=_PERCENTILES),
+    Score("dice", dice, fit_dice, "features", search={"percentile": (10, 30, 50, 70, 90)}),
+)

@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid, softplus
 from rtk.scores.logits import entropy, soft_margin
 from rtk.scores.moments import mean_row, row_chunks
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 from rtk.scores.subspace import fit_residual, residual_norm
 
 SircConfidence = Literal["msp", "entropy"]
@@ -82,3 +83,6 @@ def _feature_statistic(features: Tensor, tensors: dict[str, Tensor], feature: Si
     if feature == "l1_to_mean":
         features = features - tensors["mean"].to(features)
     return features.abs().sum(dim=1)
+
+
+ROWS = (Score("sirc", sirc, fit_sirc, "features"),)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from rtk.scores.hyperparameters import Limit, is_positive_int
 from rtk.scores.logits import energy
 from rtk.scores.moments import row_chunks, second_moment
 from rtk.scores.predictions import FitData, Predictions
+from rtk.scores.score import Score
 
 ResidualSplit = Literal["train", "validation"]
+Dimension = Annotated[
+    int | None,
+    Limit("a positive integer or None", lambda value: value is None or is_positive_int(value)),
+]
 
 
-def fit_vim(fit_data: FitData, *, dim: int | None = None) -> dict[str, Tensor]:
+def fit_vim(fit_data: FitData, *, dim: Dimension = None) -> dict[str, Tensor]:
     """Residual space of the training features, and what a residual is worth in logits.
 
     Args:
@@ -47,7 +53,7 @@ def vim(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def fit_residual(
-    fit_data: FitData, *, dim: int | None = None, split: ResidualSplit = "train"
+    fit_data: FitData, *, dim: Dimension = None, split: ResidualSplit = "train"
 ) -> dict[str, Tensor]:
     """Residual space of the features.
 
@@ -99,3 +105,9 @@ def _principal_dim(dim: int | None, features: int, published: int) -> int:
     if dim >= features:
         raise ValueError(f"dim: got {dim}, wanted less than the {features} dimensions of the features")
     return dim
+
+
+ROWS = (
+    Score("vim", vim, fit_vim, "features", search={"dim": (256, 1000)}),
+    Score("residual", residual, fit_residual, "features"),
+)

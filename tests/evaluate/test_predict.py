@@ -23,8 +23,7 @@ from rtk.evaluate.predict import predict_datasets
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.sets import evaluation_config
 from rtk.runs.folder import RunFolder
-from rtk.scores import SCORES, compute_image_score
-from rtk.scores.gram import fit_gram, model_statistics
+from rtk.scores import SCORES, compute_image_score, fit_image_score
 from rtk.train.launch import launch_training
 
 pytestmark = pytest.mark.slow
@@ -105,13 +104,7 @@ def test_gram_is_fitted_on_the_split_of_the_run(run, sources, alone):
     config, model = run.config(), load_model(run)
     kept, held = holdout_split(config.seed, len(sources["train"]), config.data.validation_fraction)
     images, targets = images_of(sources["train"]), torch.from_numpy(columns(alone[1])["train"]["label"])
-
-    def statistics(rows):
-        logits, values, sizes = model_statistics(model, images[rows])
-        return values, logits.argmax(1), sizes
-
-    values, _, sizes = statistics(kept)
-    tensors = fit_gram([(values, targets[kept])], [statistics(held)[:2]], 10, sizes)
+    tensors = fit_image_score("gram", model, *([(images[rows], targets[rows])] for rows in (kept, held)))
     expected = compute_image_score("gram", model, images_of(sources["test"]), tensors)
     np.testing.assert_allclose(columns(alone[1])["test"]["gram"], expected, rtol=2e-2)
 

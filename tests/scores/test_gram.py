@@ -6,8 +6,8 @@ from torch.nn.functional import avg_pool2d, conv2d, linear, relu
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.maps import forward_maps
+from rtk.scores import fit_image_score
 from rtk.scores.gram import (
-    fit_gram,
     gram_confidence,
     layer_deviations,
     layer_statistics,
@@ -41,11 +41,38 @@ def network(recorded, images):
     return [first, relu(first), second, relu(second), third], logits
 
 
-def batches(recorded, rows, classes="labels"):
-    """Batches of (statistics, labels or predictions) of training images, to be read once."""
-    for part in rows.split(BATCH):
-        maps, logits = network(recorded, recorded["x_train"][part])
-        yield statistics_of(maps), recorded["y_train"][part] if classes == "labels" else logits.argmax(dim=1)
+class RecordedNet(torch.nn.Module):
+    """The recorded network as a model; its last ReLU is no layer, so that the maps are the five recorded."""
+
+    def __init__(self, recorded):
+        super().__init__()
+        shapes = [recorded[f"net__conv{i}_weight"].shape for i in (1, 2, 3)]
+        self.convs = torch.nn.ModuleList(torch.nn.Conv2d(s[1], s[0], 3, padding=1) for s in shapes)
+        self.relus = torch.nn.ModuleList(torch.nn.ReLU() for _ in (1, 2))
+        self.fc = torch.nn.Linear(*reversed(recorded["net__fc_weight"].shape))
+        names = [*((layer, f"conv{i + 1}") for i, layer in enumerate(self.convs)), (self.fc, "fc")]
+        for layer, name in names:
+            layer.weight.data, layer.bias.data = (
+                recorded[f"net__{name}_{kind}"] for kind in ("weight", "bias")
+            )
+        self.double()
+
+    def forward(self, images):
+        x = images.double()
+        for conv, activation in zip(self.convs, self.relus, strict=False):
+            x = avg_pool2d(activation(conv(x)), 2)
+        return self.fc(relu(self.convs[2](x)).mean(dim=(2, 3)))
+
+
+def batches(recorded, rows):
+    """Batches of training images and their labels, to be read once."""
+    return ((recorded["x_train"][part], recorded["y_train"][part]) for part in rows.split(BATCH))
+
+
+def fit(recorded, rows, held=None):
+    """Gram fitted on training images of some rows, normalised by those of others."""
+    held_out = None if held is None else batches(recorded, held)
+    return fit_image_score("gram", RecordedNet(recorded).eval(), batches(recorded, rows), held_out)
 
 
 def held_out_rows(recorded):
@@ -65,11 +92,15 @@ def test_recorded_network_is_rebuilt(recorded):
     for layer, values in enumerate(maps):
         expected = recorded[f"featmap{layer}_first4_test_images"]
         np.testing.assert_allclose(values[:4], expected, atol=1e-5)
+    seen, statistics, sizes = model_statistics(RecordedNet(recorded), recorded["x_test"])
+    np.testing.assert_allclose(seen.detach(), logits, atol=1e-12)
+    np.testing.assert_allclose(statistics, statistics_of(maps), rtol=1e-9)
+    assert sizes == SIZES
 
 
 def test_confidence_matches_openood(recorded):
     held, rest = held_out_rows(recorded)
-    state = fit_gram(batches(recorded, rest), batches(recorded, held), num_classes=10, sizes=SIZES)
+    state = fit(recorded, rest, held)
     np.testing.assert_allclose(
         state["normalizer"], recorded["openood__normalize_factors_per_layer"][0], rtol=1e-6
     )
@@ -82,7 +113,7 @@ def test_confidence_matches_openood(recorded):
 
 @pytest.mark.parametrize("split", ["test", "ood"])
 def test_deviations_match_the_definition(recorded, split):
-    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10, sizes=SIZES)
+    state = fit(recorded, torch.arange(200))
     maps, logits = network(recorded, recorded[f"x_{split}"])
     deviations = layer_deviations(state, statistics_of(maps), logits.argmax(dim=1))
     np.testing.assert_allclose(deviations, recorded[f"own__layer_deviations_{split}"], rtol=1e-8, atol=1e-12)
@@ -116,14 +147,14 @@ def test_vectors_count_as_one_pixel():
 
 
 def test_training_images_have_no_deviation(recorded):
-    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10, sizes=SIZES)
+    state = fit(recorded, torch.arange(200))
     maps, _ = network(recorded, recorded["x_train"])
     assert not layer_deviations(state, statistics_of(maps), recorded["y_train"]).any()
 
 
 def test_class_without_images_has_the_bounds_of_all(recorded):
     rows = (recorded["y_train"] != 3).nonzero().squeeze(1)
-    state = fit_gram(batches(recorded, rows), None, num_classes=10, sizes=SIZES)
+    state = fit(recorded, rows)
     lower, upper = state["lower"], state["upper"]
     assert torch.equal(lower[3], lower[torch.arange(10) != 3].amin(dim=0))
     assert torch.equal(upper[3], upper[torch.arange(10) != 3].amax(dim=0))
@@ -131,10 +162,10 @@ def test_class_without_images_has_the_bounds_of_all(recorded):
 
 def test_bad_input_is_named(recorded):
     with pytest.raises(ValueError, match="train: got no batch"):
-        fit_gram([], None, num_classes=10, sizes=SIZES)
+        fit_image_score("gram", RecordedNet(recorded), [])
     with pytest.raises(ValueError, match="held_out: got no batch"):
-        fit_gram(batches(recorded, torch.arange(200)), [], num_classes=10, sizes=SIZES)
-    state = fit_gram(batches(recorded, torch.arange(200)), None, num_classes=10, sizes=SIZES)
+        fit_image_score("gram", RecordedNet(recorded), batches(recorded, torch.arange(200)), [])
+    state = fit(recorded, torch.arange(200))
     maps, logits = network(recorded, recorded["x_test"])
     with pytest.raises(ValueError, match="statistics: got 200 an image, wanted the 260"):
         gram_confidence(state, statistics_of(maps[:4]), logits)

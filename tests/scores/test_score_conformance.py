@@ -7,7 +7,7 @@ from safetensors.torch import load, save
 
 from rtk.metrics import auroc
 from rtk.scores import SCORES, FitData, Predictions, apply_score, compute_score, fit_score
-from rtk.scores.hyperparameters import LIMITS, defaults_of
+from rtk.scores.hyperparameters import defaults_of
 
 OPTIONS = {
     "ash": [{"variant": "b"}, {"variant": "p"}],
@@ -168,10 +168,11 @@ def test_rows_are_complete(name):
     shared = row.fit_defaults.keys() & defaults_of(row.score).keys()
     assert all(row.fit_defaults[key] == defaults_of(row.score)[key] for key in shared)
     for key, value in row.defaults.items():
-        assert LIMITS[key][1](value), key
-    for key, values in row.search.items():
+        assert row.limits[key].wanted != "any value"
+        assert row.limits[key].accepts(value), key
+    for key, values in [*row.search.items(), *row.rat_search.items()]:
         assert key in row.defaults
-        assert all(LIMITS[key][1](value) for value in values)
+        assert all(row.limits[key].accepts(value) for value in values)
 
 
 @pytest.mark.parametrize("name", [name for name in OF_PREDICTIONS if SCORES[name].fit is not None])

@@ -1,0 +1,93 @@
+"""Fitting scores of images over the actor pool; what was fitted is kept beside the predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors import safe_open
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from rtk.config.errors import ConfigError
+from rtk.data.decode.pipeline import Source
+from rtk.evaluate.actors import Fitter
+from rtk.evaluate.pool import FIT_SET, Pool
+from rtk.evaluate.score_table import rows_to_fit_on
+from rtk.runs.atomic import replacing
+from rtk.scores import get_score
+
+HELD_OUT = "validation"
+
+
+def fit_image_file(
+    pool: Pool, score: str, sources: Mapping[str, Source], stamps: Mapping[str, Any], folder: Path
+) -> tuple[str, dict[str, Any]]:
+    """Fit a score by its passes over images once, and keep its tensors as `SCORE.safetensors`.
+
+    Parts of batches are merged in the order of the rows, so that nothing depends on the number of actors.
+
+    Args:
+        pool: where to run.
+        score: name of a score that has passes.
+        sources: data sets by name, `train` among them, and `validation` if the run has one of its own.
+        stamps: what the predictions of each data set depend on.
+        folder: where the file goes.
+
+    Returns:
+        The file, and what it was fitted on.
+
+    Raises:
+        ConfigError: there is no `train`.
+    """
+    if FIT_SET not in sources:
+        raise ConfigError(f"{score}: got {', '.join(sources)}, wanted {FIT_SET!r}, which it is fitted on")
+    fitted_on = {name: stamps[name] for name in (FIT_SET, HELD_OUT) if name in sources}
+    path = folder / f"{score}.safetensors"
+    if not path.exists() or _metadata(path) != fitted_on:
+        _save(path, _fit(pool, score, sources, path), fitted_on)
+    return str(path), fitted_on
+
+
+def _fit(pool: Pool, score: str, sources: Mapping[str, Source], path: Path) -> dict[str, Tensor]:
+    """Run the passes; actors read what those before have found from the file, which is not valid yet."""
+    kept, name, held = rows_to_fit_on(pool.run.config(), len(sources[FIT_SET]), HELD_OUT in sources)
+    chosen = {"train": (FIT_SET, kept), "held_out": (name, held)}
+    fitted: dict[str, Tensor] = {}
+    for number, step in enumerate(get_score(score).passes):
+        if fitted:
+            _save(path, fitted, None)
+        name, rows = chosen[step.rows]
+        used = np.zeros(len(sources[name]), bool)
+        used[rows] = True
+        arguments = (score, number, sources[name].labels(), used, str(path) if fitted else "")
+        blocks = pool.run_blocks({name: sources[name]}, Fitter, *arguments)
+        fitted |= step.merge(_parts(blocks))
+    return fitted
+
+
+def _parts(blocks: Iterable[pa.Table]) -> Iterator[dict[str, Tensor]]:
+    """Parts in the order of the rows; those that come before their turn are kept until then."""
+    waiting: dict[int, pa.Table] = {}
+    following = 0
+    for block in blocks:
+        waiting[block["row"][0].as_py()] = block
+        while following in waiting:
+            ready = waiting.pop(following)
+            following += ready["count"][0].as_py()
+            if encoded := ready["part"][0].as_py():
+                yield load(encoded)
+
+
+def _save(path: Path, tensors: dict[str, Tensor], fitted_on: Any) -> None:
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={"fitted_on": json.dumps(fitted_on)})
+
+
+def _metadata(path: Path) -> Any:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["fitted_on"])

@@ -1,0 +1,71 @@
+"""What a score is: a row of the table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from rtk.scores.hyperparameters import Limit, defaults_of, limits_of
+from rtk.scores.image_fit import ImagePass
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score: larger = more trustworthy, more in-distribution.
+
+    There are three kinds, told apart by `inputs`; each returns (N,), every image for itself:
+
+    - "logits": `score(logits, **hyper-parameters)`, nothing to fit;
+    - "features": `score(predictions, fitted tensors, **hyper-parameters)`, after
+      `fit(fit_data, **hyper-parameters) -> tensors by name`;
+    - "images": `score(model, images, **hyper-parameters)`, which runs the model. One that has `passes` is
+      fitted by them and takes the fitted tensors third. An evaluation computes these while it predicts, with
+      their defaults: there is nothing to search.
+
+    Attributes:
+        name: key in `SCORES`.
+        score: as above.
+        fit: as above; None where there is nothing to fit.
+        inputs: what is scored.
+        passes: over images, in which a score of images is fitted.
+        search: values that OpenOOD's automatic search tries, by hyper-parameter.
+        rat_search: values that RAT's protocol tries, where it tunes the score.
+    """
+
+    name: str
+    score: Callable[..., Tensor]
+    fit: Callable[..., dict[str, Tensor]] | None = None
+    inputs: Literal["logits", "features", "images"] = "logits"
+    passes: tuple[ImagePass, ...] = ()
+    search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    rat_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def fit_defaults(self) -> dict[str, Any]:
+        """Hyper-parameters that fitting uses, with their defaults."""
+        return {} if self.fit is None else defaults_of(self.fit)
+
+    @property
+    def score_defaults(self) -> dict[str, Any]:
+        """Hyper-parameters that scoring uses, with their defaults."""
+        return defaults_of(self.score)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """All hyper-parameters with their defaults."""
+        return self.fit_defaults | self.score_defaults
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """Which values each hyper-parameter may have."""
+        return ({} if self.fit is None else limits_of(self.fit)) | limits_of(self.score)
+
+    @property
+    def source(self) -> str:
+        """Where the score comes from: the paragraph `Source:` of its function's docstring."""
+        found = re.search(r"Source: (.*?)(\n\s*\n|$)", self.score.__doc__ or "", re.DOTALL)
+        return " ".join(found.group(1).split()) if found else ""
