@@ -47,3 +47,23 @@ def two_nodes():
     cluster.add_node(num_cpus=1, **memory)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def fresh_tables():
+    """Forget what plug-ins have registered, when called and at the end: as in a new process."""
+    from rtk.config import plugin_files
+    from rtk.data.prepare.sources import SOURCES
+    from rtk.models.backbones import BACKBONES
+    from rtk.scores import SCORES
+
+    tables = (SCORES, SOURCES, BACKBONES, plugin_files._owners, plugin_files._loaded)
+    kept = [table.copy() for table in tables]
+
+    def forget():
+        for table, before in zip(tables, kept, strict=True):
+            table.clear()
+            table.update(before)
+
+    yield forget
+    forget()

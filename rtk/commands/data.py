@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rtk.commands.output import print_json, print_some
-from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
 
 
 def add(commands: Parsers) -> None:
@@ -33,6 +33,7 @@ def _add_prepare(actions: Parsers) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
     parser.add_argument("--image-size", type=positive, metavar="PX", help="resize and crop to this side")
+    add_plugin(parser, "data sources")
     add_json(parser)
 
 
@@ -71,9 +72,11 @@ def _add_views(actions: Parsers) -> None:
 
 def run_prepare(options: Options) -> int:
     """`rtk data prepare`."""
+    from rtk.config.plugin_files import find_plugins, load_plugins
     from rtk.data.prepare.prepare import BadImagesError, prepare
     from rtk.runtime.console import progress_bar
 
+    load_plugins(find_plugins(options.plugin, Path()))
     try:
         with progress_bar("checking images") as progress:
             done = prepare(

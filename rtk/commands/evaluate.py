@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtk.commands.output import print_json, print_table
-from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
 
 
 def add(commands: Parsers) -> None:
@@ -57,6 +57,7 @@ def add(commands: Parsers) -> None:
         metavar="ROWS",
         help="measure common corruptions, of the first ROWS test images (default: of all)",
     )
+    add_plugin(parser, "scores; the run keeps a copy")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
     parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
     add_json(parser)
@@ -93,6 +94,7 @@ def run(options: Options) -> int:
     from rtk.tracking.sending import send_evaluation
 
     run = RunFolder.open(options.run, options.output)
+    run.add_plugins(options.plugin)
     ood = [parse_ood(text) for text in options.ood or []]
     overrides = [*_evaluate_overrides(options), *options.overrides]
     config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)

@@ -38,6 +38,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
+def add_plugin(parser: argparse.ArgumentParser, what: str) -> None:
+    """The option `--plugin`."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"your Python file that registers {what}",
+    )
+
+
 def positive(text: str) -> int:
     """An option's whole number above 0."""
     if not text.isdecimal() or not int(text):

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from rtk.commands.output import print_table
-from rtk.commands.parsers import Options, Parsers, add_command
+from rtk.commands.parsers import Options, Parsers, add_command, add_plugin
 
 
 def add(commands: Parsers) -> None:
@@ -23,6 +23,7 @@ def add(commands: Parsers) -> None:
     parser.add_argument("model", help="exported run, its export folder, or an MLflow URI")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image or Parquet file, or folder of them")
     parser.add_argument("--output", default="runs", metavar="DIR", help="folder of runs and mlflow.db")
+    add_plugin(parser, "what the model was exported with")
     parser.add_argument("--jsonl", action="store_true", help="print one JSON object a line, one an image")
 
 
@@ -32,7 +33,7 @@ def run(options: Options) -> int:
     from rtk.runtime.console import progress_bar
 
     files = find_images(options.images)
-    model = open_model(options.model, options.output)
+    model = open_model(options.model, options.output, options.plugin)
     rows = []
     with progress_bar("predicting") as progress:
         for row in predict_files(model, files, progress):

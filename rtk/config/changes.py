@@ -23,6 +23,7 @@ CHANGES: dict[str, When] = {
     "name": I,
     "seed": I,
     "output": I,
+    "plugins": When.NEVER,
     "tracking.": I,
     "data.": When.NEVER,
     "data.test": E,

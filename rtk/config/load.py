@@ -15,9 +15,11 @@ from pydantic import BaseModel, ValidationError
 
 from rtk.config.errors import ConfigError, unknown, wanted_of
 from rtk.config.messages import one_line
+from rtk.config.plugin_files import find_plugins, load_plugins
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_yaml, parse_yaml, read_mapping
 
+PLUGINS = "plugins"
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # Mappings whose keys the user chooses.
 FREE_KEYS = (
@@ -59,9 +61,12 @@ def load_with_origins(
     """
     path = find_recipe(recipe)
     tree, origins = _read_recipe(path)
-    for override in overrides:
-        key, value = parse_override(override)
+    given = [(override, *parse_override(override)) for override in overrides]
+    # Plug-ins first: they may add keys, such as `objective.NAME`, that the others set.
+    for override, key, value in sorted(given, key=lambda entry: entry[1] != PLUGINS):
         _check_key(key, f"override {override!r}")
+        if key == PLUGINS:
+            value = _add_plugins(tree, value, Path())
         _assign(tree, key, value)
         _mark(origins, key, value, "override")
     tree.setdefault("name", path.stem)
@@ -88,10 +93,15 @@ def override_config(config: RunConfig, values: Mapping[str, Any], where: str = "
     return build_config(tree)
 
 
-def build_config(tree: Mapping[str, Any], keep_unset: bool = False) -> RunConfig:
-    """Validate a plain mapping (a `config.yaml`, say) into a `RunConfig`; `keep_unset` as above."""
+def build_config(tree: Mapping[str, Any], keep_unset: bool = False, folder: Path = Path()) -> RunConfig:
+    """Validate a plain mapping (a `config.yaml`, say) into a `RunConfig`, and load its plug-ins.
+
+    `keep_unset` as above; paths of plug-ins are relative to `folder`, or else to the working folder.
+    """
+    plugins = find_plugins(tree.get(PLUGINS, ()), folder)
+    load_plugins(plugins)
     try:
-        return RunConfig.model_validate(expand_variables(tree, keep_unset=keep_unset))
+        return RunConfig.model_validate({**expand_variables(tree, keep_unset=keep_unset), PLUGINS: plugins})
     except ValidationError as error:
         raise ConfigError(one_line(error, RunConfig)) from None
 
@@ -171,11 +181,20 @@ def _read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
     origins: dict[str, str] = {}
     if base_name is not None:
         merged, origins = _read_recipe(_find_base(path, base_name), (*above, path))
+    if PLUGINS in tree:
+        tree[PLUGINS] = _add_plugins(merged, tree[PLUGINS], path.parent)
     for key, value in flatten(tree):
         _check_key(key, str(path))
         _assign(merged, key, value)
         _mark(origins, key, value, f"recipe {path.stem}")
     return merged, origins
+
+
+def _add_plugins(tree: dict[str, Any], given: Any, folder: Path) -> list[str]:
+    """Load plug-ins and put them behind those that a tree names, which the tree's own keys may need."""
+    tree[PLUGINS] = list(find_plugins([*tree.get(PLUGINS, ()), *find_plugins(given, folder)], folder))
+    load_plugins(tree[PLUGINS])
+    return tree[PLUGINS]
 
 
 def _find_base(path: Path, base_name: Any) -> Path:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from rtk.config.data import DataConfig
 from rtk.config.model import ModelConfig
 from rtk.config.objective import ObjectiveConfig
+from rtk.config.plugin_files import load_plugins
 from rtk.config.sections import Fraction, PositiveInt, Section
 from rtk.config.training import AveragingConfig, OptimizerConfig, ScheduleConfig, SharpnessConfig, TrainConfig
 
@@ -82,6 +83,11 @@ class RunConfig(Section):
     name: str = Field("run", pattern=r"^[\w.-]+$", description="recipe name, first part of the run's name")
     seed: int = Field(0, ge=0, lt=2**63, description="every random draw follows from it")
     output: str = Field("runs", description="folder that holds the run folders")
+    plugins: tuple[str, ...] = Field(
+        (),
+        description="your own Python files that register scores, terms, methods or backbones; relative to "
+        "the recipe, or else to the working folder",
+    )
     data: DataConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig)
@@ -120,6 +126,10 @@ class RunConfig(Section):
             raise ValueError("data.validation_fraction: got 0, wanted a share above 0 (or data.validation)")
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Where it is unpickled its plug-ins are loaded first: it may hold blocks of theirs.
+        return _rebuild, (self.model_dump(mode="json"),)
+
     def _check_local_ascent(self) -> None:
         if self.sharpness.sync == "global":
             return
@@ -138,6 +148,11 @@ class RunConfig(Section):
                 "sharpness.sync: got local, which moves the model's own weights; in bf16 (train.precision) "
                 "a small ascent is rounded away"
             )
+
+
+def _rebuild(tree: dict[str, Any]) -> RunConfig:
+    load_plugins(tree["plugins"])
+    return RunConfig.model_validate(tree)
 
 
 def _check_zero(zero: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from rtk import __version__
 from rtk.config.errors import ConfigError
+from rtk.config.plugin_files import owner_of
 from rtk.data.sets.of_run import open_configured
 from rtk.deploy.packaged_model import FIELDS, MLflowModel, PackagedModel, Preprocessing
 from rtk.evaluate.model import load_model
@@ -51,11 +53,18 @@ def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
         rule=rule,
         scores=load_fitted(run.evaluation / DECISION_SCORES),
         origin={"run": run.name, "checkpoint": checkpoint, "step": step},
+        plugins=_needed_plugins(config.model.name, (rule.confidence, rule.ood_score)),
     )
     folder = run.path / "export"
     shutil.rmtree(folder, ignore_errors=True)
     packaged.save(folder)
     return folder
+
+
+def _needed_plugins(backbone: str, scores: Iterable[str]) -> dict[str, str]:
+    """SHA-256, by name, of the user's files without which a model cannot be loaded."""
+    owners = [owner_of("backbone", backbone), *(owner_of("score", score) for score in scores)]
+    return {owner.path.name: owner.sha256 for owner in owners if owner is not None}
 
 
 def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = None) -> str:

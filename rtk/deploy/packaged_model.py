@@ -7,8 +7,8 @@ The folder holds `model.json` (architecture, classes, preprocessing, scores, dec
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 from rtk import __version__
 from rtk.config.errors import ConfigError
 from rtk.config.model import ModelConfig
+from rtk.config.plugin_files import PluginFile, is_loaded, load_plugins
 from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.views.augment import to_float
 from rtk.models import Classifier, build_model
@@ -60,6 +61,7 @@ class PackagedModel:
         rule: the scores to decide by, and their thresholds.
         scores: fitted, by name.
         origin: run and step that it comes from.
+        plugins: SHA-256, by name, of the user's files that register its scores or backbone.
     """
 
     model: Classifier
@@ -70,6 +72,7 @@ class PackagedModel:
     rule: DecisionRule
     scores: dict[str, FittedScore]
     origin: dict[str, Any]
+    plugins: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write the folder."""
@@ -89,20 +92,27 @@ class PackagedModel:
             "preprocessing": asdict(self.preprocessing),
             "bf16": self.bf16,
             "rule": asdict(self.rule),
+            **({"plugins": self.plugins} if self.plugins else {}),
         }
 
     @classmethod
-    def load(cls, folder: Path, device: str | None = None) -> PackagedModel:
+    def load(
+        cls, folder: Path, device: str | None = None, plugins: Sequence[str | Path] = ()
+    ) -> PackagedModel:
         """Read the folder that `save` wrote.
 
         Args:
             folder: see above.
             device: None: a GPU where there is one.
+            plugins: the user's files that register its scores or backbone, where it needs any: a package
+                names them, but does not hold them.
 
         Raises:
-            ConfigError: it is none, or of another format.
+            ConfigError: it is none, or of another format, or needs a plug-in that is not among those given.
         """
         content = _read_description(folder)
+        needed = content.get("plugins", {})
+        _load_needed(needed, plugins)
         config = ModelConfig.model_validate(content["model"])
         preprocessing = Preprocessing(**content["preprocessing"])
         model = build_model(config, len(content["classes"]), preprocessing.image_size)
@@ -121,6 +131,7 @@ class PackagedModel:
             rule,
             scores,
             content["origin"],
+            needed,
         )
 
     def predict(self, encoded: Iterable[bytes]) -> list[dict[str, Any]]:
@@ -179,6 +190,25 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if content.get("format") != FORMAT:
         raise ConfigError(f"{path}: format {content.get('format')}, wanted {FORMAT}")
     return content
+
+
+def _load_needed(needed: Mapping[str, str], given: Sequence[str | Path]) -> None:
+    """Load the plug-ins that a package needs: files of the same content, whatever their names.
+
+    Raises:
+        ConfigError: one is missing, or is another than the model was exported with.
+    """
+    files = {file.sha256: file for file in map(PluginFile.read, map(Path, given))}
+    for name, sha256 in needed.items():
+        if sha256 in files:
+            load_plugins([files[sha256].path])
+        elif not is_loaded(sha256):
+            same_name = [file.sha256 for file in files.values() if file.path.name == name]
+            got = f"got one of SHA-256 {same_name[0]}" if same_name else "got none"
+            raise ConfigError(
+                f"model: wanted its plug-in {name} of SHA-256 {sha256}, {got}; give it by "
+                "rtk predict --plugin FILE or PackagedModel.load(..., plugins=[FILE])"
+            )
 
 
 # ---------------------------------------------------------------- as an MLflow model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from rtk.runtime.console import Progress
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
 
 
-def open_model(place: str, output: str = "runs") -> PackagedModel:
+def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) -> PackagedModel:
     """The model of an exported run, of a folder that `rtk export` wrote, or of an MLflow URI.
 
     Args:
         place: see above.
         output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
+        plugins: files of the user's that the model needs.
 
     Raises:
         ConfigError: where there is none.
@@ -33,7 +34,7 @@ def open_model(place: str, output: str = "runs") -> PackagedModel:
         # In an MLflow model the folder lies in `data/`.
         for folder in (root, root / "export", *sorted(root.glob("data/*"))):
             if (folder / DESCRIPTION).is_file():
-                return PackagedModel.load(folder)
+                return PackagedModel.load(folder, plugins=plugins)
     raise ConfigError(
         f"model: got {place!r}, wanted an exported run (rtk export RUN), its folder, or models:/NAME/VERSION"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,12 @@ HELD_OUT = "validation"
 
 
 def fit_image_file(
-    pool: Pool, score: str, sources: Mapping[str, Source], stamps: Mapping[str, Any], folder: Path
+    pool: Pool,
+    score: str,
+    sources: Mapping[str, Source],
+    stamps: Mapping[str, Any],
+    folder: Path,
+    made_by: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[str, dict[str, Any]]:
     """Fit a score by its passes over images once, and keep its tensors as `SCORE.safetensors`.
 
@@ -37,6 +43,7 @@ def fit_image_file(
         sources: data sets by name, `train` among them, and `validation` if the run has one of its own.
         stamps: what the predictions of each data set depend on.
         folder: where the file goes.
+        made_by: what else the fit depends on, such as the user's file that the score comes from.
 
     Returns:
         The file, and what it was fitted on.
@@ -46,7 +53,7 @@ def fit_image_file(
     """
     if FIT_SET not in sources:
         raise ConfigError(f"{score}: got {', '.join(sources)}, wanted {FIT_SET!r}, which it is fitted on")
-    fitted_on = {name: stamps[name] for name in (FIT_SET, HELD_OUT) if name in sources}
+    fitted_on = {name: stamps[name] for name in (FIT_SET, HELD_OUT) if name in sources} | dict(made_by)
     path = folder / f"{score}.safetensors"
     if not path.exists() or _metadata(path) != fitted_on:
         _save(path, _fit(pool, score, sources, path), fitted_on)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rtk.config.plugin_files import owner_of
 from rtk.config.schema import EvaluateConfig
 from rtk.data.decode.pipeline import Source
 from rtk.data.sets.dataset import content_hash
@@ -56,9 +57,11 @@ def predict_datasets(
     score_stamps: dict[str, dict[str, Any]] = {}
     fitted_files: dict[str, str] = {}
     for name in scores:
-        score_stamps[name] = {"hyperparameters": SCORES[name].score_defaults}
+        owner = owner_of("score", name)
+        plugin = {"plugin": owner.sha256} if owner is not None else {}
+        score_stamps[name] = {"hyperparameters": SCORES[name].score_defaults, **plugin}
         if SCORES[name].passes:
-            fitted_files[name], fitted_on = fit_image_file(pool, name, sources, stamps, folder)
+            fitted_files[name], fitted_on = fit_image_file(pool, name, sources, stamps, folder, plugin)
             score_stamps[name] |= {"fitted_on": fitted_on}
     # Data sets that lack the same columns share a pass: starting one takes seconds.
     passes: dict[tuple[bool, tuple[str, ...]], list[str]] = defaultdict(list)

@@ -43,12 +43,12 @@ def evaluation_config(
         ConfigError: a set or the suite is missing, an override changes what was trained, or two of `ood` have
             one name.
     """
-    tree = run.config_tree()
+    tree = run.config().model_dump(mode="json")
     if suite is not None:
         tree["data"] |= _suite_data(suite, allow_missing)
     config = override_config(build_config(tree), dict(map(parse_override, overrides)))
     tree = config.model_dump(mode="json")
-    _refuse_changes(run.config_tree(), tree)
+    _refuse_changes(run.config().model_dump(mode="json"), tree)
     names = [entry.name for entry in ood]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

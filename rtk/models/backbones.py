@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from rtk.config.plugin_files import add_row
 from rtk.models.resnet import ResNet
 from rtk.models.wide_resnet import WideResNet
 
@@ -14,21 +16,49 @@ if TYPE_CHECKING:
     from rtk.config.model import ModelConfig
 
 TIMM = "timm/"
-# Name: what builds it from its width, and the published width.
-CIFAR_BACKBONES: dict[str, tuple[Callable[[int], nn.Module], int]] = {
-    "resnet18": (lambda width: ResNet((2, 2, 2, 2), width), 64),
-    "resnet110": (lambda width: ResNet((18, 18, 18), width), 16),
-    "wrn28_10": (lambda width: WideResNet(28, width), 160),
-}
-TIMM_NAMES = {
-    "resnet18_imagenet": "resnet18",
-    "resnet50": "resnet50",
-    "dinov3_s16": "vit_small_patch16_dinov3",
-    "dinov3_b16": "vit_base_patch16_dinov3",
-    "dinov3_l16": "vit_large_patch16_dinov3",
-    "dinov3_h16plus": "vit_huge_plus_patch16_dinov3",
-    "dinov3_7b16": "vit_7b_patch16_dinov3",
-}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone that `model.name` can say.
+
+    Attributes:
+        name: key in `BACKBONES`.
+        build: from a width to a module, images (N, 3, H, W) -> features (N, D), with D as its `num_features`.
+        width: published, where `model.width` is null.
+        timm: timm's name for it, in place of the two above.
+    """
+
+    name: str
+    build: Callable[[int], nn.Module] | None = None
+    width: int = 0
+    timm: str = ""
+
+
+_ROWS = (
+    Backbone("resnet18", lambda width: ResNet((2, 2, 2, 2), width), 64),
+    Backbone("resnet110", lambda width: ResNet((18, 18, 18), width), 16),
+    Backbone("wrn28_10", lambda width: WideResNet(28, width), 160),
+    Backbone("resnet18_imagenet", timm="resnet18"),
+    Backbone("resnet50", timm="resnet50"),
+    Backbone("dinov3_s16", timm="vit_small_patch16_dinov3"),
+    Backbone("dinov3_b16", timm="vit_base_patch16_dinov3"),
+    Backbone("dinov3_l16", timm="vit_large_patch16_dinov3"),
+    Backbone("dinov3_h16plus", timm="vit_huge_plus_patch16_dinov3"),
+    Backbone("dinov3_7b16", timm="vit_7b_patch16_dinov3"),
+)
+BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
+
+
+def register(backbone: Backbone) -> None:
+    """Add a backbone of a user's file.
+
+    Raises:
+        ValueError: the name is taken, or nothing says how it is built.
+    """
+    if backbone.build is None or backbone.width < 1 or backbone.name.startswith(TIMM):
+        raise ValueError(f"backbone {backbone.name!r}: wanted a plain name, build and a width above 0")
+    add_row(BACKBONES, "backbone", backbone.name, backbone)
 
 
 def build_backbone(config: ModelConfig, image_size: int) -> tuple[nn.Module, int]:
@@ -42,19 +72,23 @@ def build_backbone(config: ModelConfig, image_size: int) -> tuple[nn.Module, int
         ValueError: naming the key, where there is no such backbone or it has no such option.
     """
     check_backbone(config.name)
-    if config.name in CIFAR_BACKBONES:
-        for key in ("pool", "drop_path"):
-            if getattr(config, key):
-                raise ValueError(f"model.{key}: got {getattr(config, key)!r}, {config.name} has none")
-        build, width = CIFAR_BACKBONES[config.name]
-        backbone: Any = build(config.width or width)
-        return backbone, backbone.num_features
-    return _build_timm(config, timm_name(config.name), image_size)
+    row = BACKBONES.get(config.name)
+    if row is None or row.build is None:
+        return _build_timm(config, timm_name(config.name), image_size)
+    for key in ("pool", "drop_path"):
+        if getattr(config, key):
+            raise ValueError(f"model.{key}: got {getattr(config, key)!r}, {config.name} has none")
+    backbone: Any = row.build(config.width or row.width)
+    if not isinstance(getattr(backbone, "num_features", None), int):
+        raise ValueError(
+            f"model.name: {config.name} builds no module with num_features, the size of its features"
+        )
+    return backbone, backbone.num_features
 
 
 def timm_name(name: str) -> str:
     """The name that timm has for a backbone of `model.name`."""
-    return TIMM_NAMES.get(name) or name.removeprefix(TIMM)
+    return BACKBONES[name].timm if name in BACKBONES else name.removeprefix(TIMM)
 
 
 def is_dinov3(name: str) -> bool:
@@ -102,11 +136,10 @@ def check_backbone(name: str) -> None:
     Raises:
         ValueError: naming `model.name`, with names that are near.
     """
-    if name in CIFAR_BACKBONES or name in TIMM_NAMES:
+    if name in BACKBONES:
         return
     if not name.startswith(TIMM):
-        own = ", ".join([*CIFAR_BACKBONES, *TIMM_NAMES])
-        raise ValueError(f"model.name: got {name!r}, wanted one of {own}, or timm/NAME")
+        raise ValueError(f"model.name: got {name!r}, wanted one of {', '.join(BACKBONES)}, or timm/NAME")
     import timm  # 4 s: only where it is asked for
 
     wanted = name.removeprefix(TIMM)

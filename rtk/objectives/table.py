@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rtk.config.objective import ObjectiveConfig, TermConfig
+from rtk.config.plugin_files import note_row
 from rtk.config.plugins import add_blocks
 from rtk.objectives.augmix import AUGMIX
 from rtk.objectives.cross_entropy import CROSS_ENTROPY
@@ -39,6 +40,7 @@ def register(term: Term) -> Term:
     _check_free(term)
     TERMS[term.name] = term
     add_blocks(ObjectiveConfig, {term.name: term.block})
+    note_row("term", term.name)
     return term
 
 

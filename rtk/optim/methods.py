@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
+from rtk.config.plugin_files import note_row
 from rtk.config.plugins import add_blocks
 from rtk.config.schema import RunConfig
 from rtk.optim.averaging import AVERAGING
@@ -44,6 +45,7 @@ def register(row: MethodRow) -> MethodRow:
     METHODS.clear()
     METHODS.update({row.name: row} | rest)
     add_blocks(RunConfig, {row.name: row.block})
+    note_row("method", row.name)
     return row
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rtk.config.errors import ConfigError
-from rtk.config.load import build_config, dump_config
+from rtk.config.load import build_config
+from rtk.config.plugin_files import find_plugins, load_plugins, plugin_hashes
 from rtk.config.schema import RunConfig
-from rtk.config.yaml_files import read_mapping
+from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_json, write_text
+from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
 
 COLUMNS = ("step", "epoch", "time", "key", "value")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/NAME` with `config.yaml`, `environment.json`, `metrics.csv`, `checkpoints/`, `evaluation/`."""
+    """`runs/NAME`: `config.yaml`, `plugins/`, `environment.json`, `metrics.csv`, `checkpoints/`, ..."""
 
     path: Path
 
@@ -44,7 +46,8 @@ class RunFolder:
         try:
             folder.checkpoints.mkdir(parents=True)
             folder.evaluation.mkdir()
-            (folder.path / "config.yaml").write_text(dump_config(config))
+            copy_plugins(config.plugins, folder.path)
+            (folder.path / "config.yaml").write_text(dump_yaml(tree_with_copies(config)))
         except OSError as error:
             raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
         return folder
@@ -83,12 +86,39 @@ class RunFolder:
         return read_mapping(self.path / "config.yaml")
 
     def config(self) -> RunConfig:
-        """The resolved config."""
-        return build_config(self.config_tree())
+        """The resolved config; its plug-ins are loaded, and those that evaluations brought.
+
+        Raises:
+            ConfigError: a plug-in has changed since.
+        """
+        load_plugins(unchanged_copies(self.path))
+        return build_config(self.config_tree(), folder=self.path)
+
+    def add_plugins(self, given: Sequence[str]) -> None:
+        """Load plug-ins that an evaluation brings, and keep copies of them in place of those before.
+
+        Args:
+            given: paths.
+
+        Raises:
+            ConfigError: as `find_plugins` and `load_plugins`; or it is another than the run was trained with.
+        """
+        paths, recorded = find_plugins(given, Path()), recorded_plugins(self.path)
+        trained = [Path(path).name for path in self.config_tree().get("plugins", ())]
+        for name, sha256 in plugin_hashes(paths).items():
+            if name in trained and recorded.get(name) not in (None, sha256):
+                raise ConfigError(
+                    f"--plugin {name}: got SHA-256 {sha256}, but the run was trained with {recorded[name]}"
+                )
+        if paths:
+            load_plugins(paths)
+            copy_plugins(paths, self.path)
+            environment = self.read_json("environment.json") or {}
+            self.write_json("environment.json", environment | {"plugins": recorded | plugin_hashes(paths)})
 
     def change_config(self, config: RunConfig, step: int) -> None:
         """Take over a resumed run's config; the one until `step` is kept as `config.until-STEP.yaml`."""
-        changed = dump_config(config)
+        changed = dump_yaml(tree_with_copies(config))
         if changed != (before := (self.path / "config.yaml").read_text()):
             if not (self.path / f"config.until-{step}.yaml").exists():  # or nothing was trained with it
                 write_text(self.path / f"config.until-{step}.yaml", before)

@@ -9,11 +9,13 @@ from typing import Any
 
 from rtk.config.errors import ConfigError
 from rtk.config.load import build_config, override_config
+from rtk.config.plugin_files import load_plugins
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import SearchSpace, parse_space
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_text
 from rtk.runs.folder import RunFolder
+from rtk.runs.plugins import copy_plugins, tree_with_copies, unchanged_copies
 
 SWEEP_FILE = "sweep.yaml"
 
@@ -35,6 +37,7 @@ class Sweep:
         config = override_config(config, {"output": str(sweep.path)})
         try:
             sweep.path.mkdir(parents=True)
+            copy_plugins(config.plugins, sweep.path)
             sweep.save(space, config)
         except OSError as error:
             raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
@@ -75,11 +78,12 @@ class Sweep:
 
     def config(self) -> RunConfig:
         """Config that the trials' values are laid over."""
-        return build_config(self._tree()["config"])
+        load_plugins(unchanged_copies(self.path))
+        return build_config(self._tree()["config"], folder=self.path)
 
     def save(self, space: SearchSpace, config: RunConfig) -> None:
         """Write `sweep.yaml`, whole or not at all."""
-        tree = {"space": space.model_dump(mode="json"), "config": config.model_dump(mode="json")}
+        tree = {"space": space.model_dump(mode="json"), "config": tree_with_copies(config)}
         write_text(self.path / SWEEP_FILE, dump_yaml(tree))
 
     def _tree(self) -> dict[str, Any]:

@@ -6,9 +6,12 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rtk.config.plugin_files import plugin_hashes
 
 PACKAGES = (
     "torch",
@@ -24,8 +27,8 @@ PACKAGES = (
 )
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions, commit and hardware as plain data."""
+def describe_environment(plugins: Sequence[str] = ()) -> dict[str, Any]:
+    """Versions, commit, hardware and the hashes of plug-ins as plain data."""
     from rtk import __version__
 
     return {
@@ -35,6 +38,7 @@ def describe_environment() -> dict[str, Any]:
         "packages": package_versions(),
         "commit": git_commit(),
         "hardware": describe_hardware(),
+        **({"plugins": plugin_hashes(plugins)} if plugins else {}),
     }
 
 

@@ -20,7 +20,7 @@ from rtk.scores.image_fit import ImagePass
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 from rtk.scores.selection import image_scores, wanted_scores
-from rtk.scores.table import DEFAULT_SCORES, SCORES
+from rtk.scores.table import DEFAULT_SCORES, SCORES, register
 
 __all__ = [
     "DEFAULT_SCORES",
@@ -39,5 +39,6 @@ __all__ = [
     "fit_temperature",
     "get_score",
     "image_scores",
+    "register",
     "wanted_scores",
 ]

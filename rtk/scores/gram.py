@@ -113,10 +113,15 @@ def close_bounds(state: Tensors) -> Tensors:
 
 
 def deviations_of_batch(model: nn.Module, images: Tensor, labels: Tensor, fitted: Tensors) -> Tensors:
-    """Summed deviations (L,) float64 of held-out images from the bounds of their predicted classes."""
+    """Deviations of held-out images from the bounds of their predicted classes, summed."""
     logits, statistics, _ = model_statistics(model, images)
-    deviations = layer_deviations(fitted, statistics, logits.argmax(dim=1))
-    return {"total": deviations.double().sum(dim=0), "count": torch.tensor(len(images))}
+    return summed_deviations(fitted, statistics, logits.argmax(dim=1))
+
+
+def summed_deviations(tensors: Tensors, statistics: Tensor, classes: Tensor) -> Tensors:
+    """`total` (L,) float64 of the deviations of N images, and their `count`."""
+    deviations = layer_deviations(tensors, statistics, classes)
+    return {"total": deviations.double().sum(dim=0), "count": torch.tensor(len(deviations))}
 
 
 def add_deviations(state: Tensors, part: Tensors) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rtk.config.plugin_files import add_row
 from rtk.scores import (
     calibrated,
     gaussian,
@@ -37,5 +38,24 @@ _FAMILIES = (
 
 SCORES: dict[str, Score] = {row.name: row for rows in _FAMILIES for row in rows}
 
+# Columns and words that a score would be taken for.
+_RESERVED = (
+    *("set", "group", "sample_id", "label", "prediction", "is_correct", "logits", "features", "path"),
+    *("all", "sure_plus"),
+)
+
 # The nine post-processors of SURE+'s tables (arXiv 2603.03903).
 DEFAULT_SCORES = ("msp", "openmax", "mds", "gram", "react", "klm", "vim", "knn", "sirc")
+
+
+def register(score: Score) -> None:
+    """Add a score of a user's file; a file that is run again replaces its own.
+
+    Raises:
+        ValueError: the name is taken, or none that a column may have.
+    """
+    if not score.name.isidentifier() or score.name in _RESERVED:
+        raise ValueError(
+            f"score: got the name {score.name!r}, wanted letters and digits, and no column's name"
+        )
+    add_row(SCORES, "score", score.name, score)

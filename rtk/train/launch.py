@@ -66,8 +66,9 @@ def launch_training(config: RunConfig) -> Outcome:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
     config = settle_on_cluster(config, num_classes, Path(config.output))
     run = RunFolder.create(config)
+    config = run.config()  # names the run's copies of plug-ins, which its workers can read
     hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
-    run.write_json("environment.json", {**describe_environment(), "data": hashes})
+    run.write_json("environment.json", {**describe_environment(config.plugins), "data": hashes})
     with held(run.path, "run"):
         return _run_training(run, config, sets, resume=False)
 

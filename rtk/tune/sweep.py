@@ -150,7 +150,7 @@ def _run(
     config = sweep.config()
     data = load_training_data(data_config(space, config), sets, sweep.path / SKIPPED_FILE)
     hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
-    environment = {**describe_environment(), "data": hashes}
+    environment = {**describe_environment(config.plugins), "data": hashes}
     RunFolder(sweep.path).write_json("environment.json", environment)
     plan = TrialPlan(
         path=str(sweep.path),

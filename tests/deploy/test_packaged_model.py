@@ -13,6 +13,7 @@ from PIL import Image
 from rtk.cli import main
 from rtk.config import ConfigError
 from rtk.config.model import ModelConfig
+from rtk.config.plugin_files import plugin_hashes
 from rtk.data.image import decode_rgb
 from rtk.data.views.augment import to_float
 from rtk.deploy.packaged_model import PackagedModel, Preprocessing, _load_pyfunc
@@ -167,3 +168,22 @@ def test_images_are_brought_to_size_as_in_the_evaluation(packaged, tmp_path):
     assert loaded.preprocessing == settings
     np.testing.assert_array_equal(loaded.preprocessing(buffer.getvalue()), wanted)
     assert not np.array_equal(wanted, packaged.preprocessing(buffer.getvalue()))
+
+
+def test_a_model_that_needs_a_users_file_names_it_and_is_refused_without(packaged, tmp_path, fresh_tables):
+    packaged.save(tmp_path / "plain")
+    assert "plugins" not in json.loads((tmp_path / "plain" / "model.json").read_text())
+    row = "from rtk import scores\nscores.register(scores.Score('mine', lambda logits: logits.amax(1)))\n"
+    mine, other = tmp_path / "mine.py", tmp_path / "other" / "mine.py"
+    other.parent.mkdir()
+    mine.write_text(row)
+    other.write_text(f"{row}# changed\n")
+    hashes, others = plugin_hashes([str(mine)]), plugin_hashes([str(other)])
+    replace(packaged, plugins=hashes).save(tmp_path / "package")
+    wanted = f"model: wanted its plug-in mine.py of SHA-256 {hashes['mine.py']}"
+    with pytest.raises(ConfigError, match=f"{wanted}, got none; give it by rtk predict --plugin FILE"):
+        PackagedModel.load(tmp_path / "package")
+    with pytest.raises(ConfigError, match=f"{wanted}, got one of SHA-256 {others['mine.py']}"):
+        PackagedModel.load(tmp_path / "package", plugins=[other])
+    assert PackagedModel.load(tmp_path / "package", plugins=[mine]).plugins == hashes
+    assert open_model(str(tmp_path / "package")).plugins == hashes  # it is loaded by now

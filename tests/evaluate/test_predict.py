@@ -29,7 +29,13 @@ from rtk.train.launch import launch_training
 pytestmark = pytest.mark.slow
 
 IMAGE_SCORES = ("odin", "rr_fast", "rr_bs", "gram")
-SMALL = ["model.width=4", "data.train_rows=192", "train.duration=1ep", "evaluate.batch_size=32"]
+SMALL = [
+    "model.width=4",
+    "data.train_rows=192",
+    "train.duration=1ep",
+    "evaluate.batch_size=32",
+    "data.validation=null",
+]
 
 
 @pytest.fixture(scope="module")

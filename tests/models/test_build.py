@@ -3,6 +3,7 @@ import torch
 
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
+from rtk.models.backbones import Backbone, register
 from rtk.models.batchnorm import batchnorm_layers
 from rtk.models.heads import CosineHead
 
@@ -127,3 +128,18 @@ def test_options_that_a_backbone_lacks_are_named(options, message):
 def test_unknown_backbones_are_named(name):
     with pytest.raises(ValueError, match="model.name"):
         build_model(ModelConfig(name=name), 5)
+
+
+def test_backbones_of_a_user_are_checked(fresh_tables):
+    for row in (
+        Backbone("mine"),
+        Backbone("mine", torch.nn.Flatten),
+        Backbone("timm/x", torch.nn.Flatten, 8),
+    ):
+        with pytest.raises(ValueError, match="wanted a plain name, build and a width above 0"):
+            register(row)
+    with pytest.raises(ValueError, match="backbone 'resnet18': rtk has one of this name"):
+        register(Backbone("resnet18", torch.nn.Flatten, 8))
+    register(Backbone("mine", torch.nn.Flatten, 8))
+    with pytest.raises(ValueError, match="mine builds no module with num_features"):
+        build_model(ModelConfig(name="mine"), 5)

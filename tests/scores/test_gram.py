@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,14 +8,16 @@ from torch.nn.functional import avg_pool2d, conv2d, linear, relu
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.maps import forward_maps
-from rtk.scores import fit_image_score
+from rtk.scores import SCORES, fit_image_score
 from rtk.scores.gram import (
     gram_confidence,
     layer_deviations,
     layer_statistics,
     model_statistics,
+    summed_deviations,
 )
 
+PASSES = SCORES["gram"].passes
 BATCH = 30
 SIZES = [5 * channels for channels in (8, 8, 12, 12, 12)]
 
@@ -42,26 +46,18 @@ def network(recorded, images):
 
 
 class RecordedNet(torch.nn.Module):
-    """The recorded network as a model; its last ReLU is no layer, so that the maps are the five recorded."""
+    """The recorded network as a model; a clamp is its last ReLU, so that the maps are the five recorded."""
 
     def __init__(self, recorded):
         super().__init__()
-        shapes = [recorded[f"net__conv{i}_weight"].shape for i in (1, 2, 3)]
-        self.convs = torch.nn.ModuleList(torch.nn.Conv2d(s[1], s[0], 3, padding=1) for s in shapes)
-        self.relus = torch.nn.ModuleList(torch.nn.ReLU() for _ in (1, 2))
-        self.fc = torch.nn.Linear(*reversed(recorded["net__fc_weight"].shape))
-        names = [*((layer, f"conv{i + 1}") for i, layer in enumerate(self.convs)), (self.fc, "fc")]
-        for layer, name in names:
-            layer.weight.data, layer.bias.data = (
-                recorded[f"net__{name}_{kind}"] for kind in ("weight", "bias")
-            )
-        self.double()
+        self.recorded = recorded
 
     def forward(self, images):
-        x = images.double()
-        for conv, activation in zip(self.convs, self.relus, strict=False):
-            x = avg_pool2d(activation(conv(x)), 2)
-        return self.fc(relu(self.convs[2](x)).mean(dim=(2, 3)))
+        weights, x = self.recorded, images.double()
+        for i in (1, 2, 3):
+            x = conv2d(x, weights[f"net__conv{i}_weight"], weights[f"net__conv{i}_bias"], padding=1)
+            x = avg_pool2d(relu(x), 2) if i < 3 else x.clamp_min(0)
+        return linear(x.mean(dim=(2, 3)), weights["net__fc_weight"], weights["net__fc_bias"])
 
 
 def batches(recorded, rows):
@@ -72,7 +68,15 @@ def batches(recorded, rows):
 def fit(recorded, rows, held=None):
     """Gram fitted on training images of some rows, normalised by those of others."""
     held_out = None if held is None else batches(recorded, held)
-    return fit_image_score("gram", RecordedNet(recorded).eval(), batches(recorded, rows), held_out)
+    return fit_image_score("gram", RecordedNet(recorded), batches(recorded, rows), held_out)
+
+
+def test_the_normalizer_is_the_mean_deviation_of_predicted_classes(recorded):
+    held, rest = held_out_rows(recorded)
+    state = fit(recorded, rest, held)
+    maps, logits = network(recorded, recorded["x_train"][held])
+    deviations = layer_deviations(state, statistics_of(maps), logits.argmax(dim=1))
+    np.testing.assert_allclose(state["normalizer"], deviations.mean(dim=0), rtol=1e-9)
 
 
 def held_out_rows(recorded):
@@ -93,14 +97,23 @@ def test_recorded_network_is_rebuilt(recorded):
         expected = recorded[f"featmap{layer}_first4_test_images"]
         np.testing.assert_allclose(values[:4], expected, atol=1e-5)
     seen, statistics, sizes = model_statistics(RecordedNet(recorded), recorded["x_test"])
-    np.testing.assert_allclose(seen.detach(), logits, atol=1e-12)
+    np.testing.assert_allclose(seen, logits, atol=1e-12)
     np.testing.assert_allclose(statistics, statistics_of(maps), rtol=1e-9)
     assert sizes == SIZES
 
 
 def test_confidence_matches_openood(recorded):
     held, rest = held_out_rows(recorded)
-    state = fit(recorded, rest, held)
+    state = fit(recorded, rest)
+    # OpenOOD measures held-out images by the bounds of their labels; `fit` by those of their predictions.
+    by_label = replace(
+        PASSES[1],
+        part=lambda model, images, labels, fitted: summed_deviations(
+            fitted, model_statistics(model, images)[1], labels
+        ),
+    )
+    parts = (by_label.part(RecordedNet(recorded), *batch, state) for batch in batches(recorded, held))
+    state |= by_label.merge(parts)
     np.testing.assert_allclose(
         state["normalizer"], recorded["openood__normalize_factors_per_layer"][0], rtol=1e-6
     )

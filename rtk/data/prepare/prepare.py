@@ -118,7 +118,7 @@ def prepare(
     ids are the source's own, or else row numbers, counted on from split to split.
 
     Args:
-        source: Any of `rtk.data.prepare.sources.SUPPORTED`.
+        source: Of any kind in `rtk.data.prepare.sources.SOURCES`.
         out: New local folder. It appears complete or not at all; until then, finished files are in a hidden
             folder beside it, from which a run that was interrupted goes on.
         skip_bad: Leave out images that cannot be decoded, and list them in the report.

@@ -2,24 +2,37 @@
 
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
+from rtk.config.plugin_files import add_row
 from rtk.data.prepare.cifar_archive import find_cifar_folder, open_cifar
 from rtk.data.prepare.idx_files import find_idx_images, open_idx
 from rtk.data.prepare.image_folder import IMAGE_SUFFIXES, open_image_folder
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.dataset import ImageDataset, check_labels, open_dataset, read_integers, read_rows
 
-SUPPORTED = """supported are:
-  - a folder with one sub-folder of images a class, also below train/, val/, test/; or a folder of images
-  - cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder extracted from one
-  - a folder with MNIST's idx files (train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], ...)
-  - a Parquet file with columns image and label, or a folder of these, with classes.json beside"""
+
+@dataclass(frozen=True)
+class SourceKind:
+    """A kind of source.
+
+    Attributes:
+        name: key in `SOURCES`.
+        recognises: whether a path that exists is of this kind; it only looks at names and first bytes.
+        open: the source at such a path.
+        supported: the kind in words, for the message about a path that is of none.
+    """
+
+    name: str
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path], Source]
+    supported: str
 
 
 def open_source(path: Path) -> Source:
@@ -30,7 +43,16 @@ def open_source(path: Path) -> Source:
     """
     if not path.exists():
         raise ValueError(f"{path}: does not exist")
-    source = _open_folder(path) if path.is_dir() else _open_file(path)
+    # The last first: a user's kind may be a special case of one of rtk's.
+    kind = next((kind for kind in reversed(SOURCES.values()) if kind.recognises(path)), None)
+    if kind is None:
+        what = (
+            _describe(path)
+            if path.is_dir()
+            else f"a {path.suffix or 'nameless'} file, which is not supported"
+        )
+        raise ValueError(f"{path}: found {what}; {supported()}")
+    source = kind.open(path)
     if not source.classes:
         raise ValueError(f"{path}: {source.kind} with zero classes")
     if not source.count:
@@ -38,25 +60,32 @@ def open_source(path: Path) -> Source:
     return source
 
 
-def _open_file(path: Path) -> Source:
-    if path.suffix == ".parquet":
-        return open_parquet(path)
-    if tarfile.is_tarfile(path):
-        return open_cifar(path)
-    raise ValueError(f"{path}: found a {path.suffix or 'nameless'} file, which is not supported; {SUPPORTED}")
+def supported() -> str:
+    """All kinds in words, a line each."""
+    return "\n  - ".join(["supported are:", *(kind.supported for kind in SOURCES.values())])
 
 
-def _open_folder(path: Path) -> Source:
-    cifar_folder = find_cifar_folder(path)
-    if cifar_folder:
-        return open_cifar(cifar_folder)
-    if find_idx_images(path):
-        return open_idx(path)
-    if any(path.glob("*.parquet")):
-        return open_parquet(path)
-    if any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.rglob("*")):
-        return open_image_folder(path)
-    raise ValueError(f"{path}: found {_describe(path)}; {SUPPORTED}")
+def register(kind: SourceKind) -> None:
+    """Add a kind of source of a user's file; it is asked before those that are there.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    add_row(SOURCES, "data source", kind.name, kind)
+
+
+def _is_cifar(path: Path) -> bool:
+    if path.is_dir():
+        return find_cifar_folder(path) is not None
+    return path.suffix != ".parquet" and tarfile.is_tarfile(path)
+
+
+def _is_parquet(path: Path) -> bool:
+    return any(path.glob("*.parquet")) if path.is_dir() else path.suffix == ".parquet"
+
+
+def _is_image_folder(path: Path) -> bool:
+    return path.is_dir() and any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.rglob("*"))
 
 
 def _describe(folder: Path) -> str:
@@ -106,3 +135,32 @@ def _read_records(dataset: ImageDataset, start: int, count: int) -> Iterator[Rec
         origin = f"{dataset.path} row {row.number}"
         sample_id = row.sample_id if dataset.has_sample_id else None
         yield Record(row.image, row.label, origin, row.path, sample_id)
+
+
+_ROWS = (
+    SourceKind(
+        "image_folder",
+        _is_image_folder,
+        open_image_folder,
+        "a folder with one sub-folder of images a class, also below train/, val/, test/; or one of images",
+    ),
+    SourceKind(
+        "parquet",
+        _is_parquet,
+        open_parquet,
+        "a Parquet file with columns image and label, or a folder of these, with classes.json beside",
+    ),
+    SourceKind(
+        "idx",
+        lambda path: path.is_dir() and bool(find_idx_images(path)),
+        open_idx,
+        "a folder with MNIST's idx files (train-images-idx3-ubyte[.gz], train-labels-idx1-ubyte[.gz], ...)",
+    ),
+    SourceKind(
+        "cifar",
+        _is_cifar,
+        lambda path: open_cifar(find_cifar_folder(path) or path if path.is_dir() else path),
+        "cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder extracted from one",
+    ),
+)
+SOURCES: dict[str, SourceKind] = {kind.name: kind for kind in _ROWS}
