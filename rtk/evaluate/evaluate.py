@@ -43,8 +43,8 @@ def evaluate_run(
         run: a trained run.
         config: of `evaluation_config`; None: the run's own.
         checkpoint: `best` or `last`.
-        rows: use the first so many images of every set; None: all.
-        corrupted: measure common corruptions on the first so many test images, 0 for all; None: do not.
+        rows: number of images to use of every set, the first ones; None: all.
+        corrupted: number of test images, the first ones, to measure corruptions on; 0: all; None: none.
 
     Raises:
         ConfigError: where a set, a score or the checkpoint is missing, or images to tune on are tested on.
