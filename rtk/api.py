@@ -264,7 +264,7 @@ def load_model(place: str | Path, output: str | Path = "runs") -> LoadedModel:
         output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such model.
     """
     from rtk.deploy.loaded_model import LoadedModel
     from rtk.deploy.predict import open_model

@@ -105,7 +105,7 @@ class WeightAverage(Method):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within it the model computes with the average; what is done to its buffers there is kept."""
+        """Let the model compute with the average for a while; changes of its buffers are kept."""
         self._swap()
         try:
             yield

@@ -45,7 +45,7 @@ class SharpnessAware(Optimizer, Method):
         sigma: share of the gradient average that F-SAM takes off.
         lmbda: decay of F-SAM's gradient average.
         adaptive: scale the radius by the weights (ASAM).
-        every: ascend at every so many steps.
+        every: ascend in one step of this many.
         shards: where the weights live; by default the base optimiser's own parameters.
 
     Raises:

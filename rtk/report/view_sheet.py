@@ -1,4 +1,4 @@
-"""A contact sheet of the views that a recipe trains on: a row a view, a column an image."""
+"""A contact sheet of the views that a recipe trains on: a row for each view, a column for each image."""
 
 from __future__ import annotations
 

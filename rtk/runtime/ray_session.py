@@ -94,7 +94,7 @@ def _silent_native_stderr() -> Iterator[None]:
 
 
 def check_resources(workers: int, gpus: bool) -> None:
-    """Refuse a run that would wait for ever for workers.
+    """Refuse a run that would wait forever for workers.
 
     Raises:
         ValueError: naming `train.workers`, what was got and what the cluster has.

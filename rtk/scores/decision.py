@@ -56,7 +56,7 @@ class DecisionRule:
         """Read a rule.
 
         Raises:
-            ConfigError: there is none, or it is none of rtk's.
+            ConfigError: the file is missing, or rtk did not write it.
         """
         try:
             content = json.loads(path.read_text())

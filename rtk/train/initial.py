@@ -81,7 +81,7 @@ def open_source(path: str) -> dict[str, LazyTensor]:
     """Tensors of `model.weights`, by name: of a file, a folder of files, or the best checkpoint of a run.
 
     Raises:
-        ValueError: where there is none of these.
+        ValueError: where none of these is found.
     """
     if (Path(path) / "config.yaml").is_file():
         return _run_weights(RunFolder.open(path))

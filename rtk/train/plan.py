@@ -49,7 +49,7 @@ class StagePlan:
         return sum(self.parts.values())
 
     def fits(self, memory: float) -> bool:
-        """Whether it fits into a device of so many bytes, with some room."""
+        """Whether it fits into a device of `memory` bytes, with some room left."""
         return self.total <= USABLE * memory
 
 

@@ -178,7 +178,7 @@ class PartitionedOptimizerShards(_ZeroShards):
 
 
 class PartitionedWeightShards(_ZeroShards):
-    """ZeRO-3: weights themselves are sharded; every parameter is cut into equal parts, one a rank."""
+    """ZeRO-3: weights themselves are sharded; every parameter is cut into equal parts, one per rank."""
 
     def optimizer_keys(self) -> list[Tensor]:
         """One flat shard a sub-group."""
@@ -251,7 +251,7 @@ def compile_no_collectives(deepspeed: Any) -> None:
 def frozen_parts(module: nn.Module) -> list[tuple[str, int, Tensor]]:
     """Parameters that take no gradient, as far as they are on this rank: name, first element, flat part.
 
-    No optimiser owns them. ZeRO-3 cuts them into equal parts, one a rank, as it does the others; every
+    No optimiser owns them. ZeRO-3 cuts them into equal parts, one per rank, as it does the others; every
     other stage has them whole on every rank.
     """
     parts = []

@@ -30,7 +30,7 @@ def read_inert_pickle(file: BinaryIO, name: str) -> Any:
         The value; arrays in it are `ArrayRecord`.
 
     Raises:
-        UnsafePickleError: see there. Nothing was executed.
+        UnsafePickleError: for anything else in the pickle; nothing was executed.
     """
     try:
         return _InertUnpickler(file, encoding="bytes").load()

@@ -65,7 +65,7 @@ def resumable_folder(out: Path) -> Iterator[Path]:
     finished stays for the next time.
 
     Raises:
-        ValueError: another process is at it.
+        ValueError: another process is writing it.
     """
     folder = out.parent / f".{out.name}.partial"
     folder.mkdir(parents=True, exist_ok=True)
