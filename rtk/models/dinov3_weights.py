@@ -106,7 +106,7 @@ def _masked(bias: LazyTensor, mask: LazyTensor | None) -> LazyTensor:
 
 
 def _attention_biases(prefix: str, bias: LazyTensor, wanted: set[str]) -> dict[str, LazyTensor]:
-    """Biases of queries and values, (D,) each, out of (3 D,); none where the model has no such biases and all are zero.
+    """Biases of queries and values, (D,) each, out of (3 D,); none where the model has none and these are 0.
 
     Raises:
         WeightsError: where the keys have a bias, for which there is no place.

@@ -1,4 +1,4 @@
-"""Weights into a model, tensor by tensor, under whatever names they come; nothing is left over in silence."""
+"""Weights into a model, tensor by tensor, under whatever names they come; nothing is left over silently."""
 
 from __future__ import annotations
 

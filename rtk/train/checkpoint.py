@@ -44,7 +44,7 @@ def save_checkpoint(
     """Write a checkpoint from all ranks and put it in place of `folder` at once.
 
     Args:
-        folder: where it shall be; a checkpoint that is there already stays whole until the new one is.
+        folder: where to put it; a checkpoint that is there already stays whole until the new one is.
         state: live objects.
         progress: JSON-able position of the run (step and so on).
         rank: this process's rank.
@@ -115,7 +115,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Position and counters of a checkpoint.
 
     Raises:
-        CheckpointError: where there is none, or its format is another.
+        CheckpointError: where there is no checkpoint, or one of another format.
     """
     folder = resolve_checkpoint(folder)
     content = json.loads((folder / "state.json").read_text())
@@ -158,7 +158,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
 
 
 def _check_fits(folder: Path, state: TrainState, content: dict[str, Any], reader: ShardReader) -> None:
-    """Refuse by name what cannot be carried: nothing is dropped in silence."""
+    """Refuse by name what cannot be carried: nothing is dropped silently."""
     sizes = {name: full_numel(p) for name, p in state.engine.module.named_parameters()}
     saved = reader.sizes("weight") | reader.sizes("frozen")
     wrong = [name for name in {*sizes, *saved} if sizes.get(name) != saved.get(name)]

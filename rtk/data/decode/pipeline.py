@@ -208,7 +208,7 @@ def decode_block(block: pa.Table) -> pa.Table:
 
 
 def place(block: pa.Table, images: Mapping[str, np.ndarray], first: int = 0) -> Iterator[Fault]:
-    """Put decoded images where their row numbers say, counted from `first`; yield those that could not be decoded."""
+    """Put decoded images where their row numbers say, counted from `first`; yield the undecodable ones."""
     names = ("set", "row", "pixels", "sample_id", "path", "reason")
     for name, row, pixels, sample_id, path, reason in zip(
         *(block[column].to_pylist() for column in names), strict=True
