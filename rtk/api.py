@@ -178,6 +178,7 @@ def evaluate(
     suite: str | None = None,
     ood: Mapping[str, str | Path] | None = None,
     risk: float | None = None,
+    plugins: Sequence[str | Path] = (),
     checkpoint: str = "best",
     output: str | Path = "runs",
 ) -> Evaluation:
@@ -191,6 +192,7 @@ def evaluate(
         ood: OOD test sets, `{"far:xrays": "data/xrays"}`; `near:` or `far:` may be left out for a set that a
             shipped suite has.
         risk: choose thresholds for this share of wrong images among the accepted.
+        plugins: Python files that register scores; the run keeps a copy.
         checkpoint: `best` or `last`.
         output: folder where a run's name is looked for.
 
@@ -206,6 +208,7 @@ def evaluate(
     from rtk.tracking.sending import send_evaluation
 
     folder = RunFolder.open(run.path if isinstance(run, TrainedRun) else run, str(output))
+    folder.add_plugins([str(path) for path in plugins])
     options = {"evaluate.scores": scores, "evaluate.risk": risk}
     given = _as_overrides({key: value for key, value in options.items() if value is not None})
     sets = [parse_ood(f"{name}={path}") for name, path in (ood or {}).items()]
@@ -255,13 +258,16 @@ def compare(
     )
 
 
-def load_model(place: str | Path, output: str | Path = "runs") -> LoadedModel:
+def load_model(
+    place: str | Path, output: str | Path = "runs", plugins: Sequence[str | Path] = ()
+) -> LoadedModel:
     """Load a packaged model.
 
     Args:
         place: an exported run or its name under `output`, the folder that `rtk export` wrote, or an MLflow
             URI (`models:/flowers/1`).
         output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
+        plugins: Python files that the model was exported with.
 
     Raises:
         ConfigError: there is no such model.
@@ -269,7 +275,7 @@ def load_model(place: str | Path, output: str | Path = "runs") -> LoadedModel:
     from rtk.deploy.loaded_model import LoadedModel
     from rtk.deploy.predict import open_model
 
-    return LoadedModel(open_model(str(place), str(output)))
+    return LoadedModel(open_model(str(place), str(output), [str(path) for path in plugins]))
 
 
 def _trained(outcome: Any) -> TrainedRun:

@@ -19,8 +19,8 @@ def add_command(
         commands: of the command it belongs to.
         name: what is typed.
         action: what it does; its return value is the exit code.
-        summary: of one line, in small letters, without a full stop.
-        examples: one a line.
+        summary: one line, beginning in lower case, without a full stop.
+        examples: one on each line.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,

@@ -24,7 +24,7 @@ def add(commands: Parsers) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image or Parquet file, or folder of them")
     parser.add_argument("--output", default="runs", metavar="DIR", help="folder of runs and mlflow.db")
     add_plugin(parser, "what the model was exported with")
-    parser.add_argument("--jsonl", action="store_true", help="print one JSON object a line, one an image")
+    parser.add_argument("--jsonl", action="store_true", help="print one line of JSON for each image")
 
 
 def run(options: Options) -> int:

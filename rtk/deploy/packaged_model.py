@@ -221,7 +221,7 @@ class MLflowModel:
         self.packaged = packaged
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """A pandas.DataFrame with one row an image."""
+        """A pandas.DataFrame with a row for each image."""
         import pandas as pd
 
         return pd.DataFrame(self.packaged.predict(model_input["image"]))

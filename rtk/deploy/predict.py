@@ -92,7 +92,7 @@ def _is_image(path: Path) -> bool:
 def predict_files(
     model: PackagedModel, files: list[Path], progress: Progress | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One row an image: `image`, its file (for Parquet `FILE:ROW`), and what `PackagedModel.predict` says.
+    """A row for each image: `image`, its file (for Parquet `FILE:ROW`), what `PackagedModel.predict` says.
 
     Args:
         model: packaged model.

@@ -1,4 +1,4 @@
-"""Model + images -> predictions Parquet, through Ray Data; every column is written once a checkpoint."""
+"""Model + images -> predictions Parquet, through Ray Data; every column is written once per checkpoint."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def rows_to_fit_on(config: RunConfig, train_rows: int, has_validation: bool) -> 
 def score_table(
     predictions: Mapping[str, Columns], states: Mapping[str, FittedScore], sets: Mapping[str, OODSet]
 ) -> pa.Table:
-    """One row an image of the test and OOD sets: `set`, `group`, ids, `is_correct` and every score.
+    """One row per image of the test and OOD sets: `set`, `group`, ids, `is_correct` and every score.
 
     Args:
         predictions: columns of `test` and of the OOD sets, by name.

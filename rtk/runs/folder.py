@@ -181,7 +181,7 @@ class RunFolder:
 
 @contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Within it, no other process may train in a run's or a sweep's folder; the lock goes with the process.
+    """Keep other processes from training in a run's or a sweep's folder; the lock ends with the process.
 
     Args:
         folder: of the run or sweep.

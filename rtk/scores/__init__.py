@@ -1,6 +1,6 @@
 """Scores of single images: larger = more trustworthy, more in-distribution.
 
-A score turns predictions (logits and features) into one number an image. Most are fitted first, on
+A score turns predictions (logits and features) into one number per image. Most are fitted first, on
 un-augmented training and validation images. Others run the model: on input gradients or feature maps. Pure
 PyTorch.
 """

@@ -14,7 +14,7 @@ from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 from rtk.scores.table import DEFAULT_SCORES, SCORES
 
-# Images are scored so many at a time, so that a score may use memory of N x C x a few.
+# Images that are scored at a time, so that a score may use a few times N x C numbers.
 CHUNK = 4096
 
 
@@ -178,7 +178,7 @@ def get_score(name: str) -> Score:
     """The row of `SCORES`.
 
     Raises:
-        ValueError: there is none of this name; says which is the nearest.
+        ValueError: no score has this name; the message says which is the nearest.
     """
     if name not in SCORES:
         raise ValueError(f"score: got {name!r}, wanted one of {', '.join(SCORES)}{suggest(name, SCORES)}")

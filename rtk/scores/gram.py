@@ -4,7 +4,7 @@ Gram looks at the maps of many layers (`rtk.models.maps`), far too much to keep 
 reduced to statistics while the network runs, and only bounds of these for each class are kept. So Gram is a
 score of a model and images, like those by input gradients, but is fitted first.
 
-Statistics are one row an image, (N, F): for every layer, P powers of its C_l channels, F = P * sum of C_l.
+Statistics are one row per image, (N, F): for every layer, P powers of its C_l channels, F = P * sum of C_l.
 
 Source: Sastry & Oore, "Detecting out-of-distribution examples with Gram matrices", ICML 2020 (arXiv
 1912.10512).

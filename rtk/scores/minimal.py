@@ -42,8 +42,8 @@ def deepfool(
     Args:
         model: from images to logits.
         images: (N, 3, H, W).
-        steps: at most so many.
-        overshoot: every step goes so much further.
+        steps: largest number of steps.
+        overshoot: share by which every step goes further.
         rivals: number of other classes that are looked at.
         norm: of the perturbation: "linf", as RAT_MisD measures it, or "l2", which DeepFool minimises.
 
@@ -136,7 +136,7 @@ def _return_share(step: Tensor, back: Tensor) -> Tensor:
 
 
 def _contenders(model: nn.Module, images: Tensor, rivals: int) -> Tensor:
-    """The predicted class and its rivals (N, 1 + rivals), fewer where there are not so many classes."""
+    """The predicted class and its rivals (N, 1 + rivals), fewer where there are fewer classes."""
     with torch.no_grad():
         logits = model(images)
     classes: Tensor = logits.topk(min(1 + rivals, logits.shape[1]), dim=1).indices

@@ -1,4 +1,4 @@
-"""Turns a source of images into validated Parquet; what appears is whole, and an interrupted run goes on."""
+"""Turn a source of images into validated Parquet; what appears is whole, and an interrupted run goes on."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class BadImagesError(ValueError):
     """Images of a source cannot be decoded.
 
     Attributes:
-        bad: All of them; the message shows the first ten.
+        bad: all of them; the message shows the first ten.
     """
 
     def __init__(self, source: Path, bad: tuple[BadImage, ...]) -> None:
@@ -61,14 +61,14 @@ class PrepareReport:
     """What `prepare` wrote; the same is in `manifest.json`.
 
     Attributes:
-        out: The new folder.
-        source: What was read.
-        kind: What the source was recognised as, such as `image folder`.
-        image_size: Side in pixels to which images were brought, or None.
-        classes: Class names in the order of the labels.
-        files: One summary a Parquet file, in the order of the sample ids.
-        skipped: Images that were left out because they cannot be decoded.
-        ignored: What else the source holds: files that are no images, columns that are not kept.
+        out: the new folder.
+        source: what was read.
+        kind: what the source was recognised as, such as `image folder`.
+        image_size: side in pixels to which images were brought, or None.
+        classes: class names in the order of the labels.
+        files: one summary a Parquet file, in the order of the sample ids.
+        skipped: images that were left out because they cannot be decoded.
+        ignored: what else the source holds: files that are no images, columns that are not kept.
     """
 
     out: Path
@@ -96,7 +96,7 @@ class PrepareReport:
         return tuple(sum(counts) for counts in zip(*(file.class_counts for file in self.files), strict=True))
 
     def manifest(self) -> dict[str, Any]:
-        """Returns the report as JSON values: the content of `manifest.json`."""
+        """Return the report as JSON values: the content of `manifest.json`."""
         content = asdict(self)
         del content["out"]  # the folder may be moved
         return {**content, "source": str(self.source), "rows": self.rows, "class_counts": self.counts}
@@ -111,24 +111,24 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     rows_per_file: int = ROWS_PER_FILE,
 ) -> PrepareReport:
-    """Turns images into Parquet, validating each by a full decode.
+    """Turn images into Parquet, validating each by a full decode.
 
     Writes `SPLIT.parquet` for each split (a folder of that name, holding parts, for more than `rows_per_file`
     images), `classes.json` and `manifest.json`. Encoded images keep their bytes; arrays become PNG. Sample
     ids are the source's own, or else row numbers, counted on from split to split.
 
     Args:
-        source: Of any kind in `rtk.data.prepare.sources.SOURCES`.
-        out: New local folder. It appears complete or not at all; until then, finished files are in a hidden
+        source: of any kind in `rtk.data.prepare.sources.SOURCES`.
+        out: new local folder. It appears complete or not at all; until then, finished files are in a hidden
             folder beside it, from which a run that was interrupted goes on.
-        skip_bad: Leave out images that cannot be decoded, and list them in the report.
-        image_size: Bring images to this many pixels square (as `resize_and_crop` does); those of another
+        skip_bad: leave out images that cannot be decoded, and list them in the report.
+        image_size: bring images to this many pixels square (as `resize_and_crop` does); those of another
             size become PNG, which is lossless. None keeps them as they are.
-        progress: Called with (images done, images in all), from the calling thread.
-        rows_per_file: Most rows of one Parquet file.
+        progress: called with (images done, images in all), from the calling thread.
+        rows_per_file: most rows of one Parquet file.
 
     Raises:
-        BadImagesError: Images cannot be decoded and `skip_bad` is off.
+        BadImagesError: images cannot be decoded and `skip_bad` is off.
         ValueError: `out` is not empty, inside `source` or being prepared; `source` is unknown, corrupt, or
             has a split without readable images.
     """
@@ -178,7 +178,7 @@ class _Job:
         self.position = 0  # in the split
 
     def write_split(self, split: Split) -> list[FileSummary]:
-        """Writes what is left of a split, to one file or a folder of parts; none if no image is readable."""
+        """Write what is left of a split, to one file or a folder of parts; none if no image is readable."""
         finished = [entry for entry in self.journal.finished if entry.split == split.name]
         self.position = 0
         if finished:
@@ -203,7 +203,7 @@ class _Job:
         self.progress(self.done, self.source.count)
 
     def _rows(self, split: Split) -> Iterator[ImageRow]:
-        """Yields the rows of the readable images, in order, and collects the others."""
+        """Yield the rows of the readable images, in order, and collect the others."""
         records = islice(split.read(), self.position, None)
         validate = partial(_validate, image_size=self.image_size)
         with ThreadPoolExecutor(min(_MAX_THREADS, available_cpus())) as pool:
@@ -238,7 +238,7 @@ def _key(opened: Source, source: Path, image_size: int | None, rows_per_file: in
 
 
 def _validate(record: Record, image_size: int | None) -> tuple[bytes, ImageInfo] | BadImage:
-    """Decodes an image fully; returns the bytes to write and what they are, or why it cannot be decoded."""
+    """Decode an image fully; returns the bytes to write and what they are, or why it cannot be decoded."""
     try:
         data = _encoded(record)
         image = open_image(data)
@@ -253,7 +253,7 @@ def _validate(record: Record, image_size: int | None) -> tuple[bytes, ImageInfo]
 
 
 def _encoded(record: Record) -> bytes:
-    """Returns a record's image as the bytes of an image file."""
+    """Return a record's image as the bytes of an image file."""
     if isinstance(record.payload, bytes):
         return record.payload
     return record.payload.read_bytes() if isinstance(record.payload, Path) else encode_png(record.payload)

@@ -1,4 +1,4 @@
-"""Opens whatever holds images and labels: folders, CIFAR archives, MNIST's idx files, Parquet."""
+"""Open whatever holds images and labels: folders, CIFAR archives, MNIST's idx files, Parquet."""
 
 import tarfile
 from collections import Counter
@@ -39,7 +39,7 @@ def open_source(path: Path) -> Source:
     """Recognises what is at `path` and opens it; metadata is checked, no image is decoded.
 
     Raises:
-        ValueError: Nothing is there, it is of no supported kind, it is corrupt, or has no classes or images.
+        ValueError: nothing is there, it is of no supported kind, it is corrupt, or has no classes or images.
     """
     if not path.exists():
         raise ValueError(f"{path}: does not exist")
@@ -69,7 +69,7 @@ def register(kind: SourceKind) -> None:
     """Add a kind of source of a user's file; it is asked before those that are there.
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: the name is taken.
     """
     add_row(SOURCES, "data source", kind.name, kind)
 
@@ -89,7 +89,7 @@ def _is_image_folder(path: Path) -> bool:
 
 
 def _describe(folder: Path) -> str:
-    """Returns what a folder holds at its top level, such as `2 folders, 3 .zip, 1 .txt`."""
+    """Return what a folder holds at its top level, such as `2 folders, 3 .zip, 1 .txt`."""
     counts = Counter(
         "folders" if path.is_dir() else path.suffix.lower() or "files without suffix"
         for path in folder.iterdir()
@@ -98,10 +98,10 @@ def _describe(folder: Path) -> str:
 
 
 def open_parquet(path: Path) -> Source:
-    """Opens Parquet that has the columns `image` and `label`; keeps `path` and `sample_id`.
+    """Open Parquet that has the columns `image` and `label`; keeps `path` and `sample_id`.
 
     Raises:
-        ValueError: A column or `classes.json` is missing, a label is out of range, a sample id stands twice.
+        ValueError: a column or `classes.json` is missing, a label is out of range, a sample id stands twice.
     """
     dataset = open_dataset(path)
     check_labels(dataset, len(dataset.classes))
@@ -117,7 +117,7 @@ def open_parquet(path: Path) -> Source:
 
 
 def _split_name(file: str) -> str:
-    """Returns the stem of a Parquet file, or of the `*.parquet` folder that it is a part of."""
+    """Return the stem of a Parquet file, or of the `*.parquet` folder that it is a part of."""
     path = Path(file)
     return path.parent.stem if path.parent.suffix == ".parquet" else path.stem
 
@@ -142,7 +142,7 @@ _ROWS = (
         "image_folder",
         _is_image_folder,
         open_image_folder,
-        "a folder with one sub-folder of images a class, also below train/, val/, test/; or one of images",
+        "a folder with one sub-folder of images per class, also below train/, val/, test/; or one of images",
     ),
     SourceKind(
         "parquet",
