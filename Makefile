@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint types docs install clean
+.PHONY: demo test test-fast lint types docs install clean
 
 demo: install
 	$(RUN) rtk demo
 
+# Two processes on two cores: one has the Ray session, the other all that needs none.
 test: install
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+test-fast: install
+	$(RUN) pytest -n 2 --dist loadgroup -m "not slow and not ray"
 
 lint: install
 	$(RUN) ruff format --check .

@@ -1,14 +1,43 @@
-"""Shared fixtures: golden files, real data, one Ray session a run."""
+"""Shared fixtures: golden files, real data, one Ray session; and which tests share a process."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
+
+# Read by torch and Ray when they are imported. Tests run in two processes on two cores, so each computes in
+# one thread; and no node of a test is ever drained, which Ray would start a process a run to watch for.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+multiprocessing.set_forkserver_preload(["tests.forked"])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need Ray, and keep together what shares a session or a module's fixtures.
+
+    Under `pytest -n 2 --dist loadgroup --no-loadscope-reorder` one process runs all tests of the shared Ray
+    session, from the start, and the other one module after another, those with slow tests first.
+    """
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"ray_session", "two_nodes"}:
+            item.add_marker(pytest.mark.ray)
+        group = "ray" if "ray_session" in fixtures else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("xdist_group").args == ("ray",):
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -66,12 +67,29 @@ def import_deepspeed() -> Any:
     """DeepSpeed, quiet, and set up so that it compiles nothing."""
     # Read when DeepSpeed is first imported; without it DeepSpeed guesses, and says so at length.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    import deepspeed
+    with _without_mlflow():
+        import deepspeed
+    from deepspeed.runtime import compiler
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
     compile_no_collectives(deepspeed)
+    # Every ZeRO stage imports Muon, which rtk does not use; handing it to torch.compile takes seconds.
+    compiler.compile = lambda: compiler.dummy_decorator
     return deepspeed
+
+
+@contextmanager
+def _without_mlflow() -> Iterator[None]:
+    """Let `import mlflow` fail: DeepSpeed's autotuner would load it, seconds in every worker."""
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
 
 
 def partitioned_build(config: RunConfig) -> AbstractContextManager[None]:

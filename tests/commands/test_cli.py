@@ -245,7 +245,7 @@ def test_completion_is_a_static_script(shell, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, number, code):
+def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, ray_session, number, code):
     command = [*RTK, "train", "digits_ce", f"output={tmp_path}", *SMALL, "train.duration=500ep", "--json"]
     with (tmp_path / "err").open("w") as errors:
         process = subprocess.Popen(

@@ -39,6 +39,7 @@ from rtk.scores.decision import DecisionRule, decide
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import send_evaluation
 from rtk.train.launch import launch_training
+from tests.train.ranks import workers_forked
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,8 @@ SMALL = ["model.width=4", "data.train_rows=256", "train.duration=4ep", "train.pr
 @pytest.fixture(scope="module")
 def run(ray_session, tmp_path_factory) -> RunFolder:
     output = tmp_path_factory.mktemp("runs")
-    run = launch_training(load_config("digits_demo", [f"output={output}", *SMALL])).run
+    with workers_forked():
+        run = launch_training(load_config("digits_demo", [f"output={output}", *SMALL])).run
     evaluate_run(run)
     return run
 
@@ -210,7 +212,8 @@ def test_mlflow_holds_params_metrics_and_files(run):
 
 def test_training_goes_on_without_the_tracking_server(ray_session, tmp_path):
     overrides = [f"output={tmp_path}", *SMALL, "train.duration=1ep", "tracking.uri=http://127.0.0.1:9"]
-    outcome = launch_training(load_config("digits_ce", overrides))
+    with workers_forked():
+        outcome = launch_training(load_config("digits_ce", overrides))
     assert outcome.status == "finished"
     assert any(row["key"] == "train/loss/cross_entropy" for row in outcome.run.read_metrics())
 

@@ -25,6 +25,7 @@ from rtk.evaluate.sets import evaluation_config
 from rtk.runs.folder import RunFolder
 from rtk.scores import SCORES, compute_image_score, fit_image_score
 from rtk.train.launch import launch_training
+from tests.train.ranks import workers_forked
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +42,8 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(ray_session, tmp_path_factory) -> RunFolder:
     output = tmp_path_factory.mktemp("runs")
-    return launch_training(load_config("digits_ce", [f"output={output}", *SMALL])).run
+    with workers_forked():
+        return launch_training(load_config("digits_ce", [f"output={output}", *SMALL])).run
 
 
 @pytest.fixture(scope="module")

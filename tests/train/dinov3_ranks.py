@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -21,6 +18,7 @@ from rtk.models.weights_file import open_weights
 from rtk.objectives import active_terms
 from rtk.optim import SharpnessAware, build_optimizer
 from rtk.optim.methods import build_methods
+from rtk.runtime.ranks import rank
 from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import build_engine, method_setup, partitioned_build, whole
 from rtk.train.initial import initial_model
@@ -92,7 +90,7 @@ def reference() -> dict[str, Tensor]:
     return {"start": start, "changes": torch.stack(changes)}
 
 
-def sharded_steps(rank: int) -> dict[str, Tensor]:
+def sharded_steps() -> dict[str, Tensor]:
     """The same on this rank's half of every batch, the views concatenated."""
     seed_torch(0)
     config = sure_plus()
@@ -106,7 +104,7 @@ def sharded_steps(rank: int) -> dict[str, Tensor]:
     start = before = model_weights(model)
     changes = []
     for step in range(STEPS):
-        own = slice(rank * BATCH // RANKS, (rank + 1) * BATCH // RANKS)
+        own = slice(rank() * BATCH // RANKS, (rank() + 1) * BATCH // RANKS)
         mine = {n: View(v.images[own], v.targets[own]) for n, v in views(step).items()}
         train_step(state, mine, step)
         after = model_weights(model)
@@ -128,24 +126,6 @@ def recorded_tokens(weights: Path) -> dict[str, Tensor]:
     return {"tokens": tokens[0]}
 
 
-def _rank_main(rank: int, port: int, weights: Path, path: str) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(RANKS),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    results = {**sharded_steps(rank), **recorded_tokens(weights)}
-    if rank == 0:
-        torch.save(results, path)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run_on_two_ranks(weights: Path, path: str, port: int) -> dict[str, Tensor]:
-    """Results of all cases, from one pair of processes."""
-    mp.spawn(_rank_main, args=(port, weights, path), nprocs=RANKS)
-    return torch.load(path, weights_only=True)
+def all_cases(weights: Path) -> dict[str, Tensor]:
+    """Results of all cases, on every rank of a group."""
+    return {**sharded_steps(), **recorded_tokens(weights)}

@@ -156,7 +156,13 @@ def run_config(case: Case):
 
 def reference(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and their average after all steps: one process, float64, no sharding."""
-    net = Net(dataclasses.replace(case, precision="fp32")).double()
+    apart = {"stage": 0, "accumulation": 1, "tiny": False, "mutation": "", "precision": "fp32"}
+    return _whole(dataclasses.replace(case, **apart))
+
+
+@functools.cache
+def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
+    net = Net(case).double()
     base = build_base(case.base, net)
     variant = "fsam" if case.variant == "fsam" else "sam"
     sharpness = SharpnessAware(base, variant, rho=0.3, lmbda=0.8, adaptive=case.variant == "asam")

@@ -1,13 +1,12 @@
 """DINOv3 under ZeRO-3 on two ranks, against what Meta's code recorded and one float64 process."""
 
-import socket
-
 import numpy as np
 import pytest
 import torch
 
 from tests.models.dinov3_cases import meta_state
-from tests.train.dinov3_ranks import reference, run_on_two_ranks
+from tests.train.dinov3_ranks import RANKS, all_cases, reference
+from tests.train.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -16,10 +15,7 @@ pytestmark = pytest.mark.slow
 def results(tmp_path_factory, golden):
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(meta_state(golden("dinov3_meta")), folder / "meta.pth")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return run_on_two_ranks(folder / "meta.pth", str(folder / "results.pt"), port)
+    return run_on_ranks(RANKS, all_cases, folder / "meta.pth", folder=folder)
 
 
 @pytest.fixture(scope="module")

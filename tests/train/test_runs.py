@@ -1,4 +1,8 @@
-"""Whole runs through Ray Train: the same weights whatever the workers and interruptions."""
+"""Whole runs: the same weights whatever the workers and interruptions.
+
+Where Ray Train has a part in what is tested (it replaces a killed worker, waits for a lost node), it runs
+the workers; elsewhere they are forked ranks, whose start takes no time.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from rtk.models import build_model
 from rtk.runs.folder import RunFolder
 from rtk.train.launch import TrainingError, launch_training, resume_training
 from rtk.train.shard_reader import load_saved_weights
+from tests.train.ranks import workers_forked
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +43,16 @@ SMOOTH = ["model.name=timm/test_vit", "model.width=null"]
 def config(tmp_path, ray_session):
     """A small SURE+ run."""
     return lambda *overrides: load_config("digits_demo", [f"output={tmp_path}", *SMALL, *overrides])
+
+
+def train(config):
+    with workers_forked():
+        return launch_training(config)
+
+
+def resume(run, *overrides):
+    with workers_forked():
+        return resume_training(run, list(overrides))
 
 
 def weights(run, averaged: bool) -> torch.Tensor:
@@ -73,7 +88,7 @@ def uninterrupted(ray_session, tmp_path_factory):
     @cache
     def run(stage: int, *overrides: str):
         changes = [f"output={tmp_path_factory.mktemp('straight')}", f"train.zero_stage={stage}"]
-        return launch_training(load_config("digits_demo", [*changes, *SMALL, *overrides])).run
+        return train(load_config("digits_demo", [*changes, *SMALL, *overrides])).run
 
     return run
 
@@ -84,7 +99,7 @@ def reference(uninterrupted):
 
 
 def test_one_worker_ends_with_the_weights_of_two(config, reference):
-    one = launch_training(config(*SMOOTH, "train.workers=1")).run
+    one = train(config(*SMOOTH, "train.workers=1")).run
     assert difference(one, reference) <= 1e-5
 
 
@@ -96,9 +111,9 @@ def test_every_zero_stage_ends_with_the_same_weights(uninterrupted, reference, s
 def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, uninterrupted):
     """With the recipe's ResNet, whose BatchNorm statistics have to be carried too."""
     when_step(tmp_path, 6, lambda folder: (folder / "stop").touch())
-    stopped = launch_training(config())
+    stopped = train(config())
     assert stopped.status == "interrupted"
-    resumed = resume_training(stopped.run, [])
+    resumed = resume(stopped.run)
     assert resumed.status == "finished"
     assert difference(resumed.run, uninterrupted(1)) == 0.0
     steps = [row["step"] for row in resumed.run.read_metrics() if row["key"] == "train/lr"]
@@ -107,10 +122,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, uninterr
 
 def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, reference):
     when_step(tmp_path, 6, lambda folder: (folder / "stop").touch())
-    stopped = launch_training(config(*SMOOTH, "train.zero_stage=auto"))
+    stopped = train(config(*SMOOTH, "train.zero_stage=auto"))
     assert stopped.status == "interrupted"
     assert stopped.run.config().train.zero_stage == 0  # all of so small a model fits
-    resumed = resume_training(stopped.run, ["train.workers=1", "train.zero_stage=2"])
+    resumed = resume(stopped.run, "train.workers=1", "train.zero_stage=2")
     assert difference(resumed.run, reference) <= 1e-5
 
 
@@ -150,7 +165,7 @@ def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, uninterrupt
 
 def test_non_finite_loss_stops_all_ranks_and_names_the_term(config):
     with pytest.raises(TrainingError, match=r"step \d+: loss term '\w+' is not finite"):
-        launch_training(config("optimizer.lr=1e30"))
+        train(config("optimizer.lr=1e30"))
 
 
 def test_resume_refuses_other_changes(reference):
