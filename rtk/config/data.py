@@ -54,7 +54,7 @@ class DataConfig(Section):
     validation_ood: str | None = Field(
         None, description="OOD images to tune scores and thresholds on, never to test on"
     )
-    mixing: str | None = Field(None, description="Parquet of PixMix pictures; null: fractals rendered by rtk")
+    mixing: str | None = Field(None, description="Parquet of mixing pictures; null: fractals rendered by rtk")
     image_size: PositiveInt = Field(32, description="side in pixels of the images that the model sees")
     crop_share: float = Field(
         1.0,

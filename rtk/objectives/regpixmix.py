@@ -30,7 +30,7 @@ def pixmix_view(batch: Batch, config: RegPixMixConfig) -> View:
     """Each image mixed with augmentations of itself and a random crop of a random mixing picture."""
     from rtk.data.views.pixmix import draw_pixmix, pixmix, pixmix_draw_count
 
-    pictures = batch.pictures(batch.draw("picture", 3))
+    pictures = batch.mixing_pictures(batch.draw("picture", 3))
     draws = batch.draw("pixmix", pixmix_draw_count(config.k))
     settings = draw_pixmix(draws, config.severity, config.beta, config.k, config.all_ops)
     return batch.view(pixmix(batch.images, pictures, settings))

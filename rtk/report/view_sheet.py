@@ -14,7 +14,7 @@ from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import ImageDataset, open_dataset, read_rows
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.maker import PICTURE_MARGIN, View, ViewMaker
+from rtk.data.views.maker import MIXING_MARGIN, View, ViewMaker
 from rtk.objectives import TERMS, ViewKind, view_makers
 
 OTHERS = 32  # mixing pictures, and outliers, to choose from
@@ -39,13 +39,13 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image
     side, data = config.data.image_size, config.data
     dataset = _open(data.train, "data.train")
     train = _decode(dataset, data.decoded_side, count)
-    pictures = _pictures(config, round(side * PICTURE_MARGIN))
+    mixing = _mixing_pictures(config, round(side * MIXING_MARGIN))
     outliers = None
     if data.outliers is not None:
         outliers = _decode(_open(data.outliers, "data.outliers"), data.decoded_side, OTHERS).images
     maker = ViewMaker(
         train,
-        pictures,
+        mixing,
         max(len(dataset.classes), int(train.labels.max()) + 1),
         data,
         view_makers(config.objective),
@@ -70,7 +70,7 @@ def _open(path: str, key: str) -> ImageDataset:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _pictures(config: RunConfig, side: int) -> np.ndarray:
+def _mixing_pictures(config: RunConfig, side: int) -> np.ndarray:
     if config.data.mixing is None:
         return render_fractals(OTHERS, side, config.seed)
     return _decode(_open(config.data.mixing, "data.mixing"), side, OTHERS).images

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from rtk.config.sections import duration_steps
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.stream import Stream
 from rtk.data.order import steps_per_epoch
+from rtk.data.sets.of_run import RunSets
 from rtk.runs.folder import RunFolder
 
 FAILURE_FILE = "failure.json"  # in the run folder: why the workers need not be restarted
@@ -27,29 +28,22 @@ class TrainingData:
     """Decoded images of a run, in Ray's object store.
 
     Attributes:
-        train: training images; of a streamed set only the first, for BatchNorm statistics.
-        validation: images for model selection, never of the test set.
-        validation_ood: groups `near` and `far`, each OOD sets by name; never test sets.
-        pictures: uint8 (P, 3, S, S) mixing pictures; None where no term needs any.
-        outliers: uint8 (O, 3, H, W) pictures of no class; None where no term needs any.
-        feed: a streamed training set and the actor that feeds it; None: all of it is in `train`.
+        sets: `validation` is always there, given or held out; `mixing` where a term needs mixing pictures;
+            of a streamed `train` only the first images, for BatchNorm statistics.
+        feed: a streamed training set and the actor that feeds it; None: all of it is in `sets.train`.
     """
 
-    train: ImageArrays
-    validation: ImageArrays
-    pictures: np.ndarray | None
-    outliers: np.ndarray | None = None
+    sets: RunSets[ImageArrays]
     feed: tuple[Stream, Any] | None = None
-    validation_ood: Mapping[str, Mapping[str, ImageArrays]] = field(default_factory=dict)
 
     @property
     def train_rows(self) -> int:
         """Number of training images."""
-        return len(self.feed[0] if self.feed else self.train)
+        return len(self.feed[0] if self.feed else self.sets.train)
 
     def sample_ids(self) -> np.ndarray:
         """Ids int64 (rows,) of the training images; those of a stream are read from its files."""
-        return self.feed[0].source.sample_ids() if self.feed else self.train.sample_ids
+        return self.feed[0].source.sample_ids() if self.feed else self.sets.train.sample_ids
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the workers of a run share: decoded images, PixMix pictures, and the feed of a streamed set."""
+"""What the workers of a run share: decoded images, mixing pictures, and the feed of a streamed set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rtk.data.decode.stream import Stream, open_stream, start_feeder
 from rtk.data.sets.dataset import ImageDataset
 from rtk.data.sets.of_run import RunSets, split_train
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.maker import PICTURE_MARGIN
+from rtk.data.views.maker import MIXING_MARGIN
 from rtk.runtime.console import progress_bar
 from rtk.runtime.shared_storage import check_input
 from rtk.train.job import TrainingData
@@ -45,24 +45,19 @@ def load_training_data(config: RunConfig, sets: RunSets[ImageDataset], skipped: 
     with progress_bar("decoding images") as progress:
         arrays = decode_datasets(dict(sources.items()), progress, faults)
     decoded = sources.map(lambda key, _: arrays[key])
-    train, validation = decoded.train, decoded.validation
-    if validation is None:
-        kept, held = split_train(config, len(train))
-        train, validation = train.take(kept), train.take(held).cropped(side)
-    return TrainingData(
-        train,
-        validation,
-        _mixing_pictures(config, decoded),
-        decoded.outliers.images if decoded.outliers else None,
-        start_stream(config, whole, faults) if config.data.stream else None,
-        decoded.validation_groups,
-    )
+    if decoded.validation is None:
+        kept, held = split_train(config, len(decoded.train))
+        validation = decoded.train.take(held).cropped(side)
+        decoded = replace(decoded, train=decoded.train.take(kept), validation=validation)
+    if decoded.mixing is None and config.objective.needing("mixing"):
+        decoded = replace(decoded, mixing=_fractals(config))
+    return TrainingData(decoded, start_stream(config, whole, faults) if config.data.stream else None)
 
 
 def _source(config: RunConfig, key: str, dataset: ImageDataset) -> Source:
     """How a data set of a run is decoded."""
     if key == "mixing":
-        return Source(dataset, picture_side(config.data))
+        return Source(dataset, mixing_side(config.data))
     if key == "train":
         return Source(dataset, config.data.decoded_side, config.data.train_rows)
     if key == "outliers":
@@ -70,18 +65,15 @@ def _source(config: RunConfig, key: str, dataset: ImageDataset) -> Source:
     return evaluation_source(config.data, dataset)
 
 
-def picture_side(data: DataConfig) -> int:
+def mixing_side(data: DataConfig) -> int:
     """Side in pixels of mixing pictures, which are cropped at random to that of the images."""
-    return round(data.image_size * PICTURE_MARGIN)
+    return round(data.image_size * MIXING_MARGIN)
 
 
-def _mixing_pictures(config: RunConfig, decoded: RunSets[ImageArrays]) -> np.ndarray | None:
-    """Mixing pictures uint8 (P, 3, S, S) where a term needs them: those of `data.mixing`, or fractals."""
-    if not config.objective.needing("mixing"):
-        return None
-    if decoded.mixing is not None:
-        return decoded.mixing.images
-    return render_fractals(FRACTALS, picture_side(config.data), config.seed)
+def _fractals(config: RunConfig) -> ImageArrays:
+    """Mixing pictures where `data.mixing` names none."""
+    pictures = render_fractals(FRACTALS, mixing_side(config.data), config.seed)
+    return ImageArrays(pictures, np.zeros(FRACTALS, np.int64), np.arange(FRACTALS))
 
 
 def start_stream(config: RunConfig, source: Source, faults: FaultLog) -> tuple[Stream, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,23 +16,23 @@ from torch.nn.functional import cross_entropy
 from rtk.config.schema import EvaluateConfig
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.order import epoch_order
+from rtk.data.sets.of_run import RunSets
 from rtk.data.views.augment import to_float
 from rtk.metrics import aurc, ds_aurc, ds_f1, ood_detection
 from rtk.optim.averaging import float_buffers, reestimate_batchnorm
 from rtk.runtime.ranks import gather_objects, mean_over_ranks_, rank, world_size
 from rtk.scores import SCORES
-from rtk.train.job import TrainingData
 from rtk.train.state import TrainState
 
 
 def validate(
-    state: TrainState, data: TrainingData, batch_size: int, reestimate: bool, config: EvaluateConfig
+    state: TrainState, sets: RunSets[ImageArrays], batch_size: int, reestimate: bool, config: EvaluateConfig
 ) -> dict[str, float]:
     """Metrics of the weights that evaluation would use.
 
     Args:
         state: live objects; their training weights are as before on return.
-        data: held-out images and OOD sets; training images, for the BatchNorm statistics of the average.
+        sets: validation images and OOD sets; training images, for the BatchNorm statistics of the average.
         batch_size: images a forward pass on this rank.
         reestimate: recompute those statistics (and keep them with the average).
         config: which OOD score, and how the DS metrics are computed.
@@ -40,25 +41,29 @@ def validate(
         `val/accuracy`, `val/aurc`, `val/nll`, and for each group of OOD sets `val/auroc_near`,
         `val/ds_f1_near`, `val/ds_aurc_near` and so on, means over its sets.
     """
+    assert sets.validation is not None
     score = SCORES[config.validation_score].score
+    predict = partial(_predict, state.engine.module, batch_size=batch_size, ood_score=score)
     with state.evaluated() as others:
         if others and reestimate:
-            _reestimate(state.engine.module, data.train, batch_size)
+            _reestimate(state.engine.module, sets.train, batch_size)
         state.engine.module.eval()
         with torch.no_grad():
-            known = _predict(state.engine.module, data.validation, batch_size, score)
-            unseen = {
-                group: [_predict(state.engine.module, arrays, batch_size, score) for arrays in sets.values()]
-                for group, sets in data.validation_ood.items()
-            }
+            id_set, ood_sets = (
+                predict(sets.validation),
+                {
+                    group: [predict(arrays) for arrays in members.values()]
+                    for group, members in sets.validation_groups.items()
+                },
+            )
         state.engine.module.train()
     metrics = {
-        "val/accuracy": float(known.correct.mean()),
-        "val/aurc": aurc(known.confidence, known.correct),
-        "val/nll": float(known.nll.mean()),
+        "val/accuracy": float(id_set.correct.mean()),
+        "val/aurc": aurc(id_set.confidence, id_set.correct),
+        "val/nll": float(id_set.nll.mean()),
     }
-    for group, predicted in unseen.items():
-        rows = [_joint(known, other, config.ds_method) for other in predicted]
+    for group, predicted in ood_sets.items():
+        rows = [_joint(id_set, ood_set, config.ds_method) for ood_set in predicted]
         for name in rows[0]:
             metrics[f"val/{name}_{group}"] = float(np.mean([row[name] for row in rows]))
     return metrics
@@ -74,11 +79,11 @@ class Predicted:
     nll: np.ndarray
 
 
-def _joint(known: Predicted, unseen: Predicted, method: Literal["exact", "grid"]) -> dict[str, float]:
+def _joint(id_set: Predicted, ood_set: Predicted, method: Literal["exact", "grid"]) -> dict[str, float]:
     """AUROC, DS-F1 and DS-AURC of the held-out images against one OOD set."""
-    five = (known.confidence, known.ood_score, known.correct, unseen.confidence, unseen.ood_score)
+    five = (id_set.confidence, id_set.ood_score, id_set.correct, ood_set.confidence, ood_set.ood_score)
     return {
-        "auroc": ood_detection(known.ood_score, unseen.ood_score)["auroc"],
+        "auroc": ood_detection(id_set.ood_score, ood_set.ood_score)["auroc"],
         "ds_f1": ds_f1(*five, method=method),
         "ds_aurc": ds_aurc(*five, method=method),
     }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -28,6 +29,8 @@ from rtk.train.shard_reader import has_checkpoint
 from rtk.train.state import TrainState
 from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.validate import validate
+
+Views: TypeAlias = dict[str, View]
 
 
 def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: 
         return {"status": "failed", **failure}
     try:
         state = build_state(job, device, data)
-        return _train(job, data, state, device, _resume(job, state), report)
+        return _train_steps(job, data, state, device, _resume(job, state), report)
     except NonFiniteLossError as error:  # on every rank
         return {"status": "failed", "message": str(error)}
     except ValueError as error:
@@ -82,32 +85,13 @@ def _resume(job: TrainingJob, state: TrainState) -> int:
     return start
 
 
-def _train(
-    job: TrainingJob,
-    data: TrainingData,
-    state: TrainState,
-    device: torch.device,
-    start: int,
-    report: Report,
+def _train_steps(
+    job: TrainingJob, data: TrainingData, state: TrainState, device: torch.device, start: int, report: Report
 ) -> dict[str, Any]:
-    config, run, total = job.config, job.run, job.total_steps
-    names = {term.view.name for term in state.terms}
-    load = Loader(
-        config,
-        partial(_view_maker, job, data, device),
-        data.train,
-        data.feed,
-        (job.steps_per_epoch, total),
-        (rank(), world_size()),
-        device,
-    )
-
-    def make(step: int) -> tuple[dict[str, View], dict[str, View] | None]:
-        again = config.sharpness.redraw_views and state.ascent_at(step) is not None
-        return load(step, names), load(step, names, redraw=1) if again else None
-
-    batches = ahead(make, range(start, total))
-    reporter = Reporter(run, job.steps_per_epoch, total, config.train.batch_size, start)
+    """Step, validate and save until the run is over or has to stop."""
+    config, total = job.config, job.total_steps
+    batches = _batches(job, data, state, device, start)
+    reporter = Reporter(job.run, job.steps_per_epoch, total, config.train.batch_size, start)
     metrics: dict[str, float] = {}
     state.engine.module.train()
     for step in range(start, total):
@@ -121,34 +105,51 @@ def _train(
         if rank() == 0:
             reporter.step(step, losses, rate, waited)
 
-        if (step + 1) % job.steps_per_epoch == 0 or step + 1 == total:
+        finished = step + 1 == total
+        if (step + 1) % job.steps_per_epoch == 0 or finished:
             metrics = _end_epoch(job, data, state, reporter, step + 1)
-            report(
-                {
-                    "epoch": math.ceil((step + 1) / job.steps_per_epoch),
-                    "step": step + 1,
-                    "finished": step + 1 == total,
-                    **metrics,
-                }
-            )
-        if stop_requested(job, device) and step + 1 < total:
+            epoch = math.ceil((step + 1) / job.steps_per_epoch)
+            report({"epoch": epoch, "step": step + 1, "finished": finished, **metrics})
+        if stop_requested(job, device) and not finished:
             _save(job, state, step + 1)
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
     return {"status": "finished", "step": total, "metrics": metrics}
 
 
+def _batches(
+    job: TrainingJob, data: TrainingData, state: TrainState, device: torch.device, start: int
+) -> Iterator[tuple[Views, Views | None]]:
+    """Views of every step from `start` on, made one step ahead, and of its second pass where redrawn."""
+    names = {term.view.name for term in state.terms}
+    load = Loader(
+        job.config,
+        partial(_view_maker, job, data, device),
+        data.sets.train,
+        data.feed,
+        (job.steps_per_epoch, job.total_steps),
+        (rank(), world_size()),
+        device,
+    )
+
+    def make(step: int) -> tuple[Views, Views | None]:
+        again = job.config.sharpness.redraw_views and state.ascent_at(step) is not None
+        return load(step, names), load(step, names, redraw=1) if again else None
+
+    return ahead(make, range(start, job.total_steps))
+
+
 def _view_maker(job: TrainingJob, data: TrainingData, device: torch.device, images: ImageArrays) -> ViewMaker:
     """Views of the training set, or of the part of it that is in memory."""
-    config = job.config
+    config, sets = job.config, data.sets
     where = device if config.data.views_on == "device" else "cpu"
     return ViewMaker(
         images,
-        data.pictures,
+        sets.mixing.images if sets.mixing is not None else None,
         job.num_classes,
         config.data,
         view_makers(config.objective),
         config.seed,
-        data.outliers,
+        sets.outliers.images if sets.outliers is not None else None,
         where,
     )
 
@@ -163,8 +164,8 @@ def _end_epoch(
     share = config.train.batch_size // world_size()
     # Frozen statistics are those that the weights were trained with.
     reestimate = config.averaging.reestimate_batchnorm and not config.model.freeze_batchnorm
-    seen = replace(data, train=data.train.cropped(config.data.image_size))
-    metrics = validate(state, seen, share, reestimate, config.evaluate)
+    whole = replace(data.sets, train=data.sets.train.cropped(config.data.image_size))
+    metrics = validate(state, whole, share, reestimate, config.evaluate)
     if rank() == 0:
         reporter.validated(step, metrics)
     epoch = step // job.steps_per_epoch

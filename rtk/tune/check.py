@@ -123,7 +123,7 @@ def open_data(space: SearchSpace, config: RunConfig) -> RunSets[ImageDataset]:
 
 
 def data_config(space: SearchSpace, config: RunConfig) -> RunConfig:
-    """Config whose data serves every trial: with the pictures and outliers that any of them may want."""
+    """Config whose data serves every trial: with the mixing pictures and outliers that any may want."""
     weights = [f"objective.{name}.weight" for name, block in config.objective if block.needs]
     return override_config(config, {weight: 1.0 for weight in weights if weight in space.space})
 

@@ -13,6 +13,7 @@ from rtk.config import ConfigError, load_config
 from rtk.config.load import dump_config, valid_keys
 from rtk.config.search_space import base_config, parse_space
 from rtk.data.decode.arrays import ImageArrays
+from rtk.data.sets.of_run import RunSets
 from rtk.objectives import CLEAN, Observed, Term, TermConfig, TermSetup, active_terms, register
 from rtk.optim.shards import LocalShards
 from rtk.runs.folder import RunFolder
@@ -138,7 +139,7 @@ def train(folder: Path, stage: int, steps: int, resume: bool = False) -> None:
     barrier()
     tree = config.model_dump(mode="json")
     job = TrainingJob(str(folder), tree, CLASSES, ROWS, resume)
-    data = TrainingData(arrays(0), arrays(1, 8), None)
+    data = TrainingData(RunSets(train=arrays(0), validation=arrays(1, 8)))
     outcome = run_job(job, data, torch.device("cpu"), lambda report: None)
     assert outcome["status"] == "finished", outcome
 

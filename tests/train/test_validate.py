@@ -13,11 +13,11 @@ from rtk.config import load_config
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset, read_rows
+from rtk.data.sets.of_run import RunSets
 from rtk.data.views.augment import to_float
 from rtk.metrics import ds_aurc, ds_f1, ood_detection
 from rtk.models import build_model
 from rtk.scores.logits import energy, msp
-from rtk.train.job import TrainingData
 from rtk.train.state import TrainState
 from rtk.train.validate import _own_batches, validate
 
@@ -44,9 +44,9 @@ def test_ood_metrics_are_means_over_the_sets_of_a_group():
     model = build_model(config.model, 8, 32).eval()
     known, near = arrays(40, 0), {"a": arrays(30, 1), "b": arrays(20, 2)}
     near["b"] = replace(near["b"], labels=near["b"].labels + 1000)  # classes of its own
-    data = TrainingData(arrays(8, 3), known, None, validation_ood={"near": near})
+    sets = RunSets(train=arrays(8, 3), validation=known, validation_near_ood=near)
     state = TrainState(SimpleNamespace(module=model), None, {}, [], [])
-    found = validate(state, data, 16, False, config.evaluate)
+    found = validate(state, sets, 16, False, config.evaluate)
 
     def scores(part):
         with torch.no_grad():

@@ -52,7 +52,7 @@ def checked(tmp_path, changes, overrides=()):
             {"space": {"optimizer.lr": {"uniform": [0, 1], "choice": [1]}}},
             "got uniform and choice, wanted one of",
         ),
-        ({"space": {"train.batch_size": {"uniform": [8, 64]}}}, "valid integer"),
+        ({"space": {"train.batch_size": {"uniform": [8, 64]}}}, "wanted a whole number"),
         ({"space": {"sharpness.variant": {"choice": ["sam", "sams"]}}}, "with 'sams'"),
         ({"space": {"data.train": {"choice": ["a"]}}}, "all trials share this key"),
         ({"space": {"seed": {"randint": [0, 9]}}}, "all trials share this key"),

@@ -1,6 +1,6 @@
 """The views of a batch that the objective's terms look at, and what they are made from.
 
-Every draw is keyed by (seed, epoch, sample id, view), so a picture's views are the same on any
+Every draw is keyed by (seed, epoch, sample id, view), so an image's views are the same on any
 number of workers, in any batch, and after a resume.
 """
 
@@ -21,9 +21,9 @@ from rtk.data.views.augment import RESIZED_CROP_DRAWS, crop_flip, random_resized
 from rtk.data.views.draws import beta, randint, uniforms
 from rtk.data.views.mixing import mixup_targets
 
-__all__ = ["PICTURE_MARGIN", "Batch", "ImageArrays", "View", "ViewMaker"]
+__all__ = ["MIXING_MARGIN", "Batch", "ImageArrays", "View", "ViewMaker"]
 
-PICTURE_MARGIN = 9 / 8  # PixMix pictures are larger than the images and cropped at random (36 for 32)
+MIXING_MARGIN = 9 / 8  # mixing pictures are larger than the images and cropped at random (36 for 32)
 # Ray's shared arrays are not; nothing here writes to them.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
@@ -59,19 +59,19 @@ class ViewMaker:
 
     Args:
         train: decoded images: the training set, or the block of a streamed one. Partners come from it.
-        pictures: uint8 (P, 3, S, S) mixing pictures, S at least the image side; None where no view needs any.
+        mixing: uint8 (P, 3, S, S) mixing pictures, S at least the image side; None where no view needs any.
         num_classes: C.
         data: augmentation settings.
         makers: what makes each view of a batch, by its name.
         seed: seed of the run.
-        outliers: uint8 (O, 3, H, W) pictures of no class; None where no view needs any.
+        outliers: uint8 (O, 3, H, W) images of no class; None where no view needs any.
         device: where the views are made.
     """
 
     def __init__(
         self,
         train: ImageArrays,
-        pictures: NDArray[np.uint8] | None,
+        mixing: NDArray[np.uint8] | None,
         num_classes: int,
         data: DataConfig,
         makers: Mapping[str, Callable[[Batch], View]],
@@ -79,7 +79,7 @@ class ViewMaker:
         outliers: NDArray[np.uint8] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.train, self.pictures = train, pictures
+        self.train, self.mixing = train, mixing
         self.images = torch.from_numpy(train.images)
         self.outliers = None if outliers is None else torch.from_numpy(outliers)
         self.num_classes, self.device = num_classes, torch.device(device)
@@ -169,12 +169,12 @@ class Batch:
         chosen = randint(u, len(maker.outliers))
         return maker.geometric(maker.outliers, chosen, self._epoch, self.ids, " of outliers")
 
-    def pictures(self, u: NDArray[np.float64]) -> Tensor:
+    def mixing_pictures(self, u: NDArray[np.float64]) -> Tensor:
         """Random crops of mixing pictures, uint8, from uniform draws (n, 3)."""
         maker = self._maker
-        if maker.pictures is None:
-            raise ValueError("pictures: got None, wanted mixing pictures, which a view is made with")
-        chosen = [maker.pictures[row] for row in randint(u[:, 0], len(maker.pictures))]
+        if maker.mixing is None:
+            raise ValueError("mixing: got None, wanted mixing pictures, which a view is made with")
+        chosen = [maker.mixing[row] for row in randint(u[:, 0], len(maker.mixing))]
         return torch.from_numpy(_crop(chosen, u[:, 1:], self.images.shape[-1])).to(maker.device)
 
     def tensor(self, values: NDArray[np.float64]) -> Tensor:

@@ -91,7 +91,7 @@ def test_redrawn_views_are_other_ones_of_the_same_clean_images(maker):
 def test_resized_crops_have_the_size_that_the_model_sees(maker):
     data = {"train": "unused", "image_size": 28, "decode_size": 32, "augment": {"crop": "resized"}}
     config = build_config({"data": data})
-    resized = ViewMaker(maker.train, maker.pictures, CLASSES, config.data, view_makers(config.objective), 7)
+    resized = ViewMaker(maker.train, maker.mixing, CLASSES, config.data, view_makers(config.objective), 7)
     views = resized(np.arange(6), 0, {"clean", "mixed", "pixmix"})
     assert {view.images.shape for view in views.values()} == {(6, 3, 28, 28)}
 
@@ -111,7 +111,7 @@ def test_views_of_images_in_any_memory_layout(maker, crop):
     strided = ImageArrays(images, maker.train.labels, maker.train.sample_ids)
     data = build_config({"data": {"train": "x", "augment": {"crop": crop}}}).data
     plain, other = (
-        ViewMaker(train, maker.pictures, CLASSES, data, maker.makers, 7, maker.outliers.numpy())
+        ViewMaker(train, maker.mixing, CLASSES, data, maker.makers, 7, maker.outliers.numpy())
         for train in (maker.train, strided)
     )
     for name, view in other(np.arange(48), 0, NAMES).items():
