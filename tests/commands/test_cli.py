@@ -201,6 +201,13 @@ def test_a_misspelt_command_is_answered_with_the_nearest(words, nearest, capsys)
     assert f"nearest valid command is '{nearest}'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["0", "-3", "many", "1.5"])
+def test_counts_are_whole_numbers_above_0(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["demo", "--seeds", text])
+    assert f"--seeds: got '{text}', wanted a whole number above 0" in capsys.readouterr().err
+
+
 def test_output_is_a_folder_of_new_runs_too(capsys, tmp_path):
     assert main(["train", "digits_demo", "--output", str(tmp_path), "--print-config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output"]["value"] == str(tmp_path)
