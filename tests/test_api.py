@@ -111,10 +111,14 @@ def test_evaluation_is_tables_and_figures(evaluated):
 
 
 @pytest.mark.slow
-def test_more_sets_and_scores_can_be_named(trained, evaluated, tmp_path):
+def test_more_sets_and_scores_can_be_named(trained, evaluated, fresh_tables):
     sets = {"far:more": "builtin:digits/validation_far_noise.parquet"}
-    again = rtk.evaluate(trained.path.name, scores=["energy"], ood=sets, output=trained.path.parent)
-    assert set(again.table.score) >= {"energy"}
+    plugin = Path(__file__).parents[1] / "docs" / "examples" / "my_score.py"
+    scores = ["energy", "class_cosine"]
+    again = rtk.evaluate(
+        trained.path.name, scores=scores, ood=sets, plugins=[plugin], output=trained.path.parent
+    )
+    assert set(again.table.score) >= set(scores)
     assert set(again.table.set) >= {"more"}
     trained.evaluate(risk=0.9)  # the fixtures' decision rule again
 

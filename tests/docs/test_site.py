@@ -1,6 +1,7 @@
 """The pages' tables are read from rtk: nothing that exists is missing from them."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_markers_name_tables_and_every_page_is_reachable(hooks):
     assert named == set(hooks.TABLES)
     site = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)
     assert set(_leaves(site["nav"])) == pages
+
+
+def test_every_example_is_shown():
+    shown = set(
+        re.findall(r'^--8<-- "(docs/examples/.*)"$', (DOCS / "extending.md").read_text(), re.MULTILINE)
+    )
+    assert shown == {f"docs/examples/{path.name}" for path in (DOCS / "examples").glob("my_*.py")}
 
 
 def _leaves(nav):
