@@ -93,7 +93,7 @@ def _without_mlflow() -> Iterator[None]:
 
 
 def partitioned_build(config: RunConfig) -> AbstractContextManager[None]:
-    """Within it every module is cut over the ranks as soon as it is built: no rank ever holds the whole."""
+    """A context that cuts every module over the ranks as soon as it is built: no rank holds the whole."""
     deepspeed = import_deepspeed()
     deepspeed.init_distributed(verbose=False)  # takes over torch's process group
     context: AbstractContextManager[None] = deepspeed.zero.Init(
@@ -104,7 +104,7 @@ def partitioned_build(config: RunConfig) -> AbstractContextManager[None]:
 
 @contextmanager
 def whole(*tensors: Any) -> Iterator[bool]:
-    """Within it parameters are whole, and what rank 0 writes is kept; yields whether this rank shall write.
+    """Make parameters whole for a while and keep what rank 0 writes; yield whether this rank writes.
 
     Tensors that are not cut are every rank's own business.
     """
