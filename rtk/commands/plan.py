@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     rows.append(["most alive in", *(stage.moment for stage in plans)])
     rows.append(["sent a step", *(f"{stage.communication / GIB:.3g}" for stage in plans)])
     share = config.train.batch_size // (config.train.workers * config.train.accumulation)
-    print_table(f"{config.name}: {config.train.workers} ranks, {share} images a pass", rows)
+    print_table(f"{config.name}: {config.train.workers} ranks, {share} images per pass", rows)
     print(f"A stage fits where it fills at most {USABLE:.0%} of a device. Activations are an estimate.")
     if fitting:
         print(f"first that fits, and the fastest: train.zero_stage={fitting[0]}")

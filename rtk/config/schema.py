@@ -71,9 +71,9 @@ class EvaluateConfig(Section):
         description="share of ID images that the tau_OOD of `risk` keeps where data.validation_ood is null",
     )
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
-    batch_size: PositiveInt = Field(256, description="images a forward pass")
+    batch_size: PositiveInt = Field(256, description="images per forward pass")
     actors: PositiveInt | None = Field(
-        None, description="processes that predict; null: one a GPU, or one on a cluster without"
+        None, description="processes that predict; null: one per GPU, or one on a cluster without any"
     )
 
 

@@ -109,9 +109,9 @@ class SamplerConfig(Section):
 class ResourcesConfig(Section):
     """What one worker of a trial holds while it runs."""
 
-    cpu: PositiveFloat = Field(1.0, description="CPUs a worker")
+    cpu: PositiveFloat = Field(1.0, description="CPUs per worker")
     gpu: float | None = Field(
-        None, ge=0, description="GPUs a worker, fractions allowed; null: 1 if there are any"
+        None, ge=0, description="GPUs per worker, fractions allowed; null: 1 if there are any"
     )
 
 

@@ -47,7 +47,7 @@ class SharpnessConfig(Section):
 
     variant: Literal["none", "sam", "asam", "fsam"] = Field(
         "none",
-        description="SAM (Foret 2021), adaptive SAM (Kwon 2021) or Friendly SAM (Li 2024): two passes a step",
+        description="SAM (Foret 2021), adaptive SAM (Kwon 2021) or Friendly SAM (Li 2024): two passes per step",
     )
     rho: PositiveFloat = Field(0.05, description="radius of the ascent step, L2 norm over all weights")
     sigma: Weight = Field(1.0, description="F-SAM: share of the gradient average that is taken off")
@@ -115,10 +115,10 @@ class TrainConfig(Section):
         "auto", description="all views in one forward pass; auto: where the model has no BatchNorm"
     )
     checkpoint_activations: bool = Field(
-        False, description="keep one activation a block and compute the others again: less memory, slower"
+        False, description="keep one activation per block and compute the others again: less memory, slower"
     )
     compile: bool = Field(False, description="torch.compile the backbone (not under ZeRO-3)")
-    threads: PositiveInt | None = Field(None, description="CPU threads a worker; null: cores / workers")
+    threads: PositiveInt | None = Field(None, description="CPU threads per worker; null: cores / workers")
     select: Literal["val/accuracy", "val/aurc", "val/nll"] = Field(
         "val/accuracy", description="validation metric that picks the best checkpoint"
     )

@@ -31,7 +31,7 @@ from rtk.scores.decision import DecisionRule, decide
 from rtk.scores.storage import load_fitted, save_fitted
 
 FORMAT = 1
-BATCH = 64  # images a forward pass
+BATCH = 64  # images per forward pass
 DESCRIPTION, WEIGHTS, SCORES = "model.json", "weights.safetensors", "scores.safetensors"
 
 

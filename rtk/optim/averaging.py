@@ -56,7 +56,7 @@ def swa_rate(update: int, start: int = 0, every: int = 1) -> float:
 class WeightAverage(Method):
     """Average of the weights that this rank owns, and of the model's float buffers.
 
-    Memory: 4 bytes a weight, on the shard; buffers are small and kept on every rank.
+    Memory: 4 bytes per weight, on the shard; buffers are small and kept on every rank.
 
     Args:
         shards: where the weights live.

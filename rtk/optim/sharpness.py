@@ -36,7 +36,7 @@ class SharpnessAware(Optimizer, Method):
     With `every=k` only each k-th step ascends, the first one included; the others are plain steps of the
     base optimiser at half the cost, and leave m alone.
 
-    Memory beside the base optimiser: 4 bytes a weight for the backup during a step, and 4 for m.
+    Memory beside the base optimiser: 4 bytes per weight for the backup during a step, and 4 for m.
 
     Args:
         base_optimizer: any torch optimiser; its parameter groups and state are shared.

@@ -33,7 +33,7 @@ def validate(
     Args:
         state: live objects; their training weights are as before on return.
         sets: validation images and OOD sets; training images, for the BatchNorm statistics of the average.
-        batch_size: images a forward pass on this rank.
+        batch_size: images per forward pass on this rank.
         reestimate: recompute those statistics (and keep them with the average).
         config: which OOD score, and how the DS metrics are computed.
 
