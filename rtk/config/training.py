@@ -47,7 +47,7 @@ class SharpnessConfig(Section):
 
     variant: Literal["none", "sam", "asam", "fsam"] = Field(
         "none",
-        description="SAM (Foret 2021), adaptive SAM (Kwon 2021) or Friendly SAM (Li 2024): two passes per step",
+        description="SAM (Foret 2021), adaptive (Kwon 2021) or Friendly SAM (Li 2024): two passes per step",
     )
     rho: PositiveFloat = Field(0.05, description="radius of the ascent step, L2 norm over all weights")
     sigma: Weight = Field(1.0, description="F-SAM: share of the gradient average that is taken off")
