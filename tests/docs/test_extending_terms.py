@@ -23,7 +23,7 @@ from rtk.train.plan import plan_recipe
 from rtk.train.shard_reader import ShardReader
 from rtk.train.worker import run_job
 from rtk.tune.check import check_space
-from tests.docs.examples import load_example, restored_tables
+from tests.docs.examples import EXAMPLES, load_example, restored_tables
 from tests.train.ranks import run_on_ranks
 
 CLASSES, ROWS, BATCH, SIDE = 4, 16, 8, 32
@@ -31,6 +31,7 @@ IDS = np.random.default_rng(5).permutation(1000)[:ROWS]
 ON = ["objective.early_learning.weight=2", "lookahead.every=3"]
 # No batch statistics, so that a batch may be cut; no kinks, which would turn rounding into steps.
 SETTINGS = [
+    f"plugins=[{EXAMPLES}/my_term.py, {EXAMPLES}/my_method.py]",
     *ON,
     "model.name=timm/test_vit",
     "model.width=null",
@@ -145,16 +146,12 @@ def train(folder: Path, stage: int, steps: int, resume: bool = False) -> None:
 
 
 def on_two_ranks(folder: Path) -> None:
-    for name in ("my_term", "my_method"):
-        load_example(name)
     for stage in (1, 3):
         train(folder / f"two-{stage}", stage, 6)
     train(folder / "moved", 3, 4)  # Lookahead is between two looks
 
 
 def on_one_rank(folder: Path) -> None:
-    for name in ("my_term", "my_method"):
-        load_example(name)
     train(folder / "one", 1, 6)
     train(folder / "moved", 1, 6, resume=True)
 
