@@ -30,7 +30,7 @@ from rtk.config.load import build_config
 from rtk.config.schema import RunConfig
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import FaultLog
-from rtk.data.decode.pipeline import Source
+from rtk.data.decode.pipeline import Selection
 from rtk.data.decode.stream import open_stream, start_feeder
 from rtk.data.loader import Loader, ahead
 from rtk.data.order import steps_per_epoch
@@ -69,7 +69,7 @@ def stream_config(folder: Path) -> RunConfig:
 
 def batches(config: RunConfig, folder: Path) -> Iterator[torch.Tensor]:
     """Clean views of one epoch, a batch at a time."""
-    stream = open_stream(Source(open_dataset(folder), SIDE), config.data.shuffle_rows, BATCH)
+    stream = open_stream(Selection(open_dataset(folder), SIDE), config.data.shuffle_rows, BATCH)
     steps = steps_per_epoch(len(stream), BATCH)
     feeder = start_feeder(stream, config.seed, FaultLog())
 

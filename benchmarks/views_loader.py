@@ -25,7 +25,7 @@ import torch
 
 from rtk.config.load import build_config
 from rtk.data.decode.arrays import ImageArrays
-from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.image import encode_png
 from rtk.data.loader import Loader, ahead
 from rtk.data.order import epoch_order
@@ -84,7 +84,7 @@ def main() -> None:
     ray: Any = start_ray()
     with tempfile.TemporaryDirectory() as folder:
         write_rows(Path(folder))
-        train = decode_datasets({"train": Source(open_dataset(folder), SIDE)})["train"]
+        train = decode_datasets({"train": Selection(open_dataset(folder), SIDE)})["train"]
     seconds = ray.get(ray.remote(work).options(num_cpus=1).remote(ray.put(train), rounds))
     for name in ("in process", "through Ray Data"):
         print(f"{name:<17} {ROWS / statistics.median(seconds[name]):8.0f} images/s")

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 
 from rtk.config.errors import ConfigError
-from rtk.data.decode.pipeline import Source, decode_block
+from rtk.data.decode.pipeline import Selection, decode_block
 from rtk.evaluate.actors import Predictor
 from rtk.evaluate.columns import as_matrix
 from rtk.evaluate.measure import error_metrics
@@ -99,7 +99,7 @@ def corrupt_image(image: np.ndarray, kind: str, severity: int, sample_id: int) -
 
 def corruption_metrics(
     pool: Pool,
-    source: Source,
+    selection: Selection,
     confidence: tuple[str, FittedScore],
     types: Sequence[str] = TYPES,
     progress: Progress | None = None,
@@ -108,7 +108,7 @@ def corruption_metrics(
 
     Args:
         pool: actors with the model of the run.
-        source: in-distribution images, those of the test set.
+        selection: in-distribution images, those of the test set.
         confidence: name and fitted state of the score that tells right from wrong.
         types: corruptions to apply.
         progress: called with the number of images predicted and their total.
@@ -121,16 +121,16 @@ def corruption_metrics(
         BadImageError: an image cannot be decoded.
     """
     variants = [CLEAN, *((kind, severity) for kind in types for severity in SEVERITIES)]
-    targets = source.labels()
-    sure = {f"{kind}/{severity}": np.empty(len(source)) for kind, severity in variants}
-    correct = {name: np.empty(len(source), bool) for name in sure}
-    done = Counted(progress, len(source) * len(variants))
-    corrupt = partial(_corrupt_block, variants=variants, ids=source.sample_ids())
-    for block in pool.run_blocks({"test": source}, VariantPredictor, prepare=corrupt):
+    targets = selection.labels()
+    sure = {f"{kind}/{severity}": np.empty(len(selection)) for kind, severity in variants}
+    correct = {name: np.empty(len(selection), bool) for name in sure}
+    done = Counted(progress, len(selection) * len(variants))
+    corrupt = partial(_corrupt_block, variants=variants, ids=selection.sample_ids())
+    for block in pool.run_blocks({"test": selection}, VariantPredictor, prepare=corrupt):
         _place(block, targets, confidence, sure, correct)
         done.add(len(block))
     return [
-        {"corruption": kind, "severity": severity, "images": len(source)}
+        {"corruption": kind, "severity": severity, "images": len(selection)}
         | error_metrics(sure[f"{kind}/{severity}"], correct[f"{kind}/{severity}"])
         for kind, severity in variants
     ]

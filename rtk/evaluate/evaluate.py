@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.schema import RunConfig
+from rtk.data.decode.pipeline import Selection
 from rtk.evaluate import corruptions
 from rtk.evaluate.measure import calibration
 from rtk.evaluate.model import load_model
@@ -16,9 +17,9 @@ from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import predict_datasets
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.run_decision import decide_for_run
-from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation
+from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
 from rtk.evaluate.score_table import fit_data
-from rtk.evaluate.sets import configured_ood, evaluation_sources
+from rtk.evaluate.sets import configured_ood, evaluation_selections
 from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.runs.atomic import replacing, write_json
 from rtk.runs.folder import RunFolder
@@ -53,34 +54,41 @@ def evaluate_run(
     config = config or run.config()
     names = wanted_scores(config.evaluate)
     step = read_state(run.checkpoints / checkpoint)["step"]
-    sources = evaluation_sources(config, rows)
+    selections = evaluation_selections(config, rows)
     if corrupted is not None:
         corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
     start_ray()
     check_output(run.path)
-    sources = leave_out_undecodable(sources, config.data, run.evaluation)
+    selections = leave_out_undecodable(selections, config.data, run.evaluation)
     with progress_bar("predicting") as progress:
-        paths = predict_datasets(run, sources, checkpoint, config.evaluate, progress, image_scores(names))
+        paths = predict_datasets(run, selections, checkpoint, config.evaluate, progress, image_scores(names))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
     measured = PROTOCOLS[config.evaluate.protocol](evaluation)
     result = measured.result | {"run": run.name, "checkpoint": checkpoint, "step": step}
     result["calibration"] = calibration(predictions["test"]["logits"], predictions["test"]["label"])
-    result["skipped"] = {name: len(source.left_out) for name, source in sources.items() if source.left_out}
+    result["skipped"] = {
+        name: len(selection.left_out) for name, selection in selections.items() if selection.left_out
+    }
     if config.evaluate.risk is not None:
         result["decision"] = decide_for_run(evaluation, measured, run.evaluation / DECISION_FILE, step)
     if corrupted is not None:
-        source = sources["test"].first(corrupted) if corrupted else sources["test"]
-        confidence = (config.evaluate.confidence, measured.tuned.states[config.evaluate.confidence])
-        with progress_bar("predicting corrupted images") as progress:
-            pool = Pool(run, checkpoint, config.evaluate)
-            shifted = corruptions.corruption_metrics(pool, source, confidence, progress=progress)
+        tested = selections["test"].first(corrupted) if corrupted else selections["test"]
+        shifted = _measure_corruptions(Pool(run, checkpoint, config.evaluate), tested, measured)
         corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
         result["corruptions"] = corruptions.summarise(shifted)
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result
+
+
+def _measure_corruptions(pool: Pool, tested: Selection, measured: Measured) -> list[dict[str, Any]]:
+    name = pool.settings.confidence
+    with progress_bar("predicting corrupted images") as progress:
+        return corruptions.corruption_metrics(
+            pool, tested, (name, measured.tuned.states[name]), progress=progress
+        )
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from rtk.config.errors import ConfigError
-from rtk.data.decode.pipeline import Source
+from rtk.data.decode.pipeline import Selection
 from rtk.evaluate.actors import Fitter
 from rtk.evaluate.pool import FIT_SET, Pool
 from rtk.evaluate.score_table import rows_to_fit_on
@@ -28,7 +28,7 @@ HELD_OUT = "validation"
 def fit_image_file(
     pool: Pool,
     score: str,
-    sources: Mapping[str, Source],
+    selections: Mapping[str, Selection],
     stamps: Mapping[str, Any],
     folder: Path,
     made_by: Mapping[str, Any] = MappingProxyType({}),
@@ -40,7 +40,7 @@ def fit_image_file(
     Args:
         pool: where to run.
         score: name of a score that has passes.
-        sources: data sets by name, `train` among them, and `validation` if the run has one of its own.
+        selections: data sets by name, `train` among them, and `validation` if the run has one of its own.
         stamps: what the predictions of each data set depend on.
         folder: where the file goes.
         made_by: what else the fit depends on, such as the user's file that the score comes from.
@@ -51,28 +51,28 @@ def fit_image_file(
     Raises:
         ConfigError: there is no `train`.
     """
-    if FIT_SET not in sources:
-        raise ConfigError(f"{score}: got {', '.join(sources)}, wanted {FIT_SET!r}, which it is fitted on")
-    fitted_on = {name: stamps[name] for name in (FIT_SET, HELD_OUT) if name in sources} | dict(made_by)
+    if FIT_SET not in selections:
+        raise ConfigError(f"{score}: got {', '.join(selections)}, wanted {FIT_SET!r}, which it is fitted on")
+    fitted_on = {name: stamps[name] for name in (FIT_SET, HELD_OUT) if name in selections} | dict(made_by)
     path = folder / f"{score}.safetensors"
     if not path.exists() or _metadata(path) != fitted_on:
-        _save(path, _fit(pool, score, sources, path), fitted_on)
+        _save(path, _fit(pool, score, selections, path), fitted_on)
     return str(path), fitted_on
 
 
-def _fit(pool: Pool, score: str, sources: Mapping[str, Source], path: Path) -> dict[str, Tensor]:
+def _fit(pool: Pool, score: str, selections: Mapping[str, Selection], path: Path) -> dict[str, Tensor]:
     """Run the passes; actors read what those before have found from the file, which is not valid yet."""
-    kept, name, held = rows_to_fit_on(pool.run.config(), len(sources[FIT_SET]), HELD_OUT in sources)
+    kept, name, held = rows_to_fit_on(pool.run.config(), len(selections[FIT_SET]), HELD_OUT in selections)
     chosen = {"train": (FIT_SET, kept), "held_out": (name, held)}
     fitted: dict[str, Tensor] = {}
     for number, step in enumerate(get_score(score).passes):
         if fitted:
             _save(path, fitted, None)
         name, rows = chosen[step.rows]
-        used = np.zeros(len(sources[name]), bool)
+        used = np.zeros(len(selections[name]), bool)
         used[rows] = True
-        arguments = (score, number, sources[name].labels(), used, str(path) if fitted else "")
-        blocks = pool.run_blocks({name: sources[name]}, Fitter, *arguments)
+        arguments = (score, number, selections[name].labels(), used, str(path) if fitted else "")
+        blocks = pool.run_blocks({name: selections[name]}, Fitter, *arguments)
         fitted |= step.merge(_parts(blocks))
     return fitted
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rtk.config.schema import EvaluateConfig
-from rtk.data.decode.pipeline import Source, decode_block, encoded_blocks
+from rtk.data.decode.pipeline import Selection, decode_block, encoded_blocks
 from rtk.evaluate.columns import as_matrix
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
@@ -45,7 +45,7 @@ class Pool:
 
     def run_blocks(
         self,
-        sources: Mapping[str, Source],
+        selections: Mapping[str, Selection],
         actor: Callable[..., Any],
         *args: Any,
         prepare: Callable[[pa.Table], Any] = decode_block,
@@ -53,7 +53,7 @@ class Pool:
         """What actors make of the decoded blocks of data sets, in any order.
 
         Args:
-            sources: data sets by name.
+            selections: data sets by name.
             actor: class of actor, called with what `ModelActor` takes, then `args`.
             args: see `actor`.
             prepare: what makes a decoded block, or several, of a block of encoded images.
@@ -68,7 +68,11 @@ class Pool:
         threads = max(1, available_cpus() // size)
         base = (str(self.run.path), self.checkpoint, threads, self.run.config().train.precision)
         batch = self.settings.batch_size
-        blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source, batch)]
+        blocks = [
+            block
+            for name, selection in selections.items()
+            for block in encoded_blocks(name, selection, batch)
+        ]
         results = (
             ray.data.from_arrow(blocks)
             .map_batches(prepare, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
@@ -89,17 +93,17 @@ class Pool:
 
 
 def collect(
-    blocks: Iterator[pa.Table], sources: Mapping[str, Source], done: Counted | None = None
+    blocks: Iterator[pa.Table], selections: Mapping[str, Selection], done: Counted | None = None
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Data sets, each as soon as it is complete: its name and its columns, rows where their numbers say."""
-    outputs: dict[str, dict[str, np.ndarray]] = {name: {} for name in sources}
-    left = {name: len(source) for name, source in sources.items()}
+    outputs: dict[str, dict[str, np.ndarray]] = {name: {} for name in selections}
+    left = {name: len(selection) for name, selection in selections.items()}
     for block in blocks:
         name, rows = block["set"][0].as_py(), block["row"].to_numpy()
         for column in block.column_names[2:]:
             values = block[column]
             found = as_matrix(values, len(rows)) if pa.types.is_nested(values.type) else values.to_numpy()
-            shape = (len(sources[name]), *found.shape[1:])
+            shape = (len(selections[name]), *found.shape[1:])
             outputs[name].setdefault(column, np.empty(shape, found.dtype))[rows] = found
         left[name] -= len(rows)
         if done is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rtk.config.plugin_files import owner_of
 from rtk.config.schema import EvaluateConfig
-from rtk.data.decode.pipeline import Source
+from rtk.data.decode.pipeline import Selection
 from rtk.data.sets.dataset import content_hash
 from rtk.evaluate.actors import Predictor
 from rtk.evaluate.image_fit import fit_image_file
@@ -23,7 +23,7 @@ from rtk.train.checkpoint import read_state
 
 def predict_datasets(
     run: RunFolder,
-    sources: Mapping[str, Source],
+    selections: Mapping[str, Selection],
     checkpoint: str = "best",
     settings: EvaluateConfig | None = None,
     progress: Progress | None = None,
@@ -36,7 +36,7 @@ def predict_datasets(
 
     Args:
         run: a trained run.
-        sources: data sets by name; `train` gets no scores. Those that are fitted are fitted on `train` and
+        selections: data sets by name; `train` gets no scores. Those that are fitted are fitted on `train` and
             `validation`.
         checkpoint: `best` or `last`.
         settings: batch size and size of the pool; None: the run's own.
@@ -51,27 +51,19 @@ def predict_datasets(
     folder.mkdir(parents=True, exist_ok=True)
     step = read_state(run.checkpoints / checkpoint)["step"]
     made_by = {"checkpoint": checkpoint, "step": step, "precision": run.config().train.precision}
-    stamps = {name: _stamp(source) | made_by for name, source in sources.items()}
-    files = {name: PredictionsFile(folder / f"{name}.parquet", stamps[name]) for name in sources}
+    stamps = {name: _stamp(selection) | made_by for name, selection in selections.items()}
+    files = {name: PredictionsFile(folder / f"{name}.parquet", stamps[name]) for name in selections}
     pool = Pool(run, checkpoint, settings or run.config().evaluate)
-    score_stamps: dict[str, dict[str, Any]] = {}
-    fitted_files: dict[str, str] = {}
-    for name in scores:
-        owner = owner_of("score", name)
-        plugin = {"plugin": owner.sha256} if owner is not None else {}
-        score_stamps[name] = {"hyperparameters": SCORES[name].score_defaults, **plugin}
-        if SCORES[name].passes:
-            fitted_files[name], fitted_on = fit_image_file(pool, name, sources, stamps, folder, plugin)
-            score_stamps[name] |= {"fitted_on": fitted_on}
+    score_stamps, fitted_files = _fit_scores(pool, scores, selections, stamps, folder)
     # Data sets that lack the same columns share a pass: starting one takes seconds.
     passes: dict[tuple[bool, tuple[str, ...]], list[str]] = defaultdict(list)
     for name, file in files.items():
         lacking = file.lacking({} if name == FIT_SET else score_stamps)
         if any(lacking):
             passes[lacking].append(name)
-    done = Counted(progress, sum(len(sources[name]) for names in passes.values() for name in names))
+    done = Counted(progress, sum(len(selections[name]) for names in passes.values() for name in names))
     for (outputs, missing), names in passes.items():
-        part = {name: sources[name] for name in names}
+        part = {name: selections[name] for name in names}
         for name, columns in collect(
             pool.run_blocks(part, Predictor, outputs, missing, fitted_files), part, done
         ):
@@ -80,7 +72,27 @@ def predict_datasets(
     return {name: file.path for name, file in files.items()}
 
 
-def _stamp(source: Source) -> dict[str, Any]:
+def _fit_scores(
+    pool: Pool,
+    scores: tuple[str, ...],
+    selections: Mapping[str, Selection],
+    stamps: Mapping[str, dict[str, Any]],
+    folder: Path,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """What the columns of scores are made from, by score; and the files of those that are fitted."""
+    score_stamps: dict[str, dict[str, Any]] = {}
+    fitted_files: dict[str, str] = {}
+    for name in scores:
+        owner = owner_of("score", name)
+        plugin = {"plugin": owner.sha256} if owner is not None else {}
+        score_stamps[name] = {"hyperparameters": SCORES[name].score_defaults, **plugin}
+        if SCORES[name].passes:
+            fitted_files[name], fitted_on = fit_image_file(pool, name, selections, stamps, folder, plugin)
+            score_stamps[name] |= {"fitted_on": fitted_on}
+    return score_stamps, fitted_files
+
+
+def _stamp(selection: Selection) -> dict[str, Any]:
     """What predictions depend on beside the model: they are made anew when any of it changes."""
-    data = {"data": content_hash(source.dataset), "rows": len(source), "size": source.size}
-    return data | {"crop_share": source.crop_share, "interpolation": source.interpolation}
+    data = {"data": content_hash(selection.dataset), "rows": len(selection), "size": selection.size}
+    return data | {"crop_share": selection.crop_share, "interpolation": selection.interpolation}

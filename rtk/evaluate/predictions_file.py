@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rtk.data.decode.pipeline import Source
+from rtk.data.decode.pipeline import Selection
 from rtk.evaluate.columns import as_lists, as_matrix
 from rtk.runs.atomic import replacing
 
@@ -49,14 +49,14 @@ class PredictionsFile:
             return True, tuple(scores)
         return False, tuple(name for name, stamp in scores.items() if stored["scores"].get(name) != stamp)
 
-    def write(self, source: Source, columns: dict[str, np.ndarray], scores: Mapping[str, Any]) -> None:
+    def write(self, selection: Selection, columns: dict[str, np.ndarray], scores: Mapping[str, Any]) -> None:
         """Write predictions, or add scores to those that are there; a reader never sees half a file."""
         stored: dict[str, Any] = {"predictions": self.stamp, "scores": {}}
         if "logits" in columns:
             matrices = {name: as_lists(torch.from_numpy(columns[name])) for name in MATRICES}
             known = {
-                "sample_id": source.sample_ids(),
-                "label": source.labels(),
+                "sample_id": selection.sample_ids(),
+                "label": selection.labels(),
                 "prediction": columns["logits"].argmax(1),
             }
             table = pa.table({**known, **matrices})

@@ -10,7 +10,7 @@ from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError
 from rtk.config.load import build_config, flatten, override_config, parse_override
 from rtk.config.schema import RunConfig
-from rtk.data.decode.pipeline import Source, evaluation_source
+from rtk.data.decode.pipeline import Selection, evaluation_selection
 from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash
 from rtk.data.sets.of_run import RunSets, blamed_on, open_sets
 from rtk.data.sets.overlap import first_overlap
@@ -110,7 +110,7 @@ def configured_ood(config: RunConfig) -> dict[str, OODSet]:
     }
 
 
-def evaluation_sources(config: RunConfig, rows: int | None = None) -> dict[str, Source]:
+def evaluation_selections(config: RunConfig, rows: int | None = None) -> dict[str, Selection]:
     """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test`, the OOD sets.
 
     `validation_ood` is among them where something is tuned on it. OOD sets go by their own names.
@@ -128,9 +128,9 @@ def evaluation_sources(config: RunConfig, rows: int | None = None) -> dict[str, 
     with blamed_on("data.test"):
         check_labels(sets.test, len(sets.train.classes))
     _check_validation_apart(sets)
-    sources = {key: evaluation_source(config.data, dataset, rows) for key, dataset in sets.items()}
-    sources["train"] = evaluation_source(config.data, sets.train, rows or config.data.train_rows)
-    return {key.rpartition(".")[2]: source for key, source in sources.items()}
+    selections = {key: evaluation_selection(config.data, dataset, rows) for key, dataset in sets.items()}
+    selections["train"] = evaluation_selection(config.data, sets.train, rows or config.data.train_rows)
+    return {key.rpartition(".")[2]: selection for key, selection in selections.items()}
 
 
 def _tuning_sets(config: RunConfig) -> tuple[str, ...]:

@@ -70,12 +70,10 @@ def compare(
     importances: dict[str, float] = {}
     if sweep:
         entries, space, importances = _read_sweep(sweep, output)
-        known = set(iterate_metrics(entries))  # none, where every trial has failed
-        sort = sort or next((name for name in space.metrics if name in known), None)
-        metrics = metrics or [
-            name for name in dict.fromkeys([*space.metrics, "val/accuracy"]) if name in known
-        ]
-        title = f"sweep {Path(sweep).name}"
+        measured = set(iterate_metrics(entries))  # none, where every trial has failed
+        wanted = [name for name in dict.fromkeys([*space.metrics, "val/accuracy"]) if name in measured]
+        sort = sort or next((name for name in space.metrics if name in measured), None)
+        metrics, title = metrics or wanted, f"sweep {Path(sweep).name}"
     elif experiment:
         entries, title = read_experiment(experiment, output), f"experiment {experiment}"
     else:

@@ -43,7 +43,7 @@ class TrainingData:
 
     def sample_ids(self) -> np.ndarray:
         """Ids int64 (rows,) of the training images; those of a stream are read from its files."""
-        return self.feed[0].source.sample_ids() if self.feed else self.sets.train.sample_ids
+        return self.feed[0].selection.sample_ids() if self.feed else self.sets.train.sample_ids
 
 
 @dataclass(frozen=True)

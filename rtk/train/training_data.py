@@ -14,7 +14,7 @@ from rtk.config.data import DataConfig
 from rtk.config.schema import RunConfig
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import FaultLog
-from rtk.data.decode.pipeline import Source, decode_datasets, evaluation_source
+from rtk.data.decode.pipeline import Selection, decode_datasets, evaluation_selection
 from rtk.data.decode.stream import Stream, open_stream, start_feeder
 from rtk.data.sets.dataset import ImageDataset
 from rtk.data.sets.of_run import RunSets, split_train
@@ -38,13 +38,13 @@ def load_training_data(config: RunConfig, sets: RunSets[ImageDataset], skipped: 
     """
     side = config.data.image_size
     faults = FaultLog(config.data.on_error, config.data.max_errors, skipped)
-    sources = sets.map(partial(_source, config))
-    whole = sources.train
+    selections = sets.map(partial(_selection, config))
+    whole = selections.train
     if config.data.stream:
-        sources = replace(sources, train=whole.first(min(len(whole), REFERENCE_ROWS)))
+        selections = replace(selections, train=whole.first(min(len(whole), REFERENCE_ROWS)))
     with progress_bar("decoding images") as progress:
-        arrays = decode_datasets(dict(sources.items()), progress, faults)
-    decoded = sources.map(lambda key, _: arrays[key])
+        arrays = decode_datasets(dict(selections.items()), progress, faults)
+    decoded = selections.map(lambda key, _: arrays[key])
     if decoded.validation is None:
         kept, held = split_train(config, len(decoded.train))
         validation = decoded.train.take(held).cropped(side)
@@ -54,15 +54,15 @@ def load_training_data(config: RunConfig, sets: RunSets[ImageDataset], skipped: 
     return TrainingData(decoded, start_stream(config, whole, faults) if config.data.stream else None)
 
 
-def _source(config: RunConfig, key: str, dataset: ImageDataset) -> Source:
+def _selection(config: RunConfig, key: str, dataset: ImageDataset) -> Selection:
     """How a data set of a run is decoded."""
     if key == "mixing":
-        return Source(dataset, mixing_side(config.data))
+        return Selection(dataset, mixing_side(config.data))
     if key == "train":
-        return Source(dataset, config.data.decoded_side, config.data.train_rows)
+        return Selection(dataset, config.data.decoded_side, config.data.train_rows)
     if key == "outliers":
-        return Source(dataset, config.data.decoded_side)
-    return evaluation_source(config.data, dataset)
+        return Selection(dataset, config.data.decoded_side)
+    return evaluation_selection(config.data, dataset)
 
 
 def mixing_side(data: DataConfig) -> int:
@@ -76,13 +76,13 @@ def _fractals(config: RunConfig) -> ImageArrays:
     return ImageArrays(pictures, np.zeros(FRACTALS, np.int64), np.arange(FRACTALS))
 
 
-def start_stream(config: RunConfig, source: Source, faults: FaultLog) -> tuple[Stream, Any]:
+def start_stream(config: RunConfig, selection: Selection, faults: FaultLog) -> tuple[Stream, Any]:
     """A streamed training set and the actor that feeds it to the workers.
 
     Raises:
         ConfigError: where some node, which would decode parts of the set, does not have its files.
     """
-    if isinstance(source.dataset.filesystem, LocalFileSystem):
-        check_input("data.train", source.dataset.files[0])
-    stream = open_stream(source, config.data.shuffle_rows, config.train.batch_size)
+    if isinstance(selection.dataset.filesystem, LocalFileSystem):
+        check_input("data.train", selection.dataset.files[0])
+    stream = open_stream(selection, config.data.shuffle_rows, config.train.batch_size)
     return stream, start_feeder(stream, config.seed, faults)

@@ -17,7 +17,7 @@ from rtk.cli import main
 from rtk.config import load_config
 from rtk.config.model import ModelConfig
 from rtk.config.plugin_files import PluginFile, load_plugins
-from rtk.data.decode.pipeline import decode_datasets, evaluation_source
+from rtk.data.decode.pipeline import decode_datasets, evaluation_selection
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate.model import load_model
@@ -85,7 +85,7 @@ def _check_image_score(run):
 
     def images(name):
         dataset = open_dataset(resolve_path(getattr(config.data, name)))
-        decoded = decode_datasets({name: evaluation_source(config.data, dataset, None)})[name]
+        decoded = decode_datasets({name: evaluation_selection(config.data, dataset, None)})[name]
         return torch.from_numpy(decoded.images).float() / 255, torch.from_numpy(decoded.labels)
 
     held_out = images("validation")

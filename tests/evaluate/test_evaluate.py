@@ -18,7 +18,7 @@ import torch
 
 from rtk.cli import main
 from rtk.config import load_config
-from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.image import BadImageError
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
@@ -57,7 +57,7 @@ def run(ray_session, tmp_path_factory) -> RunFolder:
 
 def test_predictions_are_those_of_the_model_in_the_order_of_the_data(run):
     dataset = open_dataset(resolve_path("builtin:digits/test.parquet"))
-    arrays = decode_datasets({"test": Source(dataset, 32)})["test"]
+    arrays = decode_datasets({"test": Selection(dataset, 32)})["test"]
     saved = read_predictions(run.evaluation / "predictions" / "test.parquet")
     with torch.no_grad():
         logits, features = load_model(run).forward_features(torch.from_numpy(arrays.images).float() / 255)
@@ -153,12 +153,12 @@ def test_corruptions_are_predicted_by_the_pool_and_name_what_is_wrong(run, tmp_p
     settings = run.config().evaluate.model_copy(update={"actors": 2, "batch_size": 5})
     pool = Pool(run, "best", settings)
     msp = ("msp", FittedScore({}, {}, None))
-    source = Source(open_dataset(resolve_path("builtin:digits/test.parquet")), 32, rows=12)
-    rows = corruption_metrics(pool, source, msp, types=["contrast"])
+    selection = Selection(open_dataset(resolve_path("builtin:digits/test.parquet")), 32, rows=12)
+    rows = corruption_metrics(pool, selection, msp, types=["contrast"])
     assert sizes == [2]
     assert [(row["corruption"], row["severity"]) for row in rows[:2]] == [("none", 0), ("contrast", 1)]
     one = Pool(run, "best", settings.model_copy(update={"actors": 1}))
-    assert corruption_metrics(one, source, msp, types=["contrast"]) == rows
+    assert corruption_metrics(one, selection, msp, types=["contrast"]) == rows
     table = pq.read_table(resolve_path("builtin:digits/test.parquet")).slice(0, 6)
     images = pa.array([*table["image"].to_pylist()[:5], b"broken"])
     pq.write_table(
@@ -166,7 +166,7 @@ def test_corruptions_are_predicted_by_the_pool_and_name_what_is_wrong(run, tmp_p
     )
     (tmp_path / "classes.json").write_text(json.dumps({"classes": list("0123456789")}))
     with pytest.raises(BadImageError, match="data set 'test', row 5"):
-        corruption_metrics(pool, Source(open_dataset(tmp_path / "t.parquet"), 32), msp, types=["contrast"])
+        corruption_metrics(pool, Selection(open_dataset(tmp_path / "t.parquet"), 32), msp, types=["contrast"])
 
 
 def test_report_is_one_file_with_real_curves(run):

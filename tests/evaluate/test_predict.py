@@ -12,7 +12,7 @@ import torch
 
 from rtk.config import load_config
 from rtk.config.schema import EvaluateConfig
-from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.order import holdout_split
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
@@ -47,10 +47,10 @@ def run(ray_session, tmp_path_factory) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def sources() -> dict[str, Source]:
+def selections() -> dict[str, Selection]:
     sets = {"train": ("train", 192), "test": ("test", 96), "photos": ("far_photos", 40)}
     return {
-        name: Source(
+        name: Selection(
             open_dataset(resolve_path(f"builtin:digits/{file}.parquet"), need_classes=False), 32, rows
         )
         for name, (file, rows) in sets.items()
@@ -83,21 +83,21 @@ def assert_identical(first, second):
 
 
 @pytest.fixture(scope="module")
-def alone(run, sources, tmp_path_factory):
+def alone(run, selections, tmp_path_factory):
     """Everything from one actor."""
     folder = fresh(run, tmp_path_factory.mktemp("alone"), 1)
-    return folder, predict_datasets(folder, sources, settings=pool_of(1), scores=IMAGE_SCORES)
+    return folder, predict_datasets(folder, selections, settings=pool_of(1), scores=IMAGE_SCORES)
 
 
-def images_of(source):
-    return torch.from_numpy(decode_datasets({"x": source})["x"].images).float() / 255
+def images_of(selection):
+    return torch.from_numpy(decode_datasets({"x": selection})["x"].images).float() / 255
 
 
-def test_columns_are_those_of_the_model_in_the_order_of_the_data(run, sources, alone):
+def test_columns_are_those_of_the_model_in_the_order_of_the_data(run, selections, alone):
     saved = columns(alone[1])
     assert saved["train"].keys() == {"sample_id", "label", "prediction", "logits", "features"}
     assert saved["test"].keys() == saved["train"].keys() | set(IMAGE_SCORES)
-    model, images = load_model(run), images_of(sources["test"])
+    model, images = load_model(run), images_of(selections["test"])
     with torch.no_grad():
         logits, features = model.forward_features(images)
     # Predictions are bf16 where the machine has it, scores of images never are.
@@ -108,19 +108,19 @@ def test_columns_are_those_of_the_model_in_the_order_of_the_data(run, sources, a
         np.testing.assert_allclose(saved["test"][name], expected, rtol=1e-2, atol=1e-5)
 
 
-def test_gram_is_fitted_on_the_split_of_the_run(run, sources, alone):
+def test_gram_is_fitted_on_the_split_of_the_run(run, selections, alone):
     config, model = run.config(), load_model(run)
-    kept, held = holdout_split(config.seed, len(sources["train"]), config.data.validation_fraction)
-    images, targets = images_of(sources["train"]), torch.from_numpy(columns(alone[1])["train"]["label"])
+    kept, held = holdout_split(config.seed, len(selections["train"]), config.data.validation_fraction)
+    images, targets = images_of(selections["train"]), torch.from_numpy(columns(alone[1])["train"]["label"])
     tensors = fit_image_score("gram", model, *([(images[rows], targets[rows])] for rows in (kept, held)))
-    expected = compute_image_score("gram", model, images_of(sources["test"]), tensors)
+    expected = compute_image_score("gram", model, images_of(selections["test"]), tensors)
     np.testing.assert_allclose(columns(alone[1])["test"]["gram"], expected, rtol=2e-2)
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_any_number_of_actors_gives_the_same(run, sources, alone, tmp_path, count):
+def test_any_number_of_actors_gives_the_same(run, selections, alone, tmp_path, count):
     folder = fresh(run, tmp_path, count)
-    found = predict_datasets(folder, sources, settings=pool_of(count), scores=IMAGE_SCORES)
+    found = predict_datasets(folder, selections, settings=pool_of(count), scores=IMAGE_SCORES)
     assert_identical(columns(found), columns(alone[1]))
 
 
@@ -139,16 +139,16 @@ class KilledOnce:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_killed_actor_changes_nothing(run, sources, alone, tmp_path, count):
+def test_a_killed_actor_changes_nothing(run, selections, alone, tmp_path, count):
     killer = KilledOnce()
     found = predict_datasets(
-        fresh(run, tmp_path, count), sources, settings=pool_of(count), scores=IMAGE_SCORES, progress=killer
+        fresh(run, tmp_path, count), selections, settings=pool_of(count), scores=IMAGE_SCORES, progress=killer
     )
     assert killer.killed
     assert_identical(columns(found), columns(alone[1]))
 
 
-def test_only_what_is_missing_is_computed(run, sources, tmp_path, monkeypatch):
+def test_only_what_is_missing_is_computed(run, selections, tmp_path, monkeypatch):
     folder = fresh(run, tmp_path, 1)
     passes = []
     run_blocks = predict.Pool.run_blocks
@@ -158,19 +158,19 @@ def test_only_what_is_missing_is_computed(run, sources, tmp_path, monkeypatch):
         return run_blocks(pool, part, actor, *args)
 
     monkeypatch.setattr(predict.Pool, "run_blocks", spied)
-    predict_datasets(folder, sources)
+    predict_datasets(folder, selections)
     assert passes == [(["photos", "test", "train"], "Predictor", True, ())]
-    before = columns({name: folder.evaluation / "predictions" / f"{name}.parquet" for name in sources})
+    before = columns({name: folder.evaluation / "predictions" / f"{name}.parquet" for name in selections})
     passes.clear()
-    predict_datasets(folder, sources, scores=("rr_fast",))
+    predict_datasets(folder, selections, scores=("rr_fast",))
     assert passes == [(["photos", "test"], "Predictor", False, ("rr_fast",))]
     passes.clear()
-    found = columns(predict_datasets(folder, sources, scores=("odin", "rr_fast")))
+    found = columns(predict_datasets(folder, selections, scores=("odin", "rr_fast")))
     assert passes == [(["photos", "test"], "Predictor", False, ("odin",))]
     for name, table in before.items():
         assert_identical({name: table}, {name: {column: found[name][column] for column in table}})
     passes.clear()
-    predict_datasets(folder, sources, scores=("odin", "rr_fast"))
+    predict_datasets(folder, selections, scores=("odin", "rr_fast"))
     assert passes == []
 
 

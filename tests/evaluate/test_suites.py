@@ -8,7 +8,7 @@ import pytest
 
 from rtk.config import ConfigError, load_config
 from rtk.config.load import dump_config
-from rtk.evaluate.sets import configured_ood, evaluation_config, evaluation_sources
+from rtk.evaluate.sets import configured_ood, evaluation_config, evaluation_selections
 from rtk.evaluate.suites import OODSet, known_groups, load_suite, parse_ood, shipped_suites
 from rtk.runs.folder import RunFolder
 
@@ -129,11 +129,11 @@ def test_images_to_tune_on_must_not_be_tested_on(run, tmp_path):
     photos = f"{DIGITS}far_photos.parquet"
     config = evaluation_config(run, ["evaluate.protocol=aps", f"data.validation_ood={photos}"])
     with pytest.raises(ConfigError, match="data.validation_ood: got images of the test set 'photos'"):
-        evaluation_sources(config)
+        evaluation_selections(config)
     with pytest.raises(ConfigError, match="data.validation_ood: got null"):
-        evaluation_sources(evaluation_config(run, ["evaluate.protocol=aps"]))
+        evaluation_selections(evaluation_config(run, ["evaluate.protocol=aps"]))
     with pytest.raises(ConfigError, match="data.validation: got images of the test set 'test'"):
-        evaluation_sources(evaluation_config(run, [f"data.validation={DIGITS}test.parquet"]))
+        evaluation_selections(evaluation_config(run, [f"data.validation={DIGITS}test.parquet"]))
 
 
 def test_a_copy_of_a_test_set_is_found_too(run, tmp_path):
@@ -143,18 +143,18 @@ def test_a_copy_of_a_test_set_is_found_too(run, tmp_path):
     copy.write_bytes(Path(resolve_path(f"{DIGITS}far_photos.parquet")).read_bytes())
     config = evaluation_config(run, ["evaluate.risk=0.1", f"data.validation_ood={copy}"])
     with pytest.raises(ConfigError, match="'photos'"):
-        evaluation_sources(config)
+        evaluation_selections(config)
 
 
 def test_thresholds_of_an_image_score_need_validation_images_of_their_own(run):
     (run.path / "config.yaml").write_text(dump_config(load_config("digits_ce", ["data.validation=null"])))
     overrides = ["evaluate.risk=0.1", "evaluate.confidence=rr_fast"]
     with pytest.raises(ConfigError, match="data.validation: got null.*rr_fast runs the model"):
-        evaluation_sources(evaluation_config(run, overrides))
+        evaluation_selections(evaluation_config(run, overrides))
 
 
 def test_validation_ood_is_read_only_where_something_is_tuned(run):
-    assert "validation_ood" not in evaluation_sources(evaluation_config(run, ["data.validation_ood=/no"]))
+    assert "validation_ood" not in evaluation_selections(evaluation_config(run, ["data.validation_ood=/no"]))
 
 
 @pytest.mark.parametrize(

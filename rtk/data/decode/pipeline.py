@@ -29,7 +29,7 @@ ROWS_PER_BLOCK = 512
 
 
 @dataclass(frozen=True)
-class Source:
+class Selection:
     """A data set to decode: images of `size` x `size` pixels, the first `rows` of them (None: all).
 
     `crop_share` and `interpolation` are those of `resize_and_crop`; `left_out` are rows of the files, among
@@ -46,8 +46,8 @@ class Source:
     def __len__(self) -> int:
         return min(self.rows or self.dataset.rows, self.dataset.rows) - len(self.left_out)
 
-    def first(self, rows: int) -> Source:
-        """The same source, of its first `rows` rows only."""
+    def first(self, rows: int) -> Selection:
+        """The same selection, of its first `rows` rows only."""
         return replace(self, rows=rows, left_out=tuple(row for row in self.left_out if row < rows))
 
     @property
@@ -76,18 +76,18 @@ class Source:
         return [name for name in ("image", "sample_id", "path") if name in self.dataset.columns]
 
 
-def evaluation_source(data: DataConfig, dataset: ImageDataset, rows: int | None = None) -> Source:
+def evaluation_selection(data: DataConfig, dataset: ImageDataset, rows: int | None = None) -> Selection:
     """A data set as images to evaluate on."""
-    return Source(dataset, data.image_size, rows, data.crop_share, data.interpolation)
+    return Selection(dataset, data.image_size, rows, data.crop_share, data.interpolation)
 
 
 def decode_datasets(
-    sources: Mapping[str, Source], progress: Progress | None = None, faults: FaultLog | None = None
+    selections: Mapping[str, Selection], progress: Progress | None = None, faults: FaultLog | None = None
 ) -> dict[str, ImageArrays]:
     """Decode several data sets in one Ray Data pass (starting a pass costs seconds).
 
     Args:
-        sources: what to decode, by name.
+        selections: what to decode, by name.
         progress: called with the number of images done and their total.
         faults: what is done with images that cannot be decoded; None: fail at the first.
 
@@ -101,34 +101,34 @@ def decode_datasets(
 
     faults = faults or FaultLog()
     warn_of_full_cluster()
-    blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source)]
+    blocks = [block for name, selection in selections.items() for block in encoded_blocks(name, selection)]
     decoded = ray.data.from_arrow(blocks).map_batches(
         decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
     )
     decoded.context.execution_options.preserve_order = True  # so that the first fault is the first row's
-    images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in sources.items()}
-    bad: dict[str, list[int]] = {name: [] for name in sources}
-    done, total = 0, sum(len(source) for source in sources.values())
+    images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in selections.items()}
+    bad: dict[str, list[int]] = {name: [] for name in selections}
+    done, total = 0, sum(len(selection) for selection in selections.values())
     for block in decoded.iter_batches(batch_size=None, batch_format="pyarrow"):
         for fault in place(block, images):
-            faults.add(fault, sources[fault.set].dataset.rows)
+            faults.add(fault, selections[fault.set].dataset.rows)
             bad[fault.set].append(fault.row)
         done += len(block)
         if progress is not None:
             progress(done, total)
-    return {name: _arrays(images[name], source, bad[name]) for name, source in sources.items()}
+    return {name: _arrays(images[name], selection, bad[name]) for name, selection in selections.items()}
 
 
-def find_faults(sources: Mapping[str, Source], progress: Progress | None = None) -> Iterator[Fault]:
+def find_faults(selections: Mapping[str, Selection], progress: Progress | None = None) -> Iterator[Fault]:
     """Decode data sets for nothing but those of their images that cannot be.
 
     Args:
-        sources: data sets by name.
+        selections: data sets by name.
         progress: called with the number of images done and their total.
     """
     import ray
 
-    blocks = [block for name, source in sources.items() for block in encoded_blocks(name, source)]
+    blocks = [block for name, selection in selections.items() for block in encoded_blocks(name, selection)]
     tried = ray.data.from_arrow(blocks).map_batches(
         lambda block: decode_block(block).drop_columns(["pixels", "size"]),
         batch_size=None,
@@ -136,7 +136,7 @@ def find_faults(sources: Mapping[str, Source], progress: Progress | None = None)
         zero_copy_batch=True,
     )
     tried.context.execution_options.preserve_order = True
-    done, total = 0, sum(len(source) for source in sources.values())
+    done, total = 0, sum(len(selection) for selection in selections.values())
     for block in tried.iter_batches(batch_size=None, batch_format="pyarrow"):
         bad = block.filter(pc.is_valid(block["reason"]))
         yield from (Fault(**row) for row in bad.to_pylist())
@@ -158,22 +158,24 @@ def warn_of_full_cluster() -> None:
         )
 
 
-def encoded_blocks(name: str, source: Source, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
+def encoded_blocks(name: str, selection: Selection, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
     """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
-    row, read, used = 0, 0, source.kept
-    for file in source.dataset.files:
-        with source.dataset.filesystem.open_input_file(file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(size, columns=source.columns):
+    row, read, used = 0, 0, selection.kept
+    for file in selection.dataset.files:
+        with selection.dataset.filesystem.open_input_file(file) as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(size, columns=selection.columns):
                 kept = used[row : np.searchsorted(used, read + len(batch))]
                 if len(kept):
-                    part = batch.take(pa.array(kept - read)) if source.left_out else batch.slice(0, len(kept))
-                    yield encoded_block(name, row, source, part)
+                    part = (
+                        batch.take(pa.array(kept - read)) if selection.left_out else batch.slice(0, len(kept))
+                    )
+                    yield encoded_block(name, row, selection, part)
                 row, read = row + len(kept), read + len(batch)
                 if row == len(used):
                     return
 
 
-def encoded_block(name: str, row: int, source: Source, batch: pa.RecordBatch) -> pa.Table:
+def encoded_block(name: str, row: int, selection: Selection, batch: pa.RecordBatch) -> pa.Table:
     """A block for `decode_block` from consecutive rows of a file, the first of them row `row` of the set.
 
     Its columns are `set`, `row`, `image`, `sample_id` and `path` (null where the data has none), and how to
@@ -185,7 +187,12 @@ def encoded_block(name: str, row: int, source: Source, batch: pa.RecordBatch) ->
         column: batch[column].cast(kind) if column in batch.schema.names else pa.nulls(count, kind)
         for column, kind in kinds.items()
     }
-    same = {"set": name, "size": source.size, "crop_share": source.crop_share, "how": source.interpolation}
+    same = {
+        "set": name,
+        "size": selection.size,
+        "crop_share": selection.crop_share,
+        "how": selection.interpolation,
+    }
     repeated = {column: pa.repeat(value, count) for column, value in same.items()}
     return pa.table({**repeated, "row": pa.array(range(row, row + count)), **columns})
 
@@ -219,7 +226,7 @@ def place(block: pa.Table, images: Mapping[str, np.ndarray], first: int = 0) -> 
             yield Fault(name, row, sample_id, path, reason)
 
 
-def _arrays(images: np.ndarray, source: Source, bad: list[int]) -> ImageArrays:
+def _arrays(images: np.ndarray, selection: Selection, bad: list[int]) -> ImageArrays:
     """Images with labels and ids, without the bad rows."""
-    arrays = ImageArrays(images, source.labels(), source.sample_ids())
+    arrays = ImageArrays(images, selection.labels(), selection.sample_ids())
     return arrays.take(np.delete(np.arange(len(images)), bad)) if bad else arrays

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import FaultLog
-from rtk.data.decode.pipeline import Source, decode_block, encoded_block, place
+from rtk.data.decode.pipeline import Selection, decode_block, encoded_block, place
 from rtk.data.image import BadImageError
 from rtk.data.order import group_order, window_size
 from rtk.data.sets.dataset import ImageDataset
@@ -44,13 +44,13 @@ class RowGroup:
 class Stream:
     """A training set to stream, in windows of `window` rows: whole batches of `batch` rows."""
 
-    source: Source
+    selection: Selection
     groups: tuple[RowGroup, ...]
     window: int
     batch: int
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.selection)
 
     @property
     def windows(self) -> int:
@@ -67,25 +67,25 @@ class Stream:
         return np.concatenate([np.arange(part.start, part.start + part.rows) for part in parts])
 
 
-def open_stream(source: Source, shuffle_rows: int, batch: int) -> Stream:
+def open_stream(selection: Selection, shuffle_rows: int, batch: int) -> Stream:
     """Find the row groups of a data set; reads metadata only.
 
     Args:
-        source: data set.
+        selection: data set.
         shuffle_rows: about how many rows make a window.
         batch: rows of a global batch.
     """
-    assert not source.left_out, "rows of a stream are left out when they are read"
-    groups, start, left = [], 0, len(source)
-    for file in source.dataset.files:
-        with source.dataset.filesystem.open_input_file(file) as opened:
+    assert not selection.left_out, "rows of a stream are left out when they are read"
+    groups, start, left = [], 0, len(selection)
+    for file in selection.dataset.files:
+        with selection.dataset.filesystem.open_input_file(file) as opened:
             metadata = pq.read_metadata(opened)
         for group in range(metadata.num_row_groups):
             rows = min(metadata.row_group(group).num_rows, left)
             if rows:
                 groups.append(RowGroup(file, group, start, rows))
             start, left = start + rows, left - rows
-    return Stream(source, tuple(groups), window_size(shuffle_rows, batch), batch)
+    return Stream(selection, tuple(groups), window_size(shuffle_rows, batch), batch)
 
 
 class WindowFeeder:
@@ -102,8 +102,8 @@ class WindowFeeder:
 
         start_ray()
         self.stream, self.seed, self.faults = stream, seed, faults
-        self.labels = stream.source.labels()
-        self.sample_ids = stream.source.sample_ids()
+        self.labels = stream.selection.labels()
+        self.sample_ids = stream.selection.sample_ids()
         self.kept: dict[tuple[int, int], Any] = {}
         self.position: tuple[int, int] | None = None
         self.error: str | None = None
@@ -130,13 +130,13 @@ class WindowFeeder:
         """Windows of an epoch from window `first` on."""
         stream = self.stream
         rows = stream.rows(self.seed, epoch)[first * stream.window :]
-        side = stream.source.size
+        side = stream.selection.size
         decoded = decoded_rows(stream, self.seed, epoch, skip=first * stream.window)
         for wanted in np.split(rows, stream.window * np.arange(1, stream.windows - first)):
             images = np.empty((len(wanted), 3, side, side), np.uint8)
             bad = self._fill(images, wanted, decoded)
             replaced = wanted.copy()
-            _replace(replaced, images, bad, self.stream.source.dataset)
+            _replace(replaced, images, bad, self.stream.selection.dataset)
             yield ImageArrays(images, self.labels[replaced], self.sample_ids[replaced])
 
     def _fill(self, images: np.ndarray, rows: np.ndarray, decoded: Iterator[pa.Table]) -> list[int]:
@@ -172,10 +172,10 @@ def decoded_rows(stream: Stream, seed: int, epoch: int, skip: int) -> Iterator[p
             parts.append({"file": group.file, "group": group.group, "start": group.start, "skip": skip})
             parts[-1]["stop"] = group.rows
         skip = max(0, skip - group.rows)
-    source = stream.source
+    selection = stream.selection
 
     def decode(part: dict[str, Any]) -> Iterator[pa.Table]:
-        yield from decode_group(source, **{name: values[0] for name, values in part.items()})
+        yield from decode_group(selection, **{name: values[0] for name, values in part.items()})
 
     data = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         decode, batch_size=1, batch_format="numpy"
@@ -189,18 +189,18 @@ def decoded_rows(stream: Stream, seed: int, epoch: int, skip: int) -> Iterator[p
 
 
 def decode_group(
-    source: Source, file: str, group: int, start: int, skip: int, stop: int
+    selection: Selection, file: str, group: int, start: int, skip: int, stop: int
 ) -> Iterator[pa.Table]:
     """Decoded blocks of rows `skip` to `stop` of a row group whose first row is row `start` of the set."""
-    with source.dataset.filesystem.open_input_file(str(file)) as opened:
+    with selection.dataset.filesystem.open_input_file(str(file)) as opened:
         # Read in small pieces: by default whole column chunks are fetched, possibly gigabytes.
         parquet = pq.ParquetFile(opened, pre_buffer=False, buffer_size=2**20)
         position = 0
-        for batch in parquet.iter_batches(ROWS_PER_READ, row_groups=[int(group)], columns=source.columns):
+        for batch in parquet.iter_batches(ROWS_PER_READ, row_groups=[int(group)], columns=selection.columns):
             first, last = max(0, skip - position), min(len(batch), stop - position)
             if first < last:
                 encoded = batch.slice(first, last - first)
-                yield decode_block(encoded_block(NAME, int(start) + position + first, source, encoded))
+                yield decode_block(encoded_block(NAME, int(start) + position + first, selection, encoded))
             position += len(batch)
 
 

@@ -142,11 +142,7 @@ def prepare(
         skipped = tuple(job.bad)
         if skipped and not skip_bad:
             raise BadImagesError(source, skipped)
-        for split, summaries in zip(opened.splits, written, strict=True):
-            if not summaries:
-                raise ValueError(
-                    f"{source}: {split.name} has no readable image ({split.count} images in all)"
-                )
+        _check_written(source, opened.splits, written)
         files = tuple(chain.from_iterable(written))
         report = PrepareReport(
             out, source, opened.kind, image_size, opened.classes, files, skipped, opened.ignored
@@ -154,6 +150,12 @@ def prepare(
         _write_json(folder / CLASSES_FILE, {"classes": opened.classes})
         _write_json(folder / MANIFEST_FILE, report.manifest())
     return report
+
+
+def _check_written(source: Path, splits: tuple[Split, ...], written: list[list[FileSummary]]) -> None:
+    for split, summaries in zip(splits, written, strict=True):
+        if not summaries:
+            raise ValueError(f"{source}: {split.name} has no readable image ({split.count} images in all)")
 
 
 class _Job:

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rtk.data.decode.pipeline import Source, decode_datasets, encoded_blocks, find_faults
+from rtk.data.decode.pipeline import Selection, decode_datasets, encoded_blocks, find_faults
 from rtk.data.image import BadImageError, encode_png, resize_and_crop
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
@@ -25,7 +25,7 @@ def test_several_sets_keep_their_order_size_and_ids(tmp_path, ray_session):
     encoded = [encode_png(image) for image in pixels]
     plain = write(tmp_path / "plain", encoded)
     named = write(tmp_path / "named", encoded[:20], sample_id=np.arange(500, 520))
-    arrays = decode_datasets({"a": Source(plain, 8), "b": Source(named, 4, rows=7)})
+    arrays = decode_datasets({"a": Selection(plain, 8), "b": Selection(named, 4, rows=7)})
     assert (arrays["a"].images == pixels.transpose(0, 3, 1, 2)).all()
     assert (arrays["a"].labels == np.arange(1300) % 3).all()
     assert (arrays["a"].sample_ids == np.arange(1300)).all()
@@ -37,7 +37,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, ray_session):
     good = encode_png(np.zeros((8, 8, 3), np.uint8))
     broken = write(tmp_path / "broken", [good, good[:40], good])
     with pytest.raises(BadImageError, match="data set 'train', row 1: "):
-        decode_datasets({"train": Source(broken, 8)})
+        decode_datasets({"train": Selection(broken, 8)})
 
 
 def test_rows_that_are_left_out_are_as_if_not_there(tmp_path, ray_session):
@@ -45,17 +45,17 @@ def test_rows_that_are_left_out_are_as_if_not_there(tmp_path, ray_session):
     encoded = [encode_png(image) for image in pixels]
     encoded[3], encoded[20] = b"", encoded[20][:40]
     dataset = write(tmp_path / "some", encoded, sample_id=np.arange(100, 140))
-    source = Source(dataset, 8, rows=30)
-    found = [(fault.row, fault.sample_id) for fault in find_faults({"some": source})]
+    selection = Selection(dataset, 8, rows=30)
+    found = [(fault.row, fault.sample_id) for fault in find_faults({"some": selection})]
     assert found == [(3, 103), (20, 120)]
-    source = replace(source, left_out=(3, 20))
+    selection = replace(selection, left_out=(3, 20))
     rows = np.delete(np.arange(30), [3, 20])
-    arrays = decode_datasets({"some": source})["some"]
-    assert len(source) == 28
+    arrays = decode_datasets({"some": selection})["some"]
+    assert len(selection) == 28
     assert (arrays.images == pixels[rows].transpose(0, 3, 1, 2)).all()
     assert (arrays.labels == rows % 3).all()
     assert (arrays.sample_ids == rows + 100).all()
-    blocks = list(encoded_blocks("some", source, size=9))
+    blocks = list(encoded_blocks("some", selection, size=9))
     assert [row for block in blocks for row in block["row"].to_pylist()] == list(range(28))
 
 

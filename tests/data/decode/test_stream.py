@@ -6,7 +6,7 @@ import torch
 
 from rtk.config.load import build_config
 from rtk.data.decode.faults import FaultLog
-from rtk.data.decode.pipeline import Source, decode_datasets
+from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.decode.stream import check_decoding_cpus, open_stream, start_feeder
 from rtk.data.image import encode_png
 from rtk.data.loader import Loader, ahead
@@ -38,7 +38,7 @@ def files(tmp_path_factory, ray_session):
 
 def feed(folder, faults=None, rows=None):
     """A stream with windows of 24 rows, and its feeder."""
-    stream = open_stream(Source(open_dataset(folder), SIDE, rows), 24, BATCH)
+    stream = open_stream(Selection(open_dataset(folder), SIDE, rows), 24, BATCH)
     return stream, start_feeder(stream, 3, faults or FaultLog())
 
 
@@ -95,7 +95,7 @@ def test_a_short_rest_joins_the_window_before(files):
     short = feed(files, rows=73)  # three windows of 24, and one row
     load = loader(short, remainder="pad")
     assert short[0].windows == 3
-    assert set(all_seen(load, 0, 10)) == set(short[0].source.sample_ids())
+    assert set(all_seen(load, 0, 10)) == set(short[0].selection.sample_ids())
     assert list(load.asked) == [(1, 0)]
     assert len(set(seen(load, 9))) == BATCH
 
@@ -122,7 +122,7 @@ def test_resuming_continues_at_the_right_sample(shared, files):
 def test_a_streamed_image_is_the_decoded_one(shared, files):
     load = loader(shared)
     images, _ = load._share(0, 0)
-    whole = decode_datasets({"train": Source(open_dataset(files), SIDE)})["train"]
+    whole = decode_datasets({"train": Selection(open_dataset(files), SIDE)})["train"]
     rows = images.sample_ids - 500
     assert (images.images == whole.images[rows]).all()
     assert (images.labels == whole.labels[rows]).all()
