@@ -118,14 +118,16 @@ def measure_score(
 
 def score_metrics(columns: Mapping[str, ScoreColumns], ds_method: str) -> dict[str, Any]:
     """`test`: the score as a confidence; `sets`: on each OOD set; `means`: over the near and the far sets."""
-    known = columns["test"]
-    by_set = {name: ood_metrics(known, own, ds_method) for name, own in columns.items() if name != "test"}
+    id_columns = columns["test"]
+    by_set = {
+        name: ood_metrics(id_columns, own, ds_method) for name, own in columns.items() if name != "test"
+    }
     means = {}
     for group in GROUPS:
         members = [metrics for name, metrics in by_set.items() if columns[name].group == group]
         for metric in members[0] if members else ():
             means[f"{metric}_{group}"] = float(np.mean([metrics[metric] for metrics in members]))
-    return {"test": error_metrics(known.score, known.is_correct), "sets": by_set, "means": means}
+    return {"test": error_metrics(id_columns.score, id_columns.is_correct), "sets": by_set, "means": means}
 
 
 def error_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, float]:
@@ -138,10 +140,18 @@ def error_metrics(confidence: np.ndarray, correct: np.ndarray) -> dict[str, floa
     return metrics
 
 
-def ood_metrics(known: ScoreColumns, unseen: ScoreColumns, ds_method: Any = "exact") -> dict[str, float]:
+def ood_metrics(
+    id_columns: ScoreColumns, ood_columns: ScoreColumns, ds_method: Any = "exact"
+) -> dict[str, float]:
     """AUROC, FPR95, AUPR of one score on one OOD set; F1 and AURC with its threshold alone, and with both."""
-    five = (known.confidence, known.score, known.is_correct, unseen.confidence, unseen.score)
-    return {**ood_detection(known.score, unseen.score), **joint_metrics(*five, method=ds_method)}
+    five = (
+        id_columns.confidence,
+        id_columns.score,
+        id_columns.is_correct,
+        ood_columns.confidence,
+        ood_columns.score,
+    )
+    return {**ood_detection(id_columns.score, ood_columns.score), **joint_metrics(*five, method=ds_method)}
 
 
 def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

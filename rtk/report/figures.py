@@ -71,9 +71,9 @@ class EvaluatedRun:
     def five(self, group: str) -> Five:
         """The arguments of the DS metrics, ID test set against all sets of a group."""
         pair = ("confidence", "ood_score")
-        known = [self.column("id", kind) for kind in (*pair, "is_correct")]
-        unseen = [self.column(group, kind) for kind in pair]
-        return known[0], known[1], known[2], unseen[0], unseen[1]
+        id_part = [self.column("id", kind) for kind in (*pair, "is_correct")]
+        ood_part = [self.column(group, kind) for kind in pair]
+        return id_part[0], id_part[1], id_part[2], ood_part[0], ood_part[1]
 
 
 def _clipped(values: np.ndarray, all_values: np.ndarray) -> np.ndarray:
@@ -109,8 +109,8 @@ def score_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
     """Histograms of the confidence and the OOD score, ROC of the best scores, reliability."""
     correct = entry.column("id", "is_correct")
     for kind, title in (("confidence", "Confidence"), ("ood_score", "OOD score")):
-        known = entry.column("id", kind)
-        parts = {"right": known[correct], "wrong": known[~correct]}
+        id_values = entry.column("id", kind)
+        parts = {"right": id_values[correct], "wrong": id_values[~correct]}
         parts |= {group: entry.column(group, kind) for group in entry.groups}
         good = {
             "confidence": "right predictions far to the right of wrong ones",
@@ -187,9 +187,9 @@ def _roc(entry: EvaluatedRun, group: str) -> Captioned:
     distinct = {round(entry.result["scores"][name][f"auroc_{group}"], 4): name for name in ranked[::-1]}
     others = [name for name in ranked if name in distinct.values() and name != headline]
     shown = [headline, *others][:ROC_LINES]
-    known, unseen = (entry.scores_of(part, shown) for part in ("id", group))
-    is_ood = np.repeat([False, True], [len(known[headline]), len(unseen[headline])])
-    lines = {name: roc_curve(is_ood, -np.append(known[name], unseen[name]))[:2] for name in shown}
+    id_scores, ood_scores = (entry.scores_of(part, shown) for part in ("id", group))
+    is_ood = np.repeat([False, True], [len(id_scores[headline]), len(ood_scores[headline])])
+    lines = {name: roc_curve(is_ood, -np.append(id_scores[name], ood_scores[name]))[:2] for name in shown}
     title = f"ROC, {group}-OOD against the test set"
     svg = plots.curves(lines, title, "test images called OOD", "OOD images found", diagonal=True)
     more = f" and the best others of {len(ranked)} scores" if others else ""
