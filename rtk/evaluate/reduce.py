@@ -41,11 +41,7 @@ def reduce_joint_metrics(scores: Dataset, ood_set: str, confidence: str, ood_sco
         ValueError: a column is missing, there are no rows of the ID test set or of `ood_set`, NaN, infinite
             OOD scores, or a confidence outside [0, 1].
     """
-    columns = list(dict.fromkeys(["set", "group", "is_correct", confidence, ood_score]))
-    missing = sorted(set(columns) - set(scores.schema().names))
-    if missing:
-        raise ValueError(f"scores: got no column {', '.join(missing)}, wanted {', '.join(columns)}")
-    wanted = scores.select_columns(columns)
+    wanted = _columns(scores, "set", "group", "is_correct", confidence, ood_score)
 
     def range_of_block(block: pa.Table) -> pa.Table:
         rows = _rows_of(block, ood_set)
@@ -72,6 +68,32 @@ def reduce_joint_metrics(scores: Dataset, ood_set: str, confidence: str, ood_sco
     for part in cells.iter_batches(batch_size=None, batch_format="pyarrow"):
         _add_cells(counts, part)
     return GridCounts(counts).result()
+
+
+def ood_sets(scores: Dataset) -> list[str]:
+    """Names of the OOD sets of such rows, in order of the alphabet.
+
+    Raises:
+        ValueError: a column is missing, or there is no OOD set.
+    """
+
+    def names_of_block(block: pa.Table) -> pa.Table:
+        return pa.table({"set": pc.unique(block.filter(pc.not_equal(block["group"], "id"))["set"])})
+
+    columns = _columns(scores, "set", "group")
+    rows = columns.map_batches(names_of_block, batch_size=None, batch_format="pyarrow").take_all()
+    if not rows:
+        raise ValueError("scores: got no rows of an OOD set (group near or far), wanted some")
+    return sorted({row["set"] for row in rows})
+
+
+def _columns(scores: Dataset, *names: str) -> Dataset:
+    """The rows with these columns only, each once."""
+    columns = list(dict.fromkeys(names))
+    missing = sorted(set(columns) - set(scores.schema().names))
+    if missing:
+        raise ValueError(f"scores: got no column {', '.join(missing)}, wanted {', '.join(columns)}")
+    return scores.select_columns(columns)
 
 
 def _range_or_reason(confidence: np.ndarray, ood_score: np.ndarray) -> pa.Table:

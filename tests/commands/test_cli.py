@@ -43,6 +43,7 @@ def test_help_loads_nothing_heavy():
         "doctor",
         "sweep",
         "compare",
+        "metrics",
         "sync",
     ],
 )
@@ -84,6 +85,7 @@ def test_every_command_has_help_with_examples(command, capsys):
             "score: got 'mpsx', wanted one of msp",
         ),
         (["train", "digits_demo", "evaluate.ood_score=kn"], "score: got 'kn', wanted one of msp"),
+        (["metrics", "/nowhere"], "scores: got '/nowhere', wanted a Parquet file"),
         (["sync", "--output", "/nowhere"], "--output: there is no folder '/nowhere'"),
     ],
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rtk.evaluate.reduce import reduce_joint_metrics
+from rtk.cli import main
+from rtk.evaluate.reduce import ood_sets, reduce_joint_metrics
 from rtk.metrics import ds_aurc, ds_f1, ood_aurc, ood_f1
 
 pytestmark = pytest.mark.slow
@@ -30,13 +35,18 @@ def arrays():
 
 
 @pytest.fixture(scope="module")
-def dataset(ray_session, arrays, tmp_path_factory):
+def folder(arrays, tmp_path_factory):
     """The rows, shuffled, in five files of three row groups; one file holds only the set `noise`."""
     folder = tmp_path_factory.mktemp("scores")
     rows = np.random.default_rng(1).permutation(5000)
     for i, part in enumerate([*np.array_split(rows, 4), np.arange(5000, 6000)]):
         table = pa.table({key: values[part] for key, values in arrays.items()})
         pq.write_table(table, folder / f"{i}.parquet", row_group_size=500)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(ray_session, folder):
     return ray_session.data.read_parquet(str(folder), override_num_blocks=5)
 
 
@@ -59,9 +69,25 @@ def test_one_column_may_be_both_scores(dataset, arrays):
     assert reduce_joint_metrics(dataset, "cats", "msp", "msp").ds_aurc == ds_aurc(*five, method="grid")
 
 
+def test_the_command_measures_every_ood_set_of_a_table(ray_session, folder, dataset, capsys):
+    assert main(["metrics", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == ["cats", "noise"]
+    for name, metrics in found.items():
+        assert metrics == asdict(reduce_joint_metrics(dataset, name, "msp", "knn"))
+    assert main(["metrics", str(folder), "--ood", "noise", "--ood-score", "msp"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"noise .* \d+\.\d\d", shown)
+    assert "cats" not in shown
+    assert main(["metrics", str(folder), "--confidence", "energy"]) == 2
+    assert "scores: got no column energy" in capsys.readouterr().err
+
+
 def test_mistakes_are_named(dataset):
     with pytest.raises(ValueError, match="scores: got no column energy, wanted set, group"):
         reduce_joint_metrics(dataset, "cats", "msp", "energy")
+    with pytest.raises(ValueError, match="got no rows of an OOD set"):
+        ood_sets(dataset.filter(lambda row: row["group"] == "id"))
     with pytest.raises(ValueError, match="is_ood: got no OOD image"):
         reduce_joint_metrics(dataset, "dogs", "msp", "knn")
     with pytest.raises(ValueError, match=r"confidence: got values in .*, wanted \[0, 1\]"):
