@@ -220,7 +220,7 @@ def test_training_goes_on_without_the_tracking_server(ray_session, tmp_path):
 
 def test_missing_pieces_are_named(run, capsys):
     assert main(["evaluate", str(run.path), "--ood", "far:x=/nowhere"]) == 2
-    assert "--ood x: " in capsys.readouterr().err
+    assert "data.far_ood.x: /nowhere: " in capsys.readouterr().err
     assert main(["evaluate", str(run.path), "--scores", "mps"]) == 2
     assert "msp" in capsys.readouterr().err
     assert main(["evaluate", str(run.path), "--ood", "far:test=/a"]) == 2
