@@ -10,6 +10,7 @@ from pathlib import Path
 # one thread; and no node of a test is ever drained, which Ray would start a process a run to watch for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else other processes starve Ray's workers
 
 import numpy as np
 import pytest
