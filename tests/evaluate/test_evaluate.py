@@ -32,6 +32,7 @@ from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
 from rtk.report.figures import EvaluatedRun, score_figures, surface_figures
 from rtk.report.run_page import write_report
+from rtk.report.run_tables import write_run_tables
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result, read_scores
 from rtk.scores import FittedScore, fit_score
@@ -92,6 +93,7 @@ def test_predictions_are_written_once(run):
 
 def test_json_csv_and_parquet_agree(run):
     result = read_result(run)
+    write_run_tables(run)
     with (run.evaluation / "table.csv").open() as file:
         rows = {(row["set"], row["score"]): row for row in csv.DictReader(file)}
     assert float(rows["photos", "knn"]["auroc"]) == result["sets"]["photos"]["knn"]["auroc"]
