@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # else other processes starve
 
 import numpy as np
 import pytest
+from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
 multiprocessing.set_forkserver_preload(["tests.forked"])
@@ -53,6 +55,15 @@ def rtk_data() -> Path:
     if "RTK_DATA" not in os.environ:
         pytest.skip("RTK_DATA is not set: no real data sets here")
     return Path(os.environ["RTK_DATA"]).resolve()
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """An image of noise as a JPEG file."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,13 @@
 """rtk from Python: light to import, and the commands' results as tables, figures and models."""
 
 import inspect
-import io
 import pickle
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import rtk
 from rtk.config.errors import ConfigError
@@ -68,14 +65,6 @@ def evaluated(trained):
 @pytest.fixture(scope="module")
 def model(trained, evaluated):
     return trained.export()
-
-
-@pytest.fixture(scope="module")
-def photo():
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 @pytest.mark.slow

@@ -18,14 +18,6 @@ def model(packaged):  # noqa: F811
     return LoadedModel(packaged)
 
 
-@pytest.fixture(scope="module")
-def photo():
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
 def test_images_of_any_kind_get_the_same_answer(model, photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(photo)
     picture, pixels = Image.open(io.BytesIO(photo)), decode_rgb(photo, None)
