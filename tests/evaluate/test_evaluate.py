@@ -182,7 +182,9 @@ def test_report_is_one_file_with_real_curves(run):
 
 def test_command_prints_one_json_object(run, capsys):
     extra = f"far:again={resolve_path('builtin:digits/far_photos.parquet')}"
+    (run.evaluation / "table.csv").unlink(missing_ok=True)
     assert main(["evaluate", str(run.path), "--ood", extra, "--scores", "msp", "energy", "--json"]) == 0
+    assert "again" in (run.evaluation / "table.csv").read_text()
     result = json.loads(capsys.readouterr().out)
     assert result["sets"]["again"]["energy"] == result["sets"]["photos"]["energy"]
     assert set(result["scores"]) == {"msp", "energy", "knn"}  # knn is the recipe's headline score
