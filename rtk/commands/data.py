@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rtk.commands.output import print_json, print_some
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
+
+if TYPE_CHECKING:
+    from rtk.data.prepare.records import Source
 
 
 def add(commands: Parsers) -> None:
@@ -27,12 +31,27 @@ def _add_prepare(actions: Parsers) -> None:
         "turn image folders, CIFAR archives, MNIST idx files or Parquet into rtk's Parquet",
         """rtk data prepare photos/ --out data/photos
         rtk data prepare cifar-100-python.tar.gz --out data/cifar100
-        rtk data prepare photos/ --out data/photos --skip-bad""",
+        rtk data prepare photos/ --out data/photos --skip-bad
+        rtk data prepare photos/ --out data/photos --split-folders 2023,2024   a split each; others left out
+        rtk data prepare species/ --out data/birds --classes-from parent       species/ORDER/BIRD/*.jpg
+        rtk data prepare hub/train.parquet --out data/hub --classes-from fine_label""",
     )
     parser.add_argument("source", help="folder, archive or Parquet")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
     parser.add_argument("--image-size", type=positive, metavar="PX", help="resize and crop to this side")
+    parser.add_argument(
+        "--split-folders",
+        type=lambda text: () if text == "none" else tuple(text.split(",")),
+        metavar="NAME,...",
+        help="folders that are splits, others beside them being left out; none: all are classes "
+        "(default: train, val, test and their usual spellings)",
+    )
+    parser.add_argument(
+        "--classes-from",
+        metavar="WHAT",
+        help="the class is the top folder of an image, its parent folder, or none; for Parquet: a column",
+    )
     add_plugin(parser, "data sources")
     add_json(parser)
 
@@ -84,6 +103,9 @@ def run_prepare(options: Options) -> int:
                 Path(options.out),
                 skip_bad=options.skip_bad,
                 image_size=options.image_size,
+                split_folders=options.split_folders,
+                classes_from=options.classes_from,
+                on_open=None if options.json else _print_layout,
                 progress=progress,
             )
     except BadImagesError as error:
@@ -98,6 +120,11 @@ def run_prepare(options: Options) -> int:
     print_some("skipped, could not be read", [f"{bad.origin}: {bad.reason}" for bad in done.skipped])
     print_some("ignored, no image of a class", list(done.ignored))
     return 0
+
+
+def _print_layout(source: Source) -> None:
+    if source.layout:
+        print("\n".join([f"understood as {source.kind}:", *source.layout]), flush=True)
 
 
 def run_inspect(options: Options) -> int:

@@ -1,7 +1,7 @@
 """Turn a source of images into validated Parquet; what appears is whole, and an interrupted run goes on."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -108,6 +108,9 @@ def prepare(
     *,
     skip_bad: bool = False,
     image_size: int | None = None,
+    split_folders: Sequence[str] | None = None,
+    classes_from: str | None = None,
+    on_open: Callable[[Source], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     rows_per_file: int = ROWS_PER_FILE,
 ) -> PrepareReport:
@@ -124,6 +127,10 @@ def prepare(
         skip_bad: leave out images that cannot be decoded, and list them in the report.
         image_size: bring images to this many pixels square (as `resize_and_crop` does); those of another
             size become PNG, which is lossless. None keeps them as they are.
+        split_folders: of an image folder: the folders that are splits; (): none; None: those of usual names.
+        classes_from: of an image folder: `top`, `parent` or `none` (`LayoutOptions`); of Parquet: the column
+            with the classes, or `none`. None: found out where that is clear.
+        on_open: called with what was found, before any image is read.
         progress: called with (images done, images in all), from the calling thread.
         rows_per_file: most rows of one Parquet file.
 
@@ -134,9 +141,14 @@ def prepare(
     """
     source, out = Path(source), Path(out)
     _check_arguments(source, out, image_size, rows_per_file)
-    opened = open_source(source)
+    split_folders = None if split_folders is None else tuple(split_folders)
+    options = {"split_folders": split_folders, "classes_from": classes_from}
+    opened = open_source(source, **options)
+    if on_open is not None:
+        on_open(opened)
     with resumable_folder(out) as folder:
-        journal = Journal(folder, _key(opened, source, image_size, rows_per_file))
+        key = _key(opened, source, image_size, rows_per_file) | options
+        journal = Journal(folder, key)
         job = _Job(opened, journal, image_size, progress, rows_per_file)
         written = [job.write_split(split) for split in opened.splits]
         skipped = tuple(job.bad)

@@ -52,6 +52,7 @@ class Source:
         splits: in the order in which sample ids are given out.
         has_paths: whether records carry a `path`.
         ignored: what else was found: files that are no images, columns that are not kept.
+        layout: how its folders were understood, as lines of a tree; empty where there is nothing to mistake.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Source:
     splits: tuple[Split, ...]
     has_paths: bool
     ignored: tuple[str, ...] = ()
+    layout: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

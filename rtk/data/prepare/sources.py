@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rtk.config.plugin_files import add_row
+from rtk.data.image_files import read_tree
 from rtk.data.prepare.cifar_archive import find_cifar_folder, open_cifar
 from rtk.data.prepare.idx_files import find_idx_images, open_idx
-from rtk.data.prepare.image_folder import IMAGE_SUFFIXES, open_image_folder
+from rtk.data.prepare.image_folder import open_image_folder
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.dataset import ImageDataset, check_labels, open_dataset, read_integers, read_rows
 
@@ -27,19 +29,45 @@ class SourceKind:
         recognises: whether a path that exists is of this kind; it only looks at names and first bytes.
         open: the source at such a path.
         supported: the kind in words, for the message about a path that is of none.
+        options: names of keyword arguments of `open`, such as `classes_from`: what a person may decide.
     """
 
     name: str
     recognises: Callable[[Path], bool]
-    open: Callable[[Path], Source]
+    open: Callable[..., Source]
     supported: str
+    options: tuple[str, ...] = ()
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, **options: Any) -> Source:
     """Recognises what is at `path` and opens it; metadata is checked, no image is decoded.
 
+    Args:
+        path: file or folder.
+        options: of `SourceKind.options`; None is the same as leaving one out.
+
     Raises:
-        ValueError: nothing is there, it is of no supported kind, it is corrupt, or has no classes or images.
+        ValueError: nothing is there, it is of no supported kind, it is corrupt, has no classes or images, or
+            its kind does not take an option.
+    """
+    kind = find_kind(path)
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        if name not in kind.options:
+            raise ValueError(f"--{name.replace('_', '-')}: does not apply to {kind.supported}")
+    source = kind.open(path, **given)
+    if not source.classes:
+        raise ValueError(f"{path}: {source.kind} with zero classes")
+    if not source.count:
+        raise ValueError(f"{path}: {source.kind} with no images")
+    return source
+
+
+def find_kind(path: Path) -> SourceKind:
+    """The kind of source that is at `path`.
+
+    Raises:
+        ValueError: nothing is there, or nothing of a supported kind.
     """
     if not path.exists():
         raise ValueError(f"{path}: does not exist")
@@ -52,12 +80,7 @@ def open_source(path: Path) -> Source:
             else f"a {path.suffix or 'nameless'} file, which is not supported"
         )
         raise ValueError(f"{path}: found {what}; {supported()}")
-    source = kind.open(path)
-    if not source.classes:
-        raise ValueError(f"{path}: {source.kind} with zero classes")
-    if not source.count:
-        raise ValueError(f"{path}: {source.kind} with no images")
-    return source
+    return kind
 
 
 def supported() -> str:
@@ -85,7 +108,7 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _is_image_folder(path: Path) -> bool:
-    return path.is_dir() and any(file.suffix.lower() in IMAGE_SUFFIXES for file in path.rglob("*"))
+    return path.is_dir() and any(read_tree(path).all_images())
 
 
 def _describe(folder: Path) -> str:
@@ -143,6 +166,7 @@ _ROWS = (
         _is_image_folder,
         open_image_folder,
         "a folder with one sub-folder of images per class, also below train/, val/, test/; or one of images",
+        ("split_folders", "classes_from"),
     ),
     SourceKind(
         "parquet",
