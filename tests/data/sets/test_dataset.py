@@ -117,7 +117,7 @@ def test_content_hash_follows_the_content_only(make_parquet, png, tmp_path):
 
 
 def test_content_hash_uses_the_manifest_if_it_fits(make_folder, tmp_path):
-    prepare(make_folder({"a": 2}), tmp_path / "out")
+    prepare(make_folder({"": 2}), tmp_path / "out")
     manifest = tmp_path / "out/manifest.json"
     with_manifest = content_hash(open_dataset(tmp_path / "out"))
     stated = json.loads(manifest.read_text())
