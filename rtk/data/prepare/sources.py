@@ -14,6 +14,7 @@ import numpy as np
 from rtk.config.plugin_files import add_row
 from rtk.data.image_files import read_tree
 from rtk.data.prepare.cifar_archive import find_cifar_folder, open_cifar
+from rtk.data.prepare.foreign_parquet import is_foreign, open_foreign_parquet
 from rtk.data.prepare.idx_files import find_idx_images, open_idx
 from rtk.data.prepare.image_folder import open_image_folder
 from rtk.data.prepare.records import Record, Source, Split
@@ -173,6 +174,13 @@ _ROWS = (
         _is_parquet,
         open_parquet,
         "a Parquet file with columns image and label, or a folder of these, with classes.json beside",
+    ),
+    SourceKind(
+        "foreign_parquet",
+        is_foreign,
+        open_foreign_parquet,
+        "Parquet of the Hugging Face hub: a column of encoded images, and one of classes",
+        ("classes_from",),
     ),
     SourceKind(
         "idx",

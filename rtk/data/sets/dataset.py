@@ -95,7 +95,7 @@ def open_dataset(path: str | Path, *, need_classes: bool = True) -> ImageDataset
     if not rows:
         raise ValueError(f"{path}: zero rows")
     columns = [name for name in schemas[0].names if all(name in schema.names for schema in schemas)]
-    classes = _find_classes(filesystem, files[0], str(path), need_classes)
+    classes = find_classes(filesystem, files[0], str(path), need_classes)
     return ImageDataset(str(path), tuple(files), rows, classes, tuple(columns))
 
 
@@ -231,7 +231,12 @@ def _check_columns(schema: pa.Schema, file: str) -> None:
             raise ValueError(f"{file}: column {column!r} is {kind}; wanted {description}")
 
 
-def _find_classes(filesystem: fs.FileSystem, file: str, path: str, needed: bool) -> tuple[str, ...]:
+def find_classes(filesystem: fs.FileSystem, file: str, path: str, needed: bool) -> tuple[str, ...]:
+    """Class names from `classes.json` beside a file; empty where there is none and none is needed.
+
+    Raises:
+        ValueError: it is missing though needed, or of another form.
+    """
     for folder in _folders_above(file):
         content = read_json(filesystem, f"{folder}/{CLASSES_FILE}")
         if content is not None:
