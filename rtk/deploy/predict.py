@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.errors import ConfigError
+from rtk.data.image_files import read_tree
+from rtk.data.sets.columns import image_bytes, image_column
 from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel
 from rtk.runtime.console import Progress
-
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2"}
 
 
 def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) -> PackagedModel:
@@ -58,16 +58,16 @@ def _download(uri: str, output: str) -> Path:
 def find_images(paths: Iterable[str]) -> list[Path]:
     """Files to predict: those named, and all image and Parquet files below the folders named, in order.
 
+    What counts as an image, as hidden, and as a link to follow is as in `rtk data prepare`.
+
     Raises:
-        ConfigError: where a path does not exist, a folder has no images, or a Parquet file no column `image`.
+        ConfigError: where a path does not exist, a folder has no images, or a Parquet file no images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise ConfigError(f"images: {path} does not exist")
-        inside = (
-            [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_image(p) and p.is_file())
-        )
+        inside = [path] if path.is_file() else _files_below(path)
         if not inside:
             raise ConfigError(f"images: no image files below {path}")
         found += inside
@@ -76,17 +76,21 @@ def find_images(paths: Iterable[str]) -> list[Path]:
     return found
 
 
+def _files_below(folder: Path) -> list[Path]:
+    try:
+        tree = read_tree(folder)
+    except ValueError as error:
+        raise ConfigError(f"images: {error}") from None
+    return sorted([*tree.all_images(), *filter(_is_parquet, tree.all_others())])
+
+
 def _check_parquet(file: Path) -> None:
     try:
-        columns = pq.read_schema(file).names
+        image_column(pq.read_schema(file))
     except pa.ArrowInvalid as error:
         raise ConfigError(f"images: {file} is no Parquet file ({error})") from None
-    if "image" not in columns:
-        raise ConfigError(f"images: {file} has columns {', '.join(columns)}, wanted image among them")
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in {*IMAGE_ENDINGS, ".parquet"}
+    except ValueError as error:
+        raise ConfigError(f"images: {file} {error}") from None
 
 
 def predict_files(
@@ -101,25 +105,36 @@ def predict_files(
     """
     total = sum(pq.ParquetFile(f).metadata.num_rows if _is_parquet(f) else 1 for f in files)
     done = 0
-    images = _encoded(files)
+    unreadable: dict[str, str] = {}
+    images = _encoded(files, unreadable)
     while batch := list(islice(images, BATCH)):
         names, data = zip(*batch, strict=True)
-        yield from ({"image": name, **row} for name, row in zip(names, model.predict(data), strict=True))
+        for name, row in zip(names, model.predict(data), strict=True):
+            yield {"image": name, **row, "error": unreadable.get(name, row["error"])}
         done += len(batch)
         if progress is not None:
             progress(done, total)
 
 
-def _encoded(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+def _encoded(files: list[Path], unreadable: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every image; no bytes, and the reason by name, where a file cannot be read."""
     for file in files:
-        if not _is_parquet(file):
-            yield str(file), file.read_bytes()
+        if _is_parquet(file):
+            yield from _encoded_rows(file)
             continue
-        row = 0
-        for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=["image"]):
-            for data in batch.column(0).to_pylist():
-                yield f"{file}:{row}", data or b""
-                row += 1
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            data, unreadable[str(file)] = b"", str(error.strerror)
+        yield str(file), data
+
+
+def _encoded_rows(file: Path) -> Iterator[tuple[str, bytes]]:
+    parquet, row = pq.ParquetFile(file), 0
+    for batch in parquet.iter_batches(BATCH, columns=[image_column(parquet.schema_arrow)]):
+        for value in batch.column(0).to_pylist():
+            yield f"{file}:{row}", image_bytes(value)[0]
+            row += 1
 
 
 def _is_parquet(file: Path) -> bool:

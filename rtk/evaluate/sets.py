@@ -11,6 +11,7 @@ from rtk.config.errors import ConfigError
 from rtk.config.load import build_config, flatten, override_config, parse_override
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Selection, evaluation_selection
+from rtk.data.prepare.on_the_fly import prepared
 from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash
 from rtk.data.sets.of_run import RunSets, blamed_on, open_sets
 from rtk.data.sets.overlap import first_overlap
@@ -31,6 +32,8 @@ def evaluation_config(
     allow_missing: bool = False,
 ) -> RunConfig:
     """The config that a run is evaluated with: that of its training < a suite's sets < overrides, more sets.
+
+    Where a set is raw images, such as a folder of photographs, its path becomes that of a prepared copy.
 
     Args:
         run: a trained run.
@@ -57,7 +60,21 @@ def evaluation_config(
         for group in OOD_SETS:
             tree["data"][group].pop(entry.name, None)
         tree["data"][f"{entry.group}_ood"][entry.name] = entry.path
-    return build_config(tree)
+    return build_config(tree | {"data": _prepared(tree["data"])})
+
+
+def _prepared(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `data`, the sets that are only tested or tuned on prepared where they are raw images."""
+
+    def path_of(key: str, path: str | None) -> str | None:
+        with blamed_on(f"data.{key}"):
+            return path and prepared(path, labelled=key == "test")
+
+    sets = {
+        group: {name: path_of(f"{group}.{name}", path) for name, path in data[group].items()}
+        for group in OOD_SETS
+    }
+    return {**data, **sets, **{key: path_of(key, data[key]) for key in ("test", VALIDATION_OOD)}}
 
 
 def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:

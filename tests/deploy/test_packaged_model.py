@@ -17,6 +17,7 @@ from rtk.config.plugin_files import plugin_hashes
 from rtk.data.image import decode_rgb
 from rtk.data.views.augment import to_float
 from rtk.deploy.packaged_model import PackagedModel, Preprocessing, _load_pyfunc
+from rtk.data.prepare.sources import open_source
 from rtk.deploy.predict import find_images, open_model, predict_files
 from rtk.models import build_model
 from rtk.scores import FitData, Predictions, apply_score, fit_score
@@ -136,9 +137,47 @@ def test_a_folder_of_parquet_parts_is_read_and_a_table_without_images_named(imag
     assert [file.name for file in find_images(images[:1])] == ["a.png", "part-0.parquet", "b.JPG"]
     pq.write_table(pa.table({"label": [1]}), tmp_path / "labels.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    for name, message in (("labels", "has columns label, wanted image"), ("broken", "is no Parquet file")):
+    for name, message in (("labels", "has columns label, wanted one column with images"), ("broken", "is no Parquet file")):
         with pytest.raises(ConfigError, match=message):
             find_images([str(tmp_path / f"{name}.parquet")])
+
+
+def test_folders_are_read_as_prepare_reads_them(folder, images, tmp_path):
+    photos = tmp_path / "photos"
+    for hidden in ("@eaDir", "__MACOSX", ".cache"):
+        (photos / hidden).mkdir()
+        (photos / hidden / "a.png").write_bytes(encoded(0))
+    (photos / "._a.png").write_bytes(b"of another system")
+    (photos / "below" / "c.jfif").write_bytes(encoded(0))
+    (photos / "back").symlink_to(photos)
+    (tmp_path / "subset").mkdir()
+    (tmp_path / "subset" / "linked").symlink_to(photos)
+    (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = find_images([str(tmp_path / "subset")])
+    assert [file.name for file in found] == ["a.png", "b.JPG", "c.jfif", "gone.png"]
+    assert {file.name for file in found} == {record.payload.name for record in _records(photos)}
+    rows = list(predict_files(open_model(str(folder)), found))
+    assert [row["error"] for row in rows] == [None, None, None, "No such file or directory"]
+    (photos / "more").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="more: a link to .*nowhere, which does not exist"):
+        find_images([str(photos)])
+
+
+def _records(folder):
+    (split,) = open_source(folder, classes_from="none").splits
+    return list(split.read())
+
+
+@pytest.mark.parametrize("column", ["image", "img"])
+def test_parquet_of_the_hugging_face_hub(folder, tmp_path, column):
+    values = [{"bytes": encoded(0), "path": "a.png"}, {"bytes": encoded(1), "path": None}, None]
+    table = pa.table({column: pa.array(values, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))})
+    pq.write_table(table, tmp_path / "train.parquet")
+    model = open_model(str(folder))
+    rows = list(predict_files(model, find_images([str(tmp_path / "train.parquet")])))
+    wanted = model.predict([encoded(0), encoded(1), b""])
+    assert [{key: value for key, value in row.items() if key != "image"} for row in rows] == wanted
+    assert rows[2]["error"] == "empty (0 bytes)"
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def _key(opened: Source, source: Path, image_size: int | None, rows_per_file: in
 def _validate(record: Record, image_size: int | None) -> tuple[bytes, ImageInfo] | BadImage:
     """Decode an image fully; returns the bytes to write and what they are, or why it cannot be decoded."""
     try:
-        data = _encoded(record)
+        data = encoded(record)
         image = open_image(data)
         info = read_info(image)
         pixels = to_rgb(image)
@@ -266,7 +266,7 @@ def _validate(record: Record, image_size: int | None) -> tuple[bytes, ImageInfo]
     return encode_png(np.array(resized)), ImageInfo(image_size, image_size, resized.mode, "PNG")
 
 
-def _encoded(record: Record) -> bytes:
+def encoded(record: Record) -> bytes:
     """Return a record's image as the bytes of an image file."""
     if isinstance(record.payload, bytes):
         return record.payload
