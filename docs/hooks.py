@@ -90,7 +90,7 @@ def scores() -> Iterator[str]:
 def recipes() -> Iterator[str]:
     """Every shipped recipe, as `rtk recipes cat` prints it."""
     for name, path in shipped_recipes().items():
-        yield from ["", f"## {name}", "", "```yaml", path.read_text().rstrip(), "```"]
+        yield from ["", f"## {name}", "", "```yaml", path.read_text(encoding="utf-8").rstrip(), "```"]
 
 
 def commands() -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import io
 import os
 import re
 import signal
@@ -95,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """The installed command: `main`, and out without freeing torch piece by piece, which takes seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a name that the terminal cannot show must not end a command
+            stream.reconfigure(errors="backslashreplace")
     code = main()
     atexit._run_exitfuncs()  # Ray's shutdown, MLflow's last rows
     for stream in (sys.stdout, sys.stderr):
@@ -141,21 +147,42 @@ def _split_overrides(command: argparse.ArgumentParser, words: Sequence[str]) -> 
     own: list[str] = []
     overrides: list[str] = []
     claimed = 0  # words to come that belong to an option whatever they look like
+    pairs = False  # whether the last option takes words such as NAME=PATH, as many as there are
     for word in words:
-        is_override = claimed == 0 and OVERRIDE.match(word)
+        is_override = claimed == 0 and OVERRIDE.match(word) and not (pairs and not _is_key(word))
         (overrides if is_override else own).append(word)
+        if claimed == 0 and word.startswith("-"):
+            pairs = _takes_pairs(command, word)
         claimed = claimed - 1 if claimed else _words_of_option(command, word)
     return own, overrides
 
 
+def _is_key(word: str) -> bool:
+    """Whether `key=value` sets a key that a run can be evaluated with; `name=x` is a set called `name`."""
+    from rtk.config.load import FREE_KEYS, valid_keys
+
+    key = word.partition("=")[0]
+    return "." in key and (key in valid_keys() or key.startswith(FREE_KEYS))
+
+
 def _words_of_option(command: argparse.ArgumentParser, word: str) -> int:
     """How many words an option must be followed by; 0 for any other word."""
+    option = _option(command, word)
+    if option is None:
+        return 0
+    return option.nargs if isinstance(option.nargs, int) else int(option.nargs in (None, "+"))
+
+
+def _takes_pairs(command: argparse.ArgumentParser, word: str) -> bool:
+    option = _option(command, word.partition("=")[0])
+    return option is not None and option.nargs == "+" and "=" in str(option.metavar)
+
+
+def _option(command: argparse.ArgumentParser, word: str) -> argparse.Action | None:
+    """The option that a word names, in full or by its beginning."""
     options = command._option_string_actions
     names = [name for name in options if word.startswith("--") and name.startswith(word)]
-    if not names:
-        return 0
-    needed = options[word if word in options else names[0]].nargs
-    return needed if isinstance(needed, int) else int(needed in (None, "+"))
+    return options[word if word in options else names[0]] if names else None
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -21,7 +21,7 @@ def recognises(path: Path) -> bool:
 
 def open_table(path: Path) -> Source:
     """Read the table; the images are read later, one by one."""
-    with (path / "labels.csv").open(newline="") as file:
+    with (path / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = [(row["file"], row["label"]) for row in csv.DictReader(file)]
     classes = tuple(sorted({label for _, label in rows}))
     split = Split("all", len(rows), partial(read, path, rows, classes))

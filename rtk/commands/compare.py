@@ -52,7 +52,7 @@ def run(options: Options) -> int:
         written.append(write_comparison(found, Path(options.html)))
     if options.csv:
         written.append(Path(options.csv))
-        written[-1].write_text(as_csv(found.groups))
+        written[-1].write_text(as_csv(found.groups), encoding="utf-8")
     if options.json:
         records = {"runs": as_records(found.groups), "differences": difference_records(found.differences)}
         print_json(records | {"written": [str(path) for path in written]})

@@ -116,7 +116,7 @@ def _collective() -> str:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_sharded_step, args=(port, folder), nprocs=COLLECTIVE_RANKS)
-        weights = {Path(folder, str(rank)).read_text() for rank in range(COLLECTIVE_RANKS)}
+        weights = {Path(folder, str(rank)).read_text(encoding="utf-8") for rank in range(COLLECTIVE_RANKS)}
     if len(weights) != 1:
         raise RuntimeError(f"after a sharded step the ranks hold different weights: {weights}")
     seconds = time.monotonic() - started
@@ -141,7 +141,7 @@ def _sharded_step(rank: int, port: int, folder: str) -> None:
     images = torch.full((1, 4), rank + 1.0, device=engine.device)
     backward(engine, engine(images).mean(), reduce=True)
     engine.step()
-    Path(folder, str(rank)).write_text(str(model.weight.tolist()))
+    Path(folder, str(rank)).write_text(str(model.weight.tolist()), encoding="utf-8")
     dist.destroy_process_group()
 
 

@@ -59,7 +59,7 @@ def cat(options: Options) -> int:
     """`rtk recipes cat`."""
     from rtk.config.load import find_recipe
 
-    print(find_recipe(options.recipe).read_text(), end="")
+    print(find_recipe(options.recipe).read_text(encoding="utf-8"), end="")
     return 0
 
 
@@ -106,4 +106,4 @@ def keys(options: Options) -> int:
 
 
 def _first_comment(path: Path) -> str:
-    return path.read_text().splitlines()[0].lstrip("# ")
+    return path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")

@@ -54,7 +54,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ConfigError: naming the file, which cannot be read or is no mapping.
     """
     try:
-        tree = parse_yaml(path.read_text())
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     except UnicodeDecodeError:

@@ -13,8 +13,7 @@ IMAGE_ENDINGS = frozenset([*_COMMON_ENDINGS, ".jp2", ".ppm", ".pgm", ".pbm", ".p
 
 # What systems and network storage leave beside a person's files; thumbnails in there look like pictures.
 _OF_THE_SYSTEM = frozenset(
-    ["__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"]
-    + ["thumbs.db", "ehthumbs.db", "desktop.ini"]
+    ["__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini"]
 )
 
 
@@ -104,11 +103,13 @@ def is_image(name: str) -> bool:
 
 
 def readable_name(name: str) -> str:
-    r"""A file's name as it is stored and compared: composed Unicode (NFC), whatever system wrote it.
+    """A file's name as it is stored and compared: composed Unicode (NFC), whatever system wrote it."""
+    return unicodedata.normalize("NFC", as_text(name))
 
-    It is read as UTF-8 in every locale; bytes that are not UTF-8 are shown as `\xe9`.
-    """
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+def as_text(path: str | Path) -> str:
+    r"""A path as Unicode: read as UTF-8 in every locale; bytes that are not UTF-8 are shown as `\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def readable_path(path: Path) -> str:

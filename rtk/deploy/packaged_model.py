@@ -80,7 +80,7 @@ class PackagedModel:
         weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, folder / WEIGHTS)
         save_fitted(folder / SCORES, self.scores)
-        (folder / DESCRIPTION).write_text(json.dumps(self._description(), indent=1))
+        (folder / DESCRIPTION).write_text(json.dumps(self._description(), indent=1), encoding="utf-8")
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -186,7 +186,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise ConfigError(f"model: got {str(folder)!r}, wanted what `rtk export` wrote")
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if content.get("format") != FORMAT:
         raise ConfigError(f"{path}: format {content.get('format')}, wanted {FORMAT}")
     return content

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from rtk.config.errors import ConfigError
 from rtk.data.image_files import read_tree
 from rtk.data.sets.columns import image_bytes, image_column
+from rtk.data.sets.storage import locate
 from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel
 from rtk.runtime.console import Progress
 
@@ -86,7 +87,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _check_parquet(file: Path) -> None:
     try:
-        image_column(pq.read_schema(file))
+        image_column(pq.read_schema(_place(file)))
     except pa.ArrowInvalid as error:
         raise ConfigError(f"images: {file} is no Parquet file ({error})") from None
     except ValueError as error:
@@ -103,7 +104,7 @@ def predict_files(
         files: of `find_images`.
         progress: called with the number of images done and their total.
     """
-    total = sum(pq.ParquetFile(f).metadata.num_rows if _is_parquet(f) else 1 for f in files)
+    total = sum(pq.ParquetFile(_place(f)).metadata.num_rows if _is_parquet(f) else 1 for f in files)
     done = 0
     unreadable: dict[str, str] = {}
     images = _encoded(files, unreadable)
@@ -130,11 +131,15 @@ def _encoded(files: list[Path], unreadable: dict[str, str]) -> Iterator[tuple[st
 
 
 def _encoded_rows(file: Path) -> Iterator[tuple[str, bytes]]:
-    parquet, row = pq.ParquetFile(file), 0
+    parquet, row = pq.ParquetFile(_place(file)), 0
     for batch in parquet.iter_batches(BATCH, columns=[image_column(parquet.schema_arrow)]):
         for value in batch.column(0).to_pylist():
             yield f"{file}:{row}", image_bytes(value)[0]
             row += 1
+
+
+def _place(file: Path) -> str:
+    return locate(str(file))[1]
 
 
 def _is_parquet(file: Path) -> bool:

@@ -158,7 +158,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write `corruptions.csv`."""
     path = folder / FILE
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
@@ -170,7 +170,7 @@ def read_rows(folder: Path, step: int) -> list[dict[str, Any]]:
     path = folder / FILE
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [
             {key: _number(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)
         ]

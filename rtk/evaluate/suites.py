@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError, unknown, wanted_of
-from rtk.config.load import expand_variables
+from rtk.config.load import expand_variables, valid_keys
 from rtk.config.yaml_files import read_mapping
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.storage import locate
@@ -86,7 +86,8 @@ def parse_ood(text: str) -> OODSet:
     if not colon:
         group = known_groups().get(name, "")
     if group not in GROUPS:
-        raise ConfigError(f"--ood: is {name!r} near or far? Say near:{name}=PATH or far:{name}=PATH")
+        key = f" ({unknown('key', name, valid_keys())})" if "." in name else ""
+        raise ConfigError(f"--ood: is {name!r} near or far? Say near:{name}=PATH or far:{name}=PATH{key}")
     return OODSet(name, group, path)
 
 

@@ -65,5 +65,5 @@ def _find(selections: Mapping[str, Selection]) -> dict[str, list[dict[str, Any]]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found

@@ -20,5 +20,5 @@ def render(template: str, **content: Any) -> str:
 def write_page(path: Path, template: str, **content: Any) -> Path:
     """Render a page and write it, folders included; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(template, **content))
+    path.write_text(render(template, **content), encoding="utf-8")
     return path

@@ -184,7 +184,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> Path:
     form = FORMATS.get(path.suffix.removeprefix("."))
     if form is None:
         raise ConfigError(f"{path}: got the ending {path.suffix!r}, wanted one of {', '.join(FORMATS)}")
-    path.write_text(form(rows))
+    path.write_text(form(rows), encoding="utf-8")
     return path
 
 

@@ -47,7 +47,7 @@ class RunFolder:
             folder.checkpoints.mkdir(parents=True)
             folder.evaluation.mkdir()
             copy_plugins(config.plugins, folder.path)
-            (folder.path / "config.yaml").write_text(dump_yaml(tree_with_copies(config)))
+            (folder.path / "config.yaml").write_text(dump_yaml(tree_with_copies(config)), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
         return folder
@@ -119,7 +119,7 @@ class RunFolder:
     def change_config(self, config: RunConfig, step: int) -> None:
         """Take over a resumed run's config; the one until `step` is kept as `config.until-STEP.yaml`."""
         changed = dump_yaml(tree_with_copies(config))
-        if changed != (before := (self.path / "config.yaml").read_text()):
+        if changed != (before := (self.path / "config.yaml").read_text(encoding="utf-8")):
             if not (self.path / f"config.until-{step}.yaml").exists():  # or nothing was trained with it
                 write_text(self.path / f"config.until-{step}.yaml", before)
             write_text(self.path / "config.yaml", changed)
@@ -130,7 +130,7 @@ class RunFolder:
         """Add rows `step, epoch, time, key, value`."""
         path = self.path / "metrics.csv"
         is_new = not path.exists()
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if is_new:
                 writer.writerow(COLUMNS)
@@ -142,7 +142,7 @@ class RunFolder:
         path = self.path / "metrics.csv"
         if not path.exists():
             return []
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             complete = [row for row in csv.DictReader(file) if row["value"]]
         numbers = {"step": int, "epoch": float, "time": float, "value": float}
         return [{**row, **{name: kind(row[name]) for name, kind in numbers.items()}} for row in complete]
@@ -164,7 +164,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """Content of a JSON file; None where it is not there."""
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def request_stop(self) -> None:
         """Ask the workers to write a checkpoint and end."""

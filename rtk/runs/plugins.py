@@ -30,7 +30,9 @@ def tree_with_copies(config: RunConfig) -> dict[str, Any]:
 def recorded_plugins(folder: Path) -> dict[str, str]:
     """SHA-256 by name, as `environment.json` has them."""
     path = folder / "environment.json"
-    recorded: dict[str, str] = json.loads(path.read_text()).get(FOLDER, {}) if path.exists() else {}
+    recorded: dict[str, str] = (
+        json.loads(path.read_text(encoding="utf-8")).get(FOLDER, {}) if path.exists() else {}
+    )
     return recorded
 
 

@@ -49,7 +49,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     Raises:
         ConfigError: where the run has not been evaluated, or by a version of rtk that wrote something else.
     """
-    result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text())
+    result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text(encoding="utf-8"))
     missing = [key for key in RESULT_KEYS if key not in result]
     if missing:
         raise ConfigError(

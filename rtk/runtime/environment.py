@@ -67,7 +67,7 @@ def git_commit(folder: Path | None = None) -> dict[str, Any] | None:
 
 def _git(arguments: list[str], folder: Path | None) -> str:
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        ["git", *arguments], cwd=folder, capture_output=True, check=True, timeout=10, encoding="utf-8"
     )
     return done.stdout.strip()
 
@@ -96,7 +96,7 @@ def cpu_quota(group: Path) -> float:
     """CPUs that a control group (version 2 or 1) grants, which affinity does not show; inf: no limit."""
     for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
-            quota, period = " ".join((group / file).read_text() for file in files).split()
+            quota, period = " ".join((group / file).read_text(encoding="utf-8") for file in files).split()
         except (OSError, ValueError):
             continue
         return float(quota) / float(period) if float(quota.replace("max", "-1")) > 0 else math.inf
@@ -115,7 +115,7 @@ def supports_bf16(device: str) -> bool:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = (
-        [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         if info.exists()
         else []
     )

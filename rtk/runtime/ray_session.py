@@ -84,7 +84,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _silent_native_stderr() -> Iterator[None]:
     """Keep Ray's native code from writing to standard error while it starts (Python errors still raise)."""
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

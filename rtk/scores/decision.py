@@ -59,7 +59,7 @@ class DecisionRule:
             ConfigError: the file is missing, or rtk did not write it.
         """
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             return cls(**{name: content[name] for name in cls.__dataclass_fields__})
         except FileNotFoundError:
             raise ConfigError(f"{path}: not there, `rtk evaluate RUN --risk 0.02` writes it") from None

@@ -244,7 +244,7 @@ class Mirror:
         for alias in ("best", "last"):
             path = self.run.checkpoints / alias / "state.json"
             if not path.exists() or state["models"].get(alias) == (
-                step := json.loads(path.read_text())["step"]
+                step := json.loads(path.read_text(encoding="utf-8"))["step"]
             ):
                 continue
             _make_registered_model(client, model)

@@ -66,7 +66,7 @@ def save_checkpoint(
             "scalars": optimizer_counters(state),
             **progress,
         }
-        (partial / "state.json").write_text(json.dumps(content, indent=1))
+        (partial / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     barrier()
     if rank == 0:
         _replace(folder, partial)
@@ -118,7 +118,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         CheckpointError: where there is no checkpoint, or one of another format.
     """
     folder = resolve_checkpoint(folder)
-    content = json.loads((folder / "state.json").read_text())
+    content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: checkpoint format {content.get('format')}, wanted {FORMAT}")
     return content
@@ -131,7 +131,7 @@ def forget_metrics(folder: Path) -> int:
         Its step.
     """
     state = {**read_state(folder), "metrics": None}
-    (folder / "state.json").write_text(json.dumps(state, indent=1))
+    (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     step: int = state["step"]
     return step
 

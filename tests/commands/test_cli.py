@@ -169,6 +169,14 @@ def test_words_are_taken_for_what_they_are_wherever_they_stand():
             ["evaluate", "RUN", "--ood", "seed=photos/", "--ood", "name=x", "evaluate.actors=2"],
             {"ood": ["seed=photos/", "name=x"], "overrides": ["evaluate.actors=2"]},
         ),
+        (
+            ["evaluate", "RUN", "--ood", "far:a=x", "name=y", "data.v2=z", "evaluate.actors=2", "seed=3"],
+            {"ood": ["far:a=x", "name=y", "data.v2=z", "seed=3"], "overrides": ["evaluate.actors=2"]},
+        ),
+        (
+            ["evaluate", "RUN", "--ood", "far:a=x", "--scores", "msp", "seed=3"],
+            {"ood": ["far:a=x"], "scores": ["msp"], "overrides": ["seed=3"]},
+        ),
         (["evaluate", "RUN", "--ood=seed=x", "--test", "data.b=c"], {"ood": ["seed=x"], "test": "data.b=c"}),
         (
             ["evaluate", "RUN", "--corruptions", "evaluate.actors=2"],

@@ -15,9 +15,9 @@ from rtk.config import ConfigError
 from rtk.config.model import ModelConfig
 from rtk.config.plugin_files import plugin_hashes
 from rtk.data.image import decode_rgb
+from rtk.data.prepare.sources import open_source
 from rtk.data.views.augment import to_float
 from rtk.deploy.packaged_model import PackagedModel, Preprocessing, _load_pyfunc
-from rtk.data.prepare.sources import open_source
 from rtk.deploy.predict import find_images, open_model, predict_files
 from rtk.models import build_model
 from rtk.scores import FitData, Predictions, apply_score, fit_score
@@ -137,7 +137,10 @@ def test_a_folder_of_parquet_parts_is_read_and_a_table_without_images_named(imag
     assert [file.name for file in find_images(images[:1])] == ["a.png", "part-0.parquet", "b.JPG"]
     pq.write_table(pa.table({"label": [1]}), tmp_path / "labels.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
-    for name, message in (("labels", "has columns label, wanted one column with images"), ("broken", "is no Parquet file")):
+    for name, message in (
+        ("labels", "has columns label, wanted one column with images"),
+        ("broken", "is no Parquet file"),
+    ):
         with pytest.raises(ConfigError, match=message):
             find_images([str(tmp_path / f"{name}.parquet")])
 

@@ -50,7 +50,7 @@ class FaultLog:
 
     def __post_init__(self) -> None:
         if self.file is not None and self.file.exists():
-            with self.file.open(newline="") as file:
+            with self.file.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
                     known = _parse(row)
                     self.skipped[known.set, known.row] = known
@@ -79,7 +79,7 @@ class FaultLog:
         if self.file is None:
             return
         is_new = not self.file.exists()
-        with self.file.open("a", newline="") as file:
+        with self.file.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [column.name for column in fields(Fault)])
             if is_new:
                 writer.writeheader()

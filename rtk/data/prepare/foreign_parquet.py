@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from rtk.data.image_files import is_hidden
 from rtk.data.prepare.layout import UNLABELLED
@@ -21,6 +20,7 @@ from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.columns import class_names, image_bytes, image_column, is_text, label_column
 from rtk.data.sets.dataset import CLASSES_FILE, READ_BYTES, READ_ROWS, find_classes
 from rtk.data.sets.of_run import blamed_on
+from rtk.data.sets.storage import locate
 
 NO_CLASSES = "none"
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # train-00000-of-00002
@@ -40,7 +40,7 @@ class _File:
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """The Parquet files at a path, by name: itself, those in it, or those in the only folder in it (`data/`)."""
+    """The Parquet files at a path, by name: itself, those in it, or those in its only folder (`data/`)."""
     if not path.is_dir():
         return [path] if path.suffix == ".parquet" else []
     visible = sorted(entry for entry in path.iterdir() if not is_hidden(entry.name))
@@ -55,7 +55,7 @@ def is_foreign(path: Path) -> bool:
     if not files:
         return False
     try:
-        schema = pq.read_schema(files[0])
+        schema = pq.read_schema(_place(files[0]))
     except pa.ArrowInvalid:
         return False  # no Parquet: rtk's own reader names it
     own = {"image", "label"} <= set(schema.names)
@@ -78,14 +78,14 @@ def open_foreign_parquet(path: Path, *, classes_from: str | None = None) -> Sour
         ValueError: a column is missing or unclear, files disagree, or a label is missing or out of range.
     """
     paths = parquet_files(path)
-    schemas = [pq.read_schema(file) for file in paths]
+    schemas = [pq.read_schema(_place(file)) for file in paths]
     images = []
     for file, schema in zip(paths, schemas, strict=True):
         with blamed_on(str(file)):
             images.append(image_column(schema))
     if classes_from == NO_CLASSES:
         classes, kept, shown = (UNLABELLED,), set(images), ()
-        labels = [np.zeros(pq.read_metadata(file).num_rows, np.int64) for file in paths]
+        labels = [np.zeros(pq.read_metadata(_place(file)).num_rows, np.int64) for file in paths]
     else:
         with blamed_on(str(paths[0])):
             column = label_column(schemas[0], classes_from)
@@ -98,6 +98,10 @@ def open_foreign_parquet(path: Path, *, classes_from: str | None = None) -> Sour
         splits.append(Split(name, sum(len(part.labels) for part in parts), partial(_read, parts)))
     ignored = tuple(f"column {name}" for name in schemas[0].names if name not in kept)
     return Source("Parquet of others", classes, tuple(splits), True, ignored, shown)
+
+
+def _place(file: Path) -> str:
+    return locate(str(file))[1]
 
 
 def _shown(column: str, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -113,20 +117,24 @@ def _read_labels(
     for file, schema in zip(paths, schemas, strict=True):
         if column not in schema.names:
             raise ValueError(f"{file}: column {column!r} is missing; it has {', '.join(schema.names)}")
-        read = pq.read_table(file, columns=[column])[column]
+        read = pq.read_table(_place(file), columns=[column])[column]
         if read.null_count:
             raise ValueError(f"{file}: column {column!r} has {read.null_count} missing values")
         values.append(read.cast(pa.string() if is_text(read.type) else pa.int64()))
     if len({value.type for value in values}) > 1:
-        raise ValueError(f"{paths[0].parent}: column {column!r} holds strings in some files, integers in others")
+        raise ValueError(
+            f"{paths[0].parent}: column {column!r} holds strings in some files, integers in others"
+        )
     if values[0].type == pa.string():
         classes = tuple(sorted(set().union(*(pc.unique(value).to_pylist() for value in values))))
-        return classes, [pc.index_in(value, pa.array(classes)).to_numpy().astype(np.int64) for value in values]
+        return classes, [
+            pc.index_in(value, pa.array(classes)).to_numpy().astype(np.int64) for value in values
+        ]
     labels = [value.to_numpy() for value in values]
     names = {class_names(schema, column) for schema in schemas}
     if len(names) > 1:
         raise ValueError(f"{paths[0].parent}: the files give column {column!r} different class names")
-    beside = find_classes(fs.LocalFileSystem(), paths[0].absolute().as_posix(), str(paths[0]), needed=False)
+    beside = find_classes(*locate(str(paths[0])), str(paths[0]), needed=False)
     most = max((int(label.max()) for label in labels if len(label)), default=-1)
     classes = names.pop() or beside or tuple(str(number) for number in range(most + 1))
     _check_range(paths, labels, len(classes))
@@ -137,16 +145,17 @@ def _check_range(paths: list[Path], labels: list[np.ndarray], num_classes: int) 
     for file, label in zip(paths, labels, strict=True):
         outside = np.flatnonzero((label < 0) | (label >= num_classes))
         if len(outside):
+            row = outside[0]
             raise ValueError(
-                f"{file}: label {label[outside[0]]} in row {outside[0]} is out of range, there are {num_classes} "
-                f"classes ({len(outside)} such rows); --classes-from none takes images of no class"
+                f"{file}: label {label[row]} in row {row} is out of range, there are {num_classes} classes "
+                f"({len(outside)} such rows); --classes-from none takes images of no class"
             )
 
 
 def _read(files: tuple[_File, ...]) -> Iterator[Record]:
     for file in files:
         row = 0
-        parquet = pq.ParquetFile(file.path, pre_buffer=False, buffer_size=READ_BYTES)
+        parquet = pq.ParquetFile(_place(file.path), pre_buffer=False, buffer_size=READ_BYTES)
         for batch in parquet.iter_batches(READ_ROWS, columns=[file.image]):
             for value in batch.column(0).to_pylist():
                 image, path = image_bytes(value)

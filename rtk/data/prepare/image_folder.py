@@ -17,11 +17,9 @@ def open_image_folder(
 ) -> Source:
     """Open a folder of image files.
 
-    Understood are `root/CLASS/**/*.png`, the same below split folders (`root/train`, `root/Testing`), and images
-    directly in `root` (or in each split folder), which become the one class `unlabelled`; all of it also with
-    a folder around it. Classes are sorted by name. Within a split the images are put in the order of a hash of
-    their paths: fixed, but mixed, so that the first N rows are a fair sample and no stretch of a Parquet file
-    holds a single class.
+    What its folders may mean: `layout.understand`. Classes are sorted by name. Within a split the images are
+    put in the order of a hash of their paths: fixed, but mixed, so that the first N rows are a fair sample,
+    and no stretch of a Parquet file holds a single class.
 
     Args:
         root: the folder.

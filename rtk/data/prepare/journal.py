@@ -45,7 +45,7 @@ class Journal:
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         self.folder, self.key = folder, json.loads(json.dumps(key))
         self.finished: list[Finished] = []
-        known = json.loads((folder / FILE).read_text()) if (folder / FILE).exists() else {}
+        known = json.loads((folder / FILE).read_text(encoding="utf-8")) if (folder / FILE).exists() else {}
         if known.get("key") == self.key:
             self.finished = [_parse(entry) for entry in known["finished"]]
         else:

@@ -1,4 +1,4 @@
-"""What the folders of an image folder mean: splits, classes, or neither; what could mean two things is refused."""
+"""What the folders of an image folder mean: splits, classes or neither; what is ambiguous is refused."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def split_name(folder: str) -> str | None:
 def understand(tree: FolderTree, options: LayoutOptions) -> Layout:
     """Find the splits and classes of an image folder.
 
-    Known are `CLASS/**`, `SPLIT/CLASS/**`, images alone or in splits (no classes), each also with one folder
-    around it (`photos/...`), as archives have it.
+    Known are `CLASS/**`, `SPLIT/CLASS/**`, and images alone or in splits, which become the one class
+    `unlabelled`; each also with a folder around it (`photos/...`), as archives have it.
 
     Raises:
         ValueError: the folders can be read in two ways; the message names the option that decides.
@@ -160,7 +160,8 @@ def _usual_splits(root: FolderTree) -> list[FolderTree]:
         names = [folder.name for folder in splits]
         raise ValueError(
             f"{root.path}: holds split folders ({', '.join(names)}) and others ({', '.join(others[:5])}); "
-            f"--split-folders {','.join(names)} leaves the others out, --split-folders none takes all as classes"
+            f"--split-folders {','.join(names)} leaves the others out, "
+            "--split-folders none takes all as classes"
         )
     return []
 
@@ -226,8 +227,9 @@ def _refuse_nested(folder: FolderTree, options: LayoutOptions) -> None:
     what = f"{readable_path(first.path)}: a class folder that holds only folders ({', '.join(inner[:5])})"
     if not all(map(split_name, inner)):
         raise ValueError(
-            f"{what}; --classes-from parent takes these as classes, --classes-from top all of it as one class "
-            f"{name!r}, --split-folders {','.join(list(inside)[:5])} takes the upper ones as splits"
+            f"{what}; --classes-from parent takes these as classes, "
+            f"--classes-from top all of it as one class {name!r}, "
+            f"--split-folders {','.join(list(inside)[:5])} takes the upper ones as splits"
         )
     if options.split_folders is None:
         raise ValueError(

@@ -18,7 +18,7 @@ from rtk.data.image_files import read_tree, readable_path
 from rtk.data.prepare.parquet_writer import ImageRow, write_parquet
 from rtk.data.prepare.prepare import encoded
 from rtk.data.prepare.records import Record, Source
-from rtk.data.prepare.sources import SourceKind, find_kind, open_source
+from rtk.data.prepare.sources import OWN_KINDS, SourceKind, find_kind, open_source
 from rtk.data.sets.builtin import PREFIX, cache_folder
 from rtk.data.sets.dataset import CLASSES_FILE, open_dataset
 from rtk.runs.atomic import write_json
@@ -52,6 +52,8 @@ def prepared(path: str, *, labelled: bool) -> str:
         kind = find_kind(source)
     except ValueError:
         return path  # who opens it says what is wrong
+    if kind not in OWN_KINDS:
+        return path  # what a user's file makes of the same content may change
     folder = cache_folder() / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
     key = _key(source, kind, labelled)
@@ -71,7 +73,9 @@ def _is_prepared(path: str) -> bool:
 def _key(source: Path, kind: SourceKind, labelled: bool) -> str:
     """Hash of the names and contents of what would be read, and of how."""
     total = hashlib.sha256(json.dumps([VERSION, kind.name, labelled]).encode())
-    files = [source]
+    files, beside = [source], source.parent / CLASSES_FILE
+    if source.is_file() and labelled and beside.is_file():
+        total.update(beside.read_bytes())
     if source.is_dir():
         tree = read_tree(source)
         files = sorted([*tree.all_images(), *(() if kind.name == "image_folder" else tree.all_others())])
@@ -96,7 +100,8 @@ def _prepare(source: Path, kind: SourceKind, labelled: bool, folder: Path) -> Pa
     if labelled and len(opened.splits) > 1:
         names = ", ".join(split.name for split in opened.splits)
         raise ValueError(
-            f"{source}: holds several sets ({names}), wanted one of them; or rtk data prepare {source} --out DIR"
+            f"{source}: holds several sets ({names}), wanted one of them "
+            f"(rtk data prepare {source} --out DIR makes a file of each)"
         )
     for line in opened.layout if labelled else ():
         print(line, file=sys.stderr)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.data.image import ImageInfo
+from rtk.data.sets.storage import locate
 
 # Small row groups let a reader pick, skip and shuffle; bounded bytes bound the memory of writer and reader.
 ROW_GROUP_ROWS = 1000
@@ -70,7 +71,8 @@ def write_parquet(
     target.parent.mkdir(exist_ok=True)
     infos: Counter[ImageInfo] = Counter()
     labels: Counter[int] = Counter()
-    with pq.ParquetWriter(target, _schema(with_path), compression="zstd") as writer:
+    filesystem, place = locate(str(target))
+    with pq.ParquetWriter(place, _schema(with_path), filesystem=filesystem, compression="zstd") as writer:
         for group in _row_groups(rows):
             columns = {field: [getattr(row, field) for row in group] for field in writer.schema.names}
             writer.write_table(pa.table(columns, schema=writer.schema), row_group_size=len(group))

@@ -20,6 +20,7 @@ from rtk.data.image import (
     resize_and_crop,
     to_rgb,
 )
+from rtk.data.image_files import as_text
 from rtk.data.prepare.journal import Finished, Journal, resumable_folder
 from rtk.data.prepare.parquet_writer import FileSummary, ImageRow, write_parquet
 from rtk.data.prepare.records import Record, Source, Split
@@ -99,7 +100,7 @@ class PrepareReport:
         """Return the report as JSON values: the content of `manifest.json`."""
         content = asdict(self)
         del content["out"]  # the folder may be moved
-        return {**content, "source": str(self.source), "rows": self.rows, "class_counts": self.counts}
+        return {**content, "source": as_text(self.source), "rows": self.rows, "class_counts": self.counts}
 
 
 def prepare(

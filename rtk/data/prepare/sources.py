@@ -161,7 +161,7 @@ def _read_records(dataset: ImageDataset, start: int, count: int) -> Iterator[Rec
         yield Record(row.image, row.label, origin, row.path, sample_id)
 
 
-_ROWS = (
+OWN_KINDS = (
     SourceKind(
         "image_folder",
         _is_image_folder,
@@ -195,4 +195,4 @@ _ROWS = (
         "cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder extracted from one",
     ),
 )
-SOURCES: dict[str, SourceKind] = {kind.name: kind for kind in _ROWS}
+SOURCES: dict[str, SourceKind] = {kind.name: kind for kind in OWN_KINDS}

@@ -67,7 +67,7 @@ def _write_digits(folder: Path) -> None:
         }
         pq.write_table(pa.table(columns), partial / f"{name}.parquet", compression="zstd")
     classes = [str(digit) for digit in range(KNOWN_CLASSES)]
-    (partial / "classes.json").write_text(json.dumps({"classes": classes}))
+    (partial / "classes.json").write_text(json.dumps({"classes": classes}), encoding="utf-8")
     try:
         partial.rename(folder)
     except OSError:  # another process was first

@@ -64,7 +64,9 @@ def label_column(schema: pa.Schema, wanted: str | None) -> str:
         listed = ", ".join(possible) or "none"
         raise ValueError(f"--classes-from: got {wanted!r}, wanted a column of integers or strings ({listed})")
     named = [name for name in possible if class_names(schema, name)]
-    chosen = [name for name in _LABEL_NAMES if name in possible][:1] or (named if len(named) == 1 else possible)
+    chosen = [name for name in _LABEL_NAMES if name in possible][:1] or (
+        named if len(named) == 1 else possible
+    )
     if len(chosen) == 1:
         return chosen[0]
     if chosen:
@@ -75,7 +77,7 @@ def label_column(schema: pa.Schema, wanted: str | None) -> str:
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """Names of a column's integers, from the metadata that the `datasets` library writes; empty without any."""
+    """Names of a column's integers, from the metadata that the `datasets` library writes; empty without."""
     stored = (schema.metadata or {}).get(b"huggingface")
     try:
         features = json.loads(stored or b"{}").get("info", {}).get("features", {})

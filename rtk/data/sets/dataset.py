@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from rtk.data.sets.storage import find_parquet, locate, read_json
+from rtk.data.sets.storage import find_parquet, locate, read_json, unprepared
 
 CLASSES_FILE = "classes.json"
 MANIFEST_FILE = "manifest.json"
@@ -218,17 +218,19 @@ def _read_metadata(filesystem: fs.FileSystem, file: str) -> pq.FileMetaData:
         with filesystem.open_input_file(file) as opened:
             return pq.read_metadata(opened)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{file}: no Parquet file: {error}") from error
+        raise ValueError(f"{file}: no Parquet file: {error}; {unprepared(file)}") from error
 
 
 def _check_columns(schema: pa.Schema, file: str) -> None:
     for column in ("image", "label"):
         if column not in schema.names:
-            raise ValueError(f"{file}: column {column!r} is missing; it has {', '.join(schema.names)}")
+            raise ValueError(
+                f"{file}: column {column!r} is missing; it has {', '.join(schema.names)}; {unprepared(file)}"
+            )
     for column, (is_wanted, description) in _COLUMN_TYPES.items():
         kind = schema.field(column).type if column in schema.names else None
         if kind is not None and not is_wanted(kind):
-            raise ValueError(f"{file}: column {column!r} is {kind}; wanted {description}")
+            raise ValueError(f"{file}: column {column!r} is {kind}; wanted {description}; {unprepared(file)}")
 
 
 def find_classes(filesystem: fs.FileSystem, file: str, path: str, needed: bool) -> tuple[str, ...]:

@@ -1,10 +1,13 @@
 """Find and read files on any filesystem that pyarrow knows: local, or a URI such as `s3://bucket/folder`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
+
+from rtk.data.image_files import as_text
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
@@ -14,12 +17,25 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
         ValueError: the URI is malformed or of an unknown kind.
     """
     if "://" not in path:
-        return fs.LocalFileSystem(), Path(path).absolute().as_posix()
+        return fs.LocalFileSystem(), _utf8(Path(path).absolute().as_posix())
     try:
         filesystem, place = fs.FileSystem.from_uri(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: cannot open this URI: {error}") from error
     return filesystem, place.rstrip("/")
+
+
+def _utf8(path: str) -> str:
+    """A local path as pyarrow takes it: UTF-8, in whichever encoding Python reads names here."""
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{as_text(path)}: the path is not UTF-8, wanted one that is") from None
+
+
+def unprepared(path: str) -> str:
+    """What to do where a path holds something else than prepared images."""
+    return f"wanted prepared images (rtk data prepare {path} --out DIR makes them)"
 
 
 def find_parquet(filesystem: fs.FileSystem, place: str, path: str) -> list[str]:
@@ -44,7 +60,7 @@ def find_parquet(filesystem: fs.FileSystem, place: str, path: str) -> list[str]:
             is_file = info.type == fs.FileType.File
             found += [info.path] if is_file else find_parquet(filesystem, info.path, path)
     if not found:
-        raise ValueError(f"{path}: no .parquet files in this folder")
+        raise ValueError(f"{path}: no .parquet files in this folder; {unprepared(path)}")
     return found
 
 
