@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rtk.config import ConfigError, load_config
 from rtk.config.load import dump_config
+from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate.sets import configured_ood, evaluation_config, evaluation_selections
 from rtk.evaluate.suites import OODSet, known_groups, load_suite, parse_ood, shipped_suites
 from rtk.runs.folder import RunFolder
@@ -115,8 +117,26 @@ def test_the_command_line_wins_over_a_suite_and_a_suite_over_the_recipe(run, tmp
 
 
 def test_two_sets_of_one_name_are_refused(run):
-    with pytest.raises(ConfigError, match=r"--ood: got 'k' twice"):
-        evaluation_config(run, ood=[OODSet("k", "far", "/a"), OODSet("k", "near", "/b")])
+    for group in ("near", "far"):
+        with pytest.raises(ConfigError, match=r"--ood: got 'k' twice"):
+            evaluation_config(run, ood=[OODSet("k", "far", "/a"), OODSet("k", group, "/b")])
+
+
+def test_raw_images_are_prepared_into_the_cache(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path / "cache"))
+    for folder in ("photos/0", "photos/1", "others/x"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "a.png")
+    photos, others = tmp_path / "photos", tmp_path / "others"
+    given = [f"data.test={photos}", f"data.validation_ood={others}"]
+    data = evaluation_config(run, given, ood=[OODSet("k", "far", str(others))]).data
+    assert open_dataset(data.test).classes == ("0", "1")
+    assert data.far_ood["k"] == data.validation_ood
+    assert open_dataset(data.far_ood["k"]).classes == ("unlabelled",)
+    assert data.far_ood["photos"] == "builtin:digits/far_photos.parquet"
+    assert f"{others}: 1 images (image folder), kept as {data.far_ood['k']}" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"data.test: .*others: holds the single class 'x'"):
+        evaluation_config(run, [f"data.test={others}"])
 
 
 @pytest.mark.parametrize("override", ["model.width=99", "data.validation_fraction=0.5", "data.train=/a"])

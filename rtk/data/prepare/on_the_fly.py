@@ -111,7 +111,7 @@ def _prepare(source: Path, kind: SourceKind, labelled: bool, folder: Path) -> Pa
     count = write_parquet(partial, "images.parquet", _rows(opened), len(opened.classes), True).rows
     write_json(partial / CLASSES_FILE, {"classes": opened.classes})
     partial.rename(folder)
-    print(f"{source}: {count} images of a {opened.kind}, kept as {folder}", file=sys.stderr)
+    print(f"{source}: {count} images ({opened.kind}), kept as {folder}", file=sys.stderr)
     return folder
 
 

@@ -76,12 +76,17 @@ def test_bad_files(tmp_path, table, message):
 def test_missing_paths(tmp_path):
     with pytest.raises(ValueError, match="gone: does not exist"):
         open_dataset(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"no \.parquet files"):
+    with pytest.raises(
+        ValueError,
+        match=r"no \.parquet files in this folder; wanted prepared images \(rtk data prepare .* --out DIR",
+    ):
         open_dataset(tmp_path)
     with pytest.raises(ValueError, match=r"nope://x: cannot open this URI"):
         open_dataset("nope://x")
     (tmp_path / "x.parquet").write_text("no Parquet at all")
-    with pytest.raises(ValueError, match=r"x.parquet: no Parquet file"):
+    with pytest.raises(
+        ValueError, match=r"x.parquet: no Parquet file.*wanted prepared images \(rtk data prepare"
+    ):
         open_dataset(tmp_path)
 
 
