@@ -78,14 +78,14 @@ def test_missing_paths(tmp_path):
         open_dataset(tmp_path / "gone")
     with pytest.raises(
         ValueError,
-        match=r"no \.parquet files in this folder; wanted prepared images \(rtk data prepare .* --out DIR",
+        match=r"no \.parquet files in this folder; wanted .*rtk data prepare .* --out",
     ):
         open_dataset(tmp_path)
     with pytest.raises(ValueError, match=r"nope://x: cannot open this URI"):
         open_dataset("nope://x")
     (tmp_path / "x.parquet").write_text("no Parquet at all")
     with pytest.raises(
-        ValueError, match=r"x.parquet: no Parquet file.*wanted prepared images \(rtk data prepare"
+        ValueError, match=r"x.parquet: no Parquet file.*rtk data prepare"
     ):
         open_dataset(tmp_path)
 
