@@ -83,14 +83,16 @@ def open_foreign_parquet(path: Path, *, classes_from: str | None = None) -> Sour
     for file, schema in zip(paths, schemas, strict=True):
         with blamed_on(str(file)):
             images.append(image_column(schema))
+    classes: tuple[str, ...] = (UNLABELLED,)
+    shown: tuple[str, ...] = ()
+    kept = set(images)
     if classes_from == NO_CLASSES:
-        classes, kept, shown = (UNLABELLED,), set(images), ()
         labels = [np.zeros(pq.read_metadata(_place(file)).num_rows, np.int64) for file in paths]
     else:
         with blamed_on(str(paths[0])):
             column = label_column(schemas[0], classes_from)
         classes, labels = _read_labels(paths, schemas, column)
-        kept, shown = {*images, column}, _shown(column, classes)
+        kept, shown = kept | {column}, _shown(column, classes)
     files = [_File(*each) for each in zip(paths, images, labels, strict=True)]
     splits = []
     for name, group in groupby(files, lambda file: file.split):

@@ -84,9 +84,7 @@ def test_missing_paths(tmp_path):
     with pytest.raises(ValueError, match=r"nope://x: cannot open this URI"):
         open_dataset("nope://x")
     (tmp_path / "x.parquet").write_text("no Parquet at all")
-    with pytest.raises(
-        ValueError, match=r"x.parquet: no Parquet file.*rtk data prepare"
-    ):
+    with pytest.raises(ValueError, match=r"x.parquet: no Parquet file.*rtk data prepare"):
         open_dataset(tmp_path)
 
 
