@@ -28,7 +28,7 @@ from rtk.models import Classifier, build_model
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import FittedScore, Predictions, apply_score
 from rtk.scores.decision import DecisionRule, decide
-from rtk.scores.storage import load_fitted, save_fitted
+from rtk.scores.storage import load_fitted, save_fitted, unshared
 
 FORMAT = 1
 BATCH = 64  # images per forward pass
@@ -77,8 +77,7 @@ class PackagedModel:
     def save(self, folder: Path) -> None:
         """Write the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        save_file(unshared(self.model.state_dict()), folder / WEIGHTS)
         save_fitted(folder / SCORES, self.scores)
         (folder / DESCRIPTION).write_text(json.dumps(self._description(), indent=1), encoding="utf-8")
 

@@ -20,6 +20,7 @@ from rtk.evaluate.model import load_model
 from rtk.runs.folder import RunFolder
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import compute_image_score, get_score
+from rtk.scores.storage import unshared
 
 
 class ModelActor:
@@ -147,6 +148,6 @@ class Fitter(ModelActor):
         if used.any():
             images, labels = self.images(block)[used.to(self.device)], self.labels[rows[used]].to(self.device)
             tensors = self.in_full_precision(self.step.part, images, labels, self.fitted)
-            part = save({name: value.cpu().contiguous() for name, value in tensors.items()})
+            part = save(unshared({name: value.cpu() for name, value in tensors.items()}))
         encoded = pa.array([part], pa.large_binary())
         return pa.table({"row": block["row"][:1], "count": [len(block)], "part": encoded})

@@ -21,6 +21,7 @@ from rtk.evaluate.pool import FIT_SET, Pool
 from rtk.evaluate.score_table import rows_to_fit_on
 from rtk.runs.atomic import replacing
 from rtk.scores import get_score
+from rtk.scores.storage import unshared
 
 HELD_OUT = "validation"
 
@@ -92,7 +93,7 @@ def _parts(blocks: Iterable[pa.Table]) -> Iterator[dict[str, Tensor]]:
 
 def _save(path: Path, tensors: dict[str, Tensor], fitted_on: Any) -> None:
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata={"fitted_on": json.dumps(fitted_on)})
+        save_file(unshared(tensors), partial, metadata={"fitted_on": json.dumps(fitted_on)})
 
 
 def _metadata(path: Path) -> Any:

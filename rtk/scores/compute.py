@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtk.scores.hyperparameters import check_hyperparameters, suggest
+from rtk.scores.hyperparameters import checked_hyperparameters, defaults_of, suggest
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 from rtk.scores.table import DEFAULT_SCORES, SCORES
@@ -48,10 +48,9 @@ def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any
     """
     score = get_score(name)
     if score.inputs == "images":
-        check_hyperparameters(name, {}, {}, hyperparameters)
+        checked_hyperparameters(name, {}, {}, hyperparameters)
         return FittedScore({}, score.score_defaults, None)
-    check_hyperparameters(name, score.defaults, score.limits, hyperparameters)
-    settings = score.defaults | hyperparameters
+    settings = score.defaults | checked_hyperparameters(name, score.defaults, score.limits, hyperparameters)
     if score.fit is None:
         return FittedScore({}, settings, None)
     if fit_data is None:
@@ -80,11 +79,11 @@ def apply_score(name: str, state: FittedScore, predictions: Predictions, **hyper
     if score.inputs == "images":
         return _computed(name, predictions)
     adjustable = {key: value for key, value in state.hyperparameters.items() if key not in score.fit_defaults}
-    check_hyperparameters(name, adjustable, score.limits, hyperparameters)
+    changed = checked_hyperparameters(name, adjustable, score.limits, hyperparameters)
     if state.width is not None and predictions.width != state.width:
         got = f"(classes, features) = {predictions.width}"
         raise ValueError(f"predictions: got {got}, wanted {state.width}, which {name} was fitted on")
-    settings = {**state.hyperparameters, **hyperparameters}
+    settings = {**state.hyperparameters, **changed}
     return torch.cat([_score(score, state, part, settings) for part in predictions.split(CHUNK)])
 
 
@@ -123,15 +122,16 @@ def compute_image_score(
 
     Raises:
         ValueError: unknown score or hyper-parameter, a value out of range, no `tensors` where they are
-            needed, or a score of predictions.
+            needed, images in half precision for a score that moves pixels, or a score of predictions.
     """
     score = _image_score(name)
-    check_hyperparameters(name, score.score_defaults, score.limits, hyperparameters)
+    settings = checked_hyperparameters(name, score.score_defaults, score.limits, hyperparameters)
     if not score.passes:
-        return score.score(model, images, **hyperparameters)
+        _require_fine_pixels(images)
+        return score.score(model, images, **settings)
     if tensors is None:
         raise ValueError(f"tensors: got None, wanted what {name} was fitted to")
-    return score.score(model, images, tensors, **hyperparameters)
+    return score.score(model, images, tensors, **settings)
 
 
 def fit_image_score(
@@ -139,6 +139,7 @@ def fit_image_score(
     model: nn.Module,
     train: Iterable[tuple[Tensor, Tensor]],
     held_out: Iterable[tuple[Tensor, Tensor]] | None = None,
+    **hyperparameters: Any,
 ) -> dict[str, Tensor]:
     """Fit a score of images in this process; an evaluation does the same on its pool of actors.
 
@@ -148,18 +149,22 @@ def fit_image_score(
         train: batches (images (N, 3, H, W), labels (N,)) of the training images, read once a pass.
         held_out: batches of labelled in-distribution images that are not in `train`; None: the passes over
             these are left out.
+        **hyperparameters: of the passes, such as Gram's `classes`; an evaluation takes the defaults.
 
     Returns:
         What `compute_image_score` takes as `tensors`.
 
     Raises:
-        ValueError: unknown score, a score of predictions, or a stream without a batch.
+        ValueError: unknown score or hyper-parameter, a score of predictions, or a stream without a batch.
     """
+    score = _image_score(name)
+    settings = checked_hyperparameters(name, score.fit_defaults, score.limits, hyperparameters)
     fitted: dict[str, Tensor] = {}
-    for step in _image_score(name).passes:
+    for step in score.passes:
         batches = train if step.rows == "train" else held_out
         if batches is not None:
-            fitted |= step.merge(step.part(model, *batch, fitted) for batch in batches)
+            used = {key: value for key, value in settings.items() if key in defaults_of(step.part)}
+            fitted |= step.merge(step.part(model, *batch, fitted, **used) for batch in batches)
     return fitted
 
 
@@ -190,6 +195,14 @@ def _image_score(name: str) -> Score:
     if score.inputs != "images":
         raise ValueError(f"score: got {name!r}, which scores predictions, wanted one of images")
     return score
+
+
+def _require_fine_pixels(images: Tensor) -> None:
+    if images.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"images: got {images.dtype}, wanted torch.float32 or torch.float64: the score moves pixels by "
+            "less than half precision tells apart (autocast inside the model does no harm)"
+        )
 
 
 def _computed(name: str, predictions: Predictions) -> Tensor:

@@ -31,7 +31,7 @@ def mds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     Source: Lee et al., "A simple unified framework for detecting out-of-distribution samples and adversarial
     attacks", NeurIPS 2018 (arXiv 1807.03888), eq. 2.
     """
-    return -_nearest(predictions.features, tensors["whitening"], tensors["class_means"])
+    return _narrowed(-_nearest_class(predictions, tensors), predictions.features)
 
 
 def fit_rmds(fit_data: FitData) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def rmds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     2106.09022).
     """
     background = _nearest(predictions.features, tensors["background_whitening"], tensors["background_mean"])
-    return mds(predictions, tensors) + background
+    return _narrowed(background - _nearest_class(predictions, tensors), predictions.features)
 
 
 def _whitening(covariance: Tensor) -> Tensor:
@@ -65,10 +65,19 @@ def _whitening(covariance: Tensor) -> Tensor:
     return directions[:, kept] / variances[kept].sqrt()
 
 
+def _nearest_class(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
+    return _nearest(predictions.features, tensors["whitening"], tensors["class_means"])
+
+
 def _nearest(features: Tensor, whitening: Tensor, means: Tensor) -> Tensor:
-    """Smallest squared whitened distance (N,) of features (N, D) to means (C, R)."""
-    distance = torch.cdist(features.to(whitening) @ whitening, means)
-    return distance.amin(dim=1).square().to(features.dtype)
+    """Smallest squared whitened distance (N,) float64 of features (N, D) to means (C, R)."""
+    return torch.cdist(features.to(whitening) @ whitening, means).amin(dim=1).square()
+
+
+def _narrowed(values: Tensor, like: Tensor) -> Tensor:
+    """Values in the type of others, those beyond its range at the end of it."""
+    limits = torch.finfo(like.dtype)
+    return values.clamp(limits.min, limits.max).to(like.dtype)
 
 
 ROWS = (Score("mds", mds, fit_mds, "features"), Score("rmds", rmds, fit_rmds, "features"))

@@ -72,7 +72,7 @@ def rr_fast(
         definition: "paper", as above. RAT_MisD's code: "published" (`RobustRadiusFast`) divides only the
             first pass by T, the same at T = 1; "exp" (`RobustRadiusFastExp`) is the margin of the two
             largest logits over the L1 norm of its gradient, "smooth" (`RobustRadiusFastSmooth`) the same
-            with the soft margin; these need no second pass.
+            with the soft margin; these need no second pass. Without a gradient nothing overtakes: 1.
 
     Source: RAT, arXiv 2503.14783 (RR-Fast; alpha = 0.01).
     """
@@ -88,7 +88,8 @@ def rr_fast(
 def _linear_radius(model: nn.Module, images: Tensor, temperature: float, smooth: bool) -> Tensor:
     gap = soft_margin if smooth else margin
     logits, gradient = logits_and_gradient(model, images, lambda z: gap(z / temperature).sum())
-    return gap(logits / temperature) / gradient.flatten(1).abs().sum(dim=1)
+    steepness = gradient.flatten(1).abs().sum(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return (gap(logits / temperature) / steepness).clamp(-LARGEST_RADIUS, LARGEST_RADIUS)
 
 
 def _first_overtaking(logits: Tensor, slopes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ Source: Sastry & Oore, "Detecting out-of-distribution examples with Gram matrice
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from rtk.scores.logits import msp
 from rtk.scores.score import Score
 
 POWERS = (1, 2, 3, 4, 5)
+NormalizerClasses = Literal["predicted", "labels"]
 
 
 def gram(model: nn.Module, images: Tensor, tensors: Tensors) -> Tensor:
@@ -44,7 +46,7 @@ def gram_confidence(tensors: Tensors, statistics: Tensor, logits: Tensor) -> Ten
     """`gram` of images whose statistics (N, F) and logits (N, C) are known, (N,)."""
     deviations = layer_deviations(tensors, statistics, logits.argmax(dim=1))
     total = (deviations / tensors["normalizer"].to(deviations)).sum(dim=1)
-    return -total / msp(logits).to(total)
+    return -total / msp(logits.to(total))
 
 
 def model_statistics(
@@ -59,13 +61,15 @@ def model_statistics(
 def layer_statistics(values: Tensor, powers: Sequence[int] = POWERS) -> Tensor:
     """Row sums of the Gram matrices of F^p, p-th root with the sign kept, (N, P * C_l).
 
-    G_p(F)_c = sign(s) |s|^(1/p), s = sum_d sum_pixels F_c^p F_d^p.
+    G_p(F)_c = sign(s) |s|^(1/p), s = sum_d sum_pixels F_c^p F_d^p. In float32 at least: they are of degree
+    two in a map, and those of ordinary maps are beyond the largest float16.
 
     Args:
         values: the map F (N, C_l, ...) of a layer, the trailing axes being the pixels.
         powers: P exponents.
     """
-    flat = values.reshape(*values.shape[:2], -1)
+    wide = torch.promote_types(values.dtype, torch.float32)
+    flat = values.reshape(*values.shape[:2], -1).to(wide)
     return torch.cat([_rooted_row_sums(flat, power) for power in powers], dim=1)
 
 
@@ -112,10 +116,27 @@ def close_bounds(state: Tensors) -> Tensors:
     return {"lower": lower, "upper": upper, "sizes": state["sizes"], "normalizer": normalizer}
 
 
-def deviations_of_batch(model: nn.Module, images: Tensor, labels: Tensor, fitted: Tensors) -> Tensors:
-    """Deviations of held-out images from the bounds of their predicted classes, summed."""
+def deviations_of_batch(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    fitted: Tensors,
+    *,
+    classes: NormalizerClasses = "predicted",
+) -> Tensors:
+    """Deviations of held-out images from the bounds of a class each, summed.
+
+    Args:
+        model: as in `gram`.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N,).
+        fitted: of the first pass.
+        classes: "predicted", the class whose bounds the score takes: the paper divides by the deviation to be
+            expected of what is scored. Or "labels", as OpenOOD: a wrong prediction then adds how far the
+            image is from the bounds of its label, a deviation that no scored image has.
+    """
     logits, statistics, _ = model_statistics(model, images)
-    return summed_deviations(fitted, statistics, logits.argmax(dim=1))
+    return summed_deviations(fitted, statistics, logits.argmax(dim=1) if classes == "predicted" else labels)
 
 
 def summed_deviations(tensors: Tensors, statistics: Tensor, classes: Tensor) -> Tensors:

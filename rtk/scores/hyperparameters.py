@@ -15,6 +15,8 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -64,26 +66,36 @@ def limits_of(function: Callable[..., Any]) -> dict[str, Limit]:
     return {name: _limit(hints.get(name)) for name in defaults_of(function)}
 
 
-def check_hyperparameters(
+def checked_hyperparameters(
     score: str, known: Mapping[str, Any], limits: Mapping[str, Limit], given: Mapping[str, Any]
-) -> None:
-    """Check names and values.
+) -> dict[str, Any]:
+    """The values as Python's own numbers, which can be saved (NumPy's cannot), after a check of each.
 
     Raises:
         ValueError: a name that the score does not have, or a value outside its range.
     """
-    for name, value in given.items():
+    values = {name: _plain(value) for name, value in given.items()}
+    for name, value in values.items():
         if name not in known:
             takes = ", ".join(known) or "no hyper-parameter"
             raise ValueError(f"{score}: got hyper-parameter {name!r}, wanted {takes}{suggest(name, known)}")
         if not limits[name].accepts(value):
             raise ValueError(f"{name}: got {value!r}, wanted {limits[name].wanted}")
+    return values
 
 
 def suggest(name: str, known: Mapping[str, Any]) -> str:
     """`; did you mean X?` where a known name is close, or nothing."""
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _limit(hint: Any) -> Limit:

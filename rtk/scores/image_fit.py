@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Tensors = dict[str, Tensor]
 Rows = Literal["train", "held_out"]
@@ -20,14 +20,15 @@ class ImagePass:
     """One pass over images: every batch becomes a small part, and parts are merged in the order of the rows.
 
     Attributes:
-        part: `(model, images (N, 3, H, W), labels (N,), fitted) -> tensors by name` of a batch, `fitted`
-            being those of the passes before; a function of these alone, for a lost batch is done again.
+        part: `(model, images (N, 3, H, W), labels (N,), fitted, **hyper-parameters) -> tensors by name` of a
+            batch, `fitted` being those of the passes before; a function of these alone, for a lost batch is
+            done again.
         add: `(state, part)`: take a part into the state, which is empty at first.
         finish: `state -> tensors by name`, which join those of the passes before.
         rows: which images: those trained on, or in-distribution images held out of training.
     """
 
-    part: Callable[[nn.Module, Tensor, Tensor, Tensors], Tensors]
+    part: Callable[..., Tensors]
     add: Callable[[Tensors, Tensors], None]
     finish: Callable[[Tensors], Tensors]
     rows: Rows = "train"

@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from rtk.scores.hyperparameters import PositiveInt, PositiveShare
 from rtk.scores.logits import energy
@@ -14,6 +13,9 @@ from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 
 BANK_CHUNK = 8192
+# Squared distances below it are computed again in float64: 2 - 2 cos in float32 is off by some 1e-7, which
+# ranks the images of a class by noise where its features lie close together.
+TIGHT = 1e-2
 
 
 def fit_knn(fit_data: FitData) -> dict[str, Tensor]:
@@ -24,8 +26,8 @@ def fit_knn(fit_data: FitData) -> dict[str, Tensor]:
 def knn(predictions: Predictions, tensors: dict[str, Tensor], *, k: PositiveInt = 50) -> Tensor:
     """Minus the squared Euclidean distance to the k-th nearest training feature, all of unit length.
 
-    For unit vectors this is 2 q·b_(k) - 2 with the k-th largest inner product. The paper takes the distance
-    itself, OpenOOD's index the square: the ranking is the same.
+    For unit vectors this is 2 q·b_(k) - 2 with the k-th largest inner product, in float64 where the two are
+    close. The paper takes the distance itself, OpenOOD's index the square: the ranking is the same.
 
     Args:
         predictions: N images.
@@ -35,8 +37,13 @@ def knn(predictions: Predictions, tensors: dict[str, Tensor], *, k: PositiveInt 
     Source: Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022 (arXiv
     2204.06507); k = 50 as OpenOOD.
     """
-    similarity = largest_similarities(predictions.features, tensors["bank"], k)
-    return 2 * similarity[:, -1] - 2
+    features, bank = predictions.features, tensors["bank"]
+    score = 2 * largest_similarities(features, bank, k)[:, -1] - 2
+    tight = score > -TIGHT
+    if features.dtype != torch.float64 and tight.any():
+        exact = 2 * largest_similarities(features[tight].double(), bank, k)[:, -1] - 2
+        score[tight] = exact.clamp_max(0).to(score.dtype)
+    return score
 
 
 def fit_nnguide(
@@ -84,11 +91,11 @@ def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor |
     """
     if k > len(bank):
         raise ValueError(f"k: got {k}, wanted at most {len(bank)}, the training images kept")
-    queries = normalize(queries, dim=1)
+    queries = unit_rows(queries)
     best, similarity = queries.new_empty(len(queries), 0), queries.new_empty(0)
     for start in range(0, len(bank), BANK_CHUNK):
         rows = slice(start, start + BANK_CHUNK)
-        part = normalize(bank[rows].to(queries), dim=1)
+        part = unit_rows(bank[rows].to(queries))
         # Into the same memory for every chunk: fresh pages cost as much as finding the largest.
         torch.mm(queries, part.T, out=similarity.resize_(len(queries), len(part)))
         if weight is not None:
@@ -96,6 +103,16 @@ def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor |
         candidates = torch.cat([best, similarity.topk(min(k, similarity.shape[1]), dim=1).values], dim=1)
         best = candidates.topk(min(k, candidates.shape[1]), dim=1).values
     return best
+
+
+def unit_rows(values: Tensor) -> Tensor:
+    """Rows (N, D) of unit length; a zero row stays zero.
+
+    They are scaled by their largest entry first: squares of very large or small entries leave the range.
+    """
+    largest = values.abs().amax(dim=1, keepdim=True)
+    scaled = values / torch.where(largest > 0, largest, 1)
+    return scaled.div_(torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(1))
 
 
 ROWS = (

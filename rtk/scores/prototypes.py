@@ -50,11 +50,15 @@ def she(
 
 
 def fit_fdbd(fit_data: FitData) -> dict[str, Tensor]:
-    """`weight_gaps` (C, C), distances between weight rows, and `mean` (D,) of the training features."""
+    """`weight_gaps` (C, C), distances between weight rows, and `mean` (D,) of the training features.
+
+    A class has no boundary with itself, nor with one whose row is the same: their logits differ by a constant
+    that says nothing about an image. An infinite gap takes them out of the sum.
+    """
     weight = fit_data.weight.double()
     gaps = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
-    # The predicted class has no boundary with itself: an infinite gap takes it out of the sum.
-    gaps.fill_diagonal_(torch.inf)
+    rounding = torch.finfo(fit_data.weight.dtype).eps * weight.norm(dim=1)
+    gaps[gaps <= rounding.maximum(rounding.unsqueeze(1))] = torch.inf
     dtype = fit_data.train.features.dtype
     return {"weight_gaps": gaps.to(dtype), "mean": mean_row(fit_data.train.features).to(dtype)}
 

@@ -47,7 +47,7 @@ class Score:
     @property
     def fit_defaults(self) -> dict[str, Any]:
         """Hyper-parameters that fitting uses, with their defaults."""
-        return {} if self.fit is None else defaults_of(self.fit)
+        return {name: value for each in self._fits for name, value in defaults_of(each).items()}
 
     @property
     def score_defaults(self) -> dict[str, Any]:
@@ -62,7 +62,12 @@ class Score:
     @property
     def limits(self) -> dict[str, Limit]:
         """Which values each hyper-parameter may have."""
-        return ({} if self.fit is None else limits_of(self.fit)) | limits_of(self.score)
+        functions = (*self._fits, self.score)
+        return {name: limit for each in functions for name, limit in limits_of(each).items()}
+
+    @property
+    def _fits(self) -> tuple[Callable[..., Any], ...]:
+        return tuple(step.part for step in self.passes) if self.fit is None else (self.fit,)
 
     @property
     def source(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from rtk.scores.compute import FittedScore
 
@@ -15,17 +16,28 @@ HEADER = "scores"
 
 
 def save_fitted(path: Path, scores: Mapping[str, FittedScore]) -> None:
-    """Write fitted scores, by name."""
+    """Write fitted scores, by name; they may share memory, as those that keep the head do."""
     tensors = {
-        f"{score}|{name}": tensor.contiguous()
-        for score, state in scores.items()
-        for name, tensor in state.tensors.items()
+        f"{score}|{name}": tensor for score, state in scores.items() for name, tensor in state.tensors.items()
     }
     about = {
         name: {"hyperparameters": dict(state.hyperparameters), "width": state.width}
         for name, state in scores.items()
     }
-    save_file(tensors, path, metadata={HEADER: json.dumps(about)})
+    save_file(unshared(tensors), path, metadata={HEADER: json.dumps(about)})
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors in memory of their own, as safetensors wants them; only shared ones are copied."""
+    taken: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        own = tensor.contiguous()
+        if own.untyped_storage().data_ptr() in taken:
+            own = own.clone()
+        taken.add(own.untyped_storage().data_ptr())
+        found[name] = own
+    return found
 
 
 def load_fitted(path: Path) -> dict[str, FittedScore]:

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -8,16 +6,14 @@ from torch.nn.functional import avg_pool2d, conv2d, linear, relu
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.maps import forward_maps
-from rtk.scores import SCORES, fit_image_score
+from rtk.scores import fit_image_score
 from rtk.scores.gram import (
     gram_confidence,
     layer_deviations,
     layer_statistics,
     model_statistics,
-    summed_deviations,
 )
 
-PASSES = SCORES["gram"].passes
 BATCH = 30
 SIZES = [5 * channels for channels in (8, 8, 12, 12, 12)]
 
@@ -65,10 +61,10 @@ def batches(recorded, rows):
     return ((recorded["x_train"][part], recorded["y_train"][part]) for part in rows.split(BATCH))
 
 
-def fit(recorded, rows, held=None):
+def fit(recorded, rows, held=None, **options):
     """Gram fitted on training images of some rows, normalised by those of others."""
     held_out = None if held is None else batches(recorded, held)
-    return fit_image_score("gram", RecordedNet(recorded), batches(recorded, rows), held_out)
+    return fit_image_score("gram", RecordedNet(recorded), batches(recorded, rows), held_out, **options)
 
 
 def test_the_normalizer_is_the_mean_deviation_of_predicted_classes(recorded):
@@ -104,16 +100,7 @@ def test_recorded_network_is_rebuilt(recorded):
 
 def test_confidence_matches_openood(recorded):
     held, rest = held_out_rows(recorded)
-    state = fit(recorded, rest)
-    # OpenOOD measures held-out images by the bounds of their labels; `fit` by those of their predictions.
-    by_label = replace(
-        PASSES[1],
-        part=lambda model, images, labels, fitted: summed_deviations(
-            fitted, model_statistics(model, images)[1], labels
-        ),
-    )
-    parts = (by_label.part(RecordedNet(recorded), *batch, state) for batch in batches(recorded, held))
-    state |= by_label.merge(parts)
+    state = fit(recorded, rest, held, classes="labels")
     np.testing.assert_allclose(
         state["normalizer"], recorded["openood__normalize_factors_per_layer"][0], rtol=1e-6
     )
@@ -174,6 +161,8 @@ def test_class_without_images_has_the_bounds_of_all(recorded):
 
 
 def test_bad_input_is_named(recorded):
+    with pytest.raises(ValueError, match="classes: got 'truth', wanted one of 'predicted', 'labels'"):
+        fit(recorded, torch.arange(200), classes="truth")
     with pytest.raises(ValueError, match="train: got no batch"):
         fit_image_score("gram", RecordedNet(recorded), [])
     with pytest.raises(ValueError, match="held_out: got no batch"):

@@ -6,8 +6,32 @@ import torch
 from safetensors.torch import load, save
 
 from rtk.metrics import auroc
-from rtk.scores import SCORES, FitData, Predictions, apply_score, compute_score, fit_score
+from rtk.scores import (
+    SCORES,
+    FitData,
+    Predictions,
+    apply_score,
+    compute_image_score,
+    compute_score,
+    fit_image_score,
+    fit_score,
+)
 from rtk.scores.hyperparameters import defaults_of
+from rtk.scores.storage import load_fitted, save_fitted
+from tests.scores.worlds import (
+    CLASSES,
+    DEGENERATE,
+    DIMENSIONS,
+    NETS,
+    World,
+    as_double,
+    first,
+    join,
+    mislabel,
+    small_net,
+    with_equal_rows,
+    with_features,
+)
 
 OPTIONS = {
     "ash": [{"variant": "b"}, {"variant": "p"}],
@@ -22,33 +46,6 @@ every_score = pytest.mark.parametrize(
     ("name", "options"), ROWS, ids=[" ".join([n, *map(str, o.values())]) for n, o in ROWS]
 )
 
-CLASSES, DIMENSIONS = 12, 48
-
-
-class World:
-    """Non-negative features around class patterns, and a head that matches; OOD features are noise."""
-
-    def __init__(self):
-        self.generator = torch.Generator().manual_seed(0)
-        self.patterns = torch.eye(CLASSES).repeat_interleave(DIMENSIONS // CLASSES, dim=1) * 4
-        # Centred rows: more activation alone must not mean a larger logit.
-        self.weight = self.patterns / 8 - self.patterns.mean(dim=0) / 8
-        self.bias = torch.linspace(-0.1, 0.1, CLASSES)
-
-    def known(self, count):
-        labels = torch.randint(CLASSES, (count,), generator=self.generator)
-        return self.said(self.patterns[labels] + self.noise(count, 0.4), labels)
-
-    def unknown(self, count):
-        return self.said(self.noise(count, 1.0), torch.full((count,), -1))
-
-    def noise(self, count, size):
-        return size * torch.randn(count, DIMENSIONS, generator=self.generator)
-
-    def said(self, features, labels):
-        features = features.relu()
-        return Predictions(features @ self.weight.T + self.bias, features, labels)
-
 
 @pytest.fixture(scope="module")
 def world():
@@ -57,22 +54,6 @@ def world():
     train, validation = world.known(2400), world.known(300)
     fit = FitData(train, mislabel(validation), world.weight, world.bias)
     return fit, world.known(200), world.unknown(200)
-
-
-def mislabel(predictions):
-    labels = predictions.labels.clone()
-    labels[::20] = (labels[::20] + 1) % CLASSES
-    return Predictions(predictions.logits, predictions.features, labels)
-
-
-def join(first, second):
-    return Predictions(
-        *(torch.cat([getattr(first, k), getattr(second, k)]) for k in ("logits", "features", "labels"))
-    )
-
-
-def as_double(predictions):
-    return Predictions(predictions.logits.double(), predictions.features.double(), predictions.labels)
 
 
 @every_score
@@ -156,6 +137,122 @@ def test_a_very_confident_image_has_a_score(world, name, options):
     fit, known, _ = world
     loud = Predictions(known.logits * 300, known.features * 300, known.labels)
     assert compute_score(name, loud, fit, **options).isfinite().all()
+
+
+@every_score
+def test_degenerate_inputs_have_finite_scores(world, name, options):
+    fit, known, _ = world
+    small = FitData(first(fit.train, 240), first(fit.validation, 60), fit.weight, fit.bias)
+    made = {case: make(small, first(known, 20)) for case, make in DEGENERATE.items()}
+    scores = {case: compute_score(name, images, data, **options) for case, (data, images) in made.items()}
+    assert [case for case, score in scores.items() if not score.isfinite().all()] == []
+
+
+def test_equal_head_rows_take_nothing_from_fdbd(world):
+    """An image of a class that has a twin scores as under the head without the twin."""
+    fit, known, _ = world
+    twins, seen = with_equal_rows(fit, known, 0.0)
+    kept = [c for c in range(CLASSES) if c != 1]
+
+    def without_twin(p):
+        return Predictions(p.logits[:, kept], p.features, 0 * p.labels)
+
+    single = FitData(
+        without_twin(twins.train), without_twin(twins.validation), twins.weight[kept], twins.bias[kept]
+    )
+    found, expected = compute_score("fdbd", seen, twins), compute_score("fdbd", without_twin(seen), single)
+    of_first = seen.logits.argmax(dim=1) <= 1
+    assert of_first.any()
+    np.testing.assert_allclose(found[of_first], expected[of_first], rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-5])
+@pytest.mark.parametrize("length", [1e-15, 1, 1e25])
+def test_knn_of_features_close_together(world, spread, length):
+    """Squared distances down to 1e-11, of which 2 - 2 cos in float32 leaves nothing; at any length."""
+    fit, known, _ = world
+    tight, images = with_features(
+        fit, known, lambda f, y: length * (World().patterns[y] + spread * (f - World().patterns[y]))
+    )
+    found = compute_score("knn", images, tight, k=10)
+    wide = [p.features.double() for p in (images, tight.train)]
+    unit = [features / features.norm(dim=1, keepdim=True) for features in wide]
+    distance = torch.cdist(*unit, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(10).values
+    np.testing.assert_allclose(found, -distance.square(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("k", [np.int64(7), np.int32(7), np.uint8(7)])
+def test_hyperparameters_of_numpy_can_be_saved(world, k, tmp_path):
+    fit, known, _ = world
+    state = fit_score("knn", fit, k=k)
+    save_fitted(tmp_path / "scores.safetensors", {"knn": state})
+    assert load_fitted(tmp_path / "scores.safetensors")["knn"].hyperparameters == {"k": 7}
+    assert torch.equal(
+        apply_score("knn", state, known), apply_score("knn", fit_score("knn", fit, k=7), known)
+    )
+
+
+def test_all_fitted_scores_can_be_saved_together(world, tmp_path):
+    """Several keep the head, in the same memory."""
+    fit, known, _ = world
+    states = {name: fit_score(name, fit) for name in OF_PREDICTIONS}
+    save_fitted(tmp_path / "scores.safetensors", states)
+    for name, state in load_fitted(tmp_path / "scores.safetensors").items():
+        assert torch.equal(apply_score(name, state, known), apply_score(name, states[name], known)), name
+
+
+OF_IMAGES = [(name, {}) for name, score in SCORES.items() if score.inputs == "images"] + [
+    *(("rr_fast", {"definition": definition}) for definition in ("published", "exp", "smooth")),
+    ("rr_bs", {"solver": "pgd"}),
+    ("deepfool", {"norm": "l2"}),
+]
+every_image_score = pytest.mark.parametrize(
+    ("name", "options"), OF_IMAGES, ids=[" ".join([n, *map(str, o.values())]) for n, o in OF_IMAGES]
+)
+
+
+def image_score(name, net, images, **options):
+    labels = torch.arange(len(images)) % 5
+    fitted = fit_image_score(name, net, [(images, labels)], [(images.flip(0), labels)])
+    return compute_image_score(name, net, images, fitted or None, **options)
+
+
+@every_image_score
+@pytest.mark.parametrize("case", NETS)
+def test_degenerate_models_have_finite_scores(name, options, case):
+    images = torch.rand(6, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    images[0], images[1] = 0, 1
+    score = image_score(name, small_net(**NETS[case]), images, **options)
+    assert score.shape == (6,)
+    assert score.isfinite().all()
+
+
+@pytest.mark.parametrize("definition", ["paper", "published", "exp", "smooth"])
+def test_without_a_gradient_the_fast_radius_is_the_largest(definition):
+    """A prediction that no pixel can change; a tied one of the linear definitions has no lead to lose."""
+    images = torch.rand(2, 3, 10, 10)
+    certain = small_net(bias=[5.0, 0.0, -5.0, 1.0, 2.0])
+    assert image_score("rr_fast", certain, images, definition=definition).tolist() == [1, 1]
+    if definition == "exp":
+        assert image_score("rr_fast", small_net(bias=[0.0] * 5), images, definition="exp").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gram_of_a_model_in_half_precision(dtype):
+    """Statistics of degree two leave float16's range; they are taken in float32, whatever the maps are in."""
+    images = torch.rand(12, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    net = small_net(8.0)
+    wide = image_score("gram", net, images)
+    score = image_score("gram", net.to(dtype), images.to(dtype))
+    assert score.dtype == torch.float32
+    assert score.isfinite().all()
+    assert np.corrcoef(score.argsort().argsort(), wide.argsort().argsort())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", [n for n, s in SCORES.items() if s.inputs == "images" and not s.passes])
+def test_pixels_are_not_moved_in_half_precision(name):
+    with pytest.raises(ValueError, match="images: got torch.float16, wanted torch.float32"):
+        compute_image_score(name, small_net(), torch.rand(2, 3, 10, 10).half())
 
 
 @pytest.mark.parametrize("name", SCORES)
