@@ -51,7 +51,7 @@ COMMANDS = (
 )
 SECTIONS = "data model objective optimizer sharpness schedule averaging train evaluate tracking deepspeed"
 # These are config values wherever they stand, also after the first of several words that an option takes.
-OVERRIDE = re.compile(rf"^(({SECTIONS.replace(' ', '|')})\.[\w.-]+|name|seed|output|plugins)=")
+OVERRIDE = re.compile(rf"^(({SECTIONS.replace(' ', '|')})\.[^=]+|name|seed|output|plugins)=")
 
 DESCRIPTION = """Train image classifiers that know when they are wrong, and prove it.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +110,8 @@ def run(options: Options) -> int:
 
 def _evaluate_overrides(options: Options) -> list[str]:
     """Options of `rtk evaluate` as the config keys that they stand for."""
+    from rtk.config.overrides import override_text
+
     keys = {
         "evaluate.scores": options.scores,
         "evaluate.protocol": options.protocol,
@@ -119,7 +120,7 @@ def _evaluate_overrides(options: Options) -> list[str]:
         "data.test": options.test,
         "data.validation_ood": options.validation_ood,
     }
-    return [f"{key}={json.dumps(value)}" for key, value in keys.items() if value is not None]
+    return [override_text(key, value) for key, value in keys.items() if value is not None]
 
 
 def _print_evaluation(run: Any, result: dict[str, Any], report: Path) -> None:

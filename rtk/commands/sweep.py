@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
 
@@ -37,6 +35,7 @@ def run(options: Options) -> int:
     """`rtk sweep`."""
     from rtk.config import search_space as spaces
     from rtk.config.errors import ConfigError
+    from rtk.config.overrides import override_text
     from rtk.report.sweep_page import write_sweep_page
     from rtk.runs.sweep import Sweep
     from rtk.tune import sweep as sweeps
@@ -55,7 +54,7 @@ def run(options: Options) -> int:
         space = spaces.load_space(options.space, changes)
         overrides = [
             *options.overrides,
-            *([f"output={json.dumps(options.output)}"] if options.output else []),
+            *([override_text("output", options.output)] if options.output else []),
         ]
         config = spaces.base_config(space, options.recipe, overrides)
         done = sweeps.launch_sweep(space, config, options.name, write_sweep_page)

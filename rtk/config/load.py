@@ -6,20 +6,23 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rtk.config.errors import ConfigError, unknown, wanted_of
+from rtk.config.kinds import key_parts, wants_text
 from rtk.config.messages import one_line
+from rtk.config.overrides import parse_override
 from rtk.config.plugin_files import find_plugins, load_plugins
 from rtk.config.schema import RunConfig
-from rtk.config.yaml_files import dump_yaml, parse_yaml, read_mapping
+from rtk.config.yaml_files import dump_yaml, read_mapping
 
 PLUGINS = "plugins"
+NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # Mappings whose keys the user chooses.
 FREE_KEYS = (
@@ -44,7 +47,7 @@ def load_config(recipe: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
     Args:
         recipe: name of a shipped recipe (`digits_demo`, with or without `.yaml`) or a path to a YAML file.
-        overrides: `a.b=value` strings; values are YAML scalars, lists or mappings.
+        overrides: `a.b=value` strings; values are YAML, but text is taken as it is typed.
 
     Raises:
         ConfigError: naming the key, what was got and what was wanted.
@@ -61,15 +64,17 @@ def load_with_origins(
     """
     path = find_recipe(recipe)
     tree, origins = _read_recipe(path)
-    given = [(override, *parse_override(override)) for override in overrides]
     # Plug-ins first: they may add keys, such as `objective.NAME`, that the others set.
-    for override, key, value in sorted(given, key=lambda entry: entry[1] != PLUGINS):
-        _check_key(key, f"override {override!r}")
+    for override in sorted(overrides, key=lambda text: not text.startswith(f"{PLUGINS}=")):
+        key = override.partition("=")[0]
+        if key and "=" in override:
+            _check_key(key, f"override {override!r}")
+        key, value = parse_override(override)
         if key == PLUGINS:
             value = _add_plugins(tree, value, Path())
-        _assign(tree, key, value)
+        _assign(tree, key_parts([key], RunConfig), value)
         _mark(origins, key, value, "override")
-    tree.setdefault("name", path.stem)
+    tree.setdefault("name", NOT_IN_NAMES.sub("-", path.stem).strip("-") or "run")
     config = build_config(tree, keep_unset)
     leaves = dict(flatten(config.model_dump(mode="json")))
     return LoadedConfig(config, {key: _origin(origins, key) for key in leaves})
@@ -89,7 +94,7 @@ def override_config(config: RunConfig, values: Mapping[str, Any], where: str = "
     tree = config.model_dump(mode="json")
     for key, value in values.items():
         _check_key(key, where)
-        _assign(tree, key, value)
+        _assign(tree, key_parts([key], RunConfig), value)
     return build_config(tree)
 
 
@@ -135,13 +140,17 @@ def expand_variables(value: Any, key: str = "", keep_unset: bool = False) -> Any
     return VARIABLE.sub(lookup, value)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Pairs of dotted key and value for every leaf; empty mappings are leaves."""
+    return ((".".join(map(str, path)), value) for path, value in _leaves(tree))
+
+
+def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
+            yield from _leaves(value, (*above, key))
         else:
-            yield f"{prefix}{key}", value
+            yield (*above, key), value
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -175,7 +184,7 @@ def _read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
     """A recipe's tree and origins, laid over those of its `base` recipe where it names one."""
     if path in above:
         raise ConfigError(f"{path}: base: a recipe cannot be its own base")
-    tree = read_mapping(path)
+    tree = read_mapping(path, partial(wants_text, RunConfig))
     base_name = tree.pop("base", None)
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -183,9 +192,10 @@ def _read_recipe(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
         merged, origins = _read_recipe(_find_base(path, base_name), (*above, path))
     if PLUGINS in tree:
         tree[PLUGINS] = _add_plugins(merged, tree[PLUGINS], path.parent)
-    for key, value in flatten(tree):
+    for names, value in _leaves(tree):
+        key = ".".join(names)
         _check_key(key, str(path))
-        _assign(merged, key, value)
+        _assign(merged, key_parts(names, RunConfig), value)
         _mark(origins, key, value, f"recipe {path.stem}")
     return merged, origins
 
@@ -205,21 +215,6 @@ def _find_base(path: Path, base_name: Any) -> Path:
     return sibling if sibling.is_file() and sibling != path else find_recipe(base_name)
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """Key and value of `key=value`.
-
-    Raises:
-        ConfigError: it has another form, or the value is no YAML.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override: got {text!r}, wanted key=value such as train.duration=3ep")
-    try:
-        return key, parse_yaml(value) if value else ""
-    except yaml.YAMLError:
-        raise ConfigError(f"override {key}: got {value!r}, wanted a YAML value") from None
-
-
 def _check_key(key: str, where: str) -> None:
     """Refuse a key that the schema does not have, naming the nearest one that it has."""
     known = valid_keys()
@@ -230,8 +225,8 @@ def _check_key(key: str, where: str) -> None:
     raise ConfigError(f"{where}: {unknown('key', key, known)}")
 
 
-def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, leaf = key.split(".")
+def _assign(tree: dict[str, Any], parts: tuple[str, ...], value: Any) -> None:
+    *parents, leaf = parts
     for parent in parents:
         if not isinstance(tree.get(parent), dict):
             tree[parent] = {}

@@ -6,8 +6,7 @@ pydantic finds the fault; its own words, which speak of its types, never reach a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,6 +14,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from rtk.config.errors import unknown
+from rtk.config.kinds import choices, inner, is_section, plain
 from rtk.config.yaml_files import dump_value
 
 LONGEST = 80  # characters of a value that is quoted
@@ -73,39 +73,12 @@ def _place(model: type[BaseModel], fault: ErrorDetails) -> Place:
         loc = loc[:-1]  # a list that is too short
     place = Place("", model, None)
     for part in loc:
-        inner = _inner(place.kind, part)
-        if inner is None:
+        below = inner(place.kind, part)
+        if below is None:
             break
-        field = inner if isinstance(inner, FieldInfo) else place.field
-        kind = inner.annotation if isinstance(inner, FieldInfo) else inner
-        place = Place(f"{place.key}.{part}".lstrip("."), _plain(kind), field)
+        field = below if isinstance(below, FieldInfo) else place.field
+        place = Place(f"{place.key}.{part}".lstrip("."), plain(below), field)
     return place
-
-
-def _inner(kind: Any, part: int | str) -> Any:
-    """What stands under a name or number: the field of a section, a type, or None where there is nothing."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if _is_section(kind):
-        return kind.model_fields.get(str(part))
-    if origin is dict and part != "[key]":
-        return arguments[1]
-    if origin is tuple and isinstance(part, int):
-        return arguments[0] if arguments[-1] is ... else arguments[part]
-    return None
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _plain(kind: Any) -> Any:
-    """A type without its limits, and without null where that is the only other choice."""
-    if get_origin(kind) is Annotated:
-        return _plain(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        others = [argument for argument in get_args(kind) if argument is not NoneType]
-        return _plain(others[0]) if len(others) == 1 else kind
-    return kind
 
 
 def _own_words(fault: ErrorDetails, place: Place) -> str:
@@ -113,7 +86,7 @@ def _own_words(fault: ErrorDetails, place: Place) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not place.key or message.startswith(place.key):
         return message
-    if _is_section(place.kind) and message.partition(":")[0] in place.kind.model_fields:
+    if is_section(place.kind) and message.partition(":")[0] in place.kind.model_fields:
         return f"{place.key}.{message}"
     if isinstance(fault["input"], Mapping):
         return f"{place.key}: {message}"
@@ -137,7 +110,7 @@ def _wanted(fault: ErrorDetails, place: Place) -> str:
 
 
 def _wanted_missing(place: Place) -> str:
-    if _is_section(place.kind):
+    if is_section(place.kind):
         return f"a mapping of keys such as {_example(place.kind, place.key, None)}"
     return "a value" + (f" (set it in the recipe or as {place.key}=...)" if "." in place.key else "")
 
@@ -166,7 +139,7 @@ def _fits(kind: Any, value: Any) -> bool:
 def _example(section: type[BaseModel], key: str, value: Any) -> str:
     """A `key=value` below a section: one that may have the value, or else the first, with its default."""
     fields = dict(_leaves(section, key))
-    fitting = [name for name, field in fields.items() if value in _choices(field.annotation)]
+    fitting = [name for name, field in fields.items() if value in choices(field.annotation)]
     if fitting and isinstance(value, str):
         return f"{fitting[0]}={value}"
     name, field = next(iter(fields.items()))
@@ -176,18 +149,11 @@ def _example(section: type[BaseModel], key: str, value: Any) -> str:
 
 def _leaves(section: type[BaseModel], key: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
-        kind = _plain(field.annotation)
-        if _is_section(kind):
+        kind = plain(field.annotation)
+        if is_section(kind):
             yield from _leaves(kind, f"{key}.{name}")
         else:
             yield f"{key}.{name}", field
-
-
-def _choices(kind: Any) -> tuple[Any, ...]:
-    """Values that a type spells out."""
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return tuple(choice for part in get_args(kind) for choice in _choices(part))
 
 
 def _quoted(value: Any) -> str:

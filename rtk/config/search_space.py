@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,12 +10,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rtk.config.errors import ConfigError, unknown
+from rtk.config.kinds import wants_text
 from rtk.config.load import flatten, load_config
 from rtk.config.messages import one_line
 from rtk.config.metric_names import VALIDATION_METRICS
+from rtk.config.overrides import override_text
 from rtk.config.schema import RunConfig
 from rtk.config.sections import PositiveFloat, PositiveInt, Section
-from rtk.config.yaml_files import read_mapping
+from rtk.config.yaml_files import YamlPath, read_mapping
 
 KINDS = ("uniform", "loguniform", "quniform", "randint", "choice")
 Scalar = bool | int | float | str | None
@@ -171,12 +172,24 @@ def load_space(path: str | Path, changes: Mapping[str, Any] | None = None) -> Se
         raise ConfigError(
             f"search space: got {str(path)!r}, wanted a YAML file such as search_spaces/small.yaml"
         )
-    tree = read_mapping(path)
+    tree = read_mapping(path, _wants_text)
     parse_space(tree, str(path))  # before its parts are taken for what they should be
     for key, value in (changes or {}).items():
         section, _, leaf = key.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[leaf] = value
     return parse_space(tree, str(path))
+
+
+def _wants_text(path: YamlPath) -> bool:
+    """Whether text alone is wanted at a path of a search space: values are those of a recipe's keys."""
+    match path:
+        case ("space", str(key), "choice", int()) | ("space", _, "when", str(key), int()):
+            return wants_text(RunConfig, (key,))
+        case ("warm_starts", int(), str(key)):
+            return wants_text(RunConfig, (key,))
+        case ("fixed", *names):
+            return wants_text(RunConfig, names)
+    return wants_text(SearchSpace, path)
 
 
 def parse_space(tree: Mapping[str, Any], where: str) -> SearchSpace:
@@ -193,7 +206,7 @@ def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) 
     Raises:
         ConfigError: also where one of them sets a key that is searched.
     """
-    fixed = [f"{key}={json.dumps(value)}" for key, value in flatten(space.fixed)]
+    fixed = [override_text(key, value) for key, value in flatten(space.fixed)]
     given = [*(("fixed", text) for text in fixed), *(("override", text) for text in overrides)]
     for kind, text in given:
         key = text.partition("=")[0]

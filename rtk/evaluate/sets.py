@@ -8,7 +8,8 @@ from typing import Any
 from rtk.config.changes import When, changing_keys, may_change
 from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError
-from rtk.config.load import build_config, flatten, override_config, parse_override
+from rtk.config.load import build_config, flatten, override_config
+from rtk.config.overrides import parse_override
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Selection, evaluation_selection
 from rtk.data.prepare.on_the_fly import prepared

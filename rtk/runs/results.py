@@ -12,12 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from rtk.config.changes import When, may_change
 from rtk.config.errors import ConfigError, nearest
 from rtk.config.load import flatten
-from rtk.config.yaml_files import parse_yaml
+from rtk.config.overrides import typed_value
 from rtk.runs.folder import RunFolder
 
 CONDITION = re.compile(r"^\s*(params|metrics|attributes)\.([\w./]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*$")
@@ -138,7 +137,7 @@ def _condition(text: str, entries: Sequence[Entry]) -> Callable[[Entry], bool]:
             f"--where: got {text!r}, wanted such as params.optimizer.lr = 0.1 or metrics.val/aurc < 0.2"
         )
     table, key, sign, value = match.groups()
-    wanted = _literal(value)
+    wanted = _literal(key if table == "params" else "", value)
     known = {name for entry in entries for name in getattr(entry, table)}
     if known and key not in known:
         raise ConfigError(
@@ -155,11 +154,11 @@ def _condition(text: str, entries: Sequence[Entry]) -> Callable[[Entry], bool]:
     return holds
 
 
-def _literal(text: str) -> Any:
-    """A value as a recipe would have it."""
+def _literal(key: str, text: str) -> Any:
+    """A value as an override would have it."""
     try:
-        return parse_yaml(text)
-    except yaml.YAMLError:
+        return typed_value(key, text)
+    except ConfigError:
         raise ConfigError(f"--where: got the value {text!r}, wanted a number or a word") from None
 
 

@@ -30,7 +30,7 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
         ("objective.regmixup.wieght=1", r"nearest valid key is 'objective.regmixup.weight'"),
         ("optimizer.lr=fast", r"optimizer.lr: got 'fast', .* number"),
         ("optimizer.lr=-1", r"optimizer.lr: got -1, .* greater than 0"),
-        ("train.duration=12", r"train.duration: got 12, wanted a number with its unit"),
+        ("train.duration=12", r"train.duration: got '12', wanted a number with its unit"),
         ("train.duration=12h", r"train.duration: got '12h', wanted a number with its unit"),
         ("train.workers=3", r"train.batch_size: got 64, wanted a multiple of train.workers .* \(3\)"),
         (

@@ -98,7 +98,6 @@ def test_search_spaces_too(key):
         ("averaging={kindd: ema}", "unknown key 'averaging.kindd', nearest valid key is 'averaging.kind'"),
         ("evaluate.scores=all", "evaluate.scores: got 'all', wanted a list such as evaluate.scores=[all]"),
         ("evaluate.scores=3", "evaluate.scores: got 3, wanted a list such as evaluate.scores=[sure_plus]"),
-        ("evaluate.scores=[1]", "evaluate.scores.0: got 1, wanted text such as '1'"),
         (
             "data.augment.crop_scale=[0.5]",
             "data.augment.crop_scale: got [0.5], wanted a list of 2 values such as "
@@ -111,9 +110,7 @@ def test_search_spaces_too(key):
             "train.concatenate_views=yess",
             "train.concatenate_views: got 'yess', wanted 'auto' or true or false",
         ),
-        ("tracking.experiment=2024", "tracking.experiment: got 2024, wanted text such as '2024'"),
         ("data.near_ood=cats", "data.near_ood: got 'cats', wanted a mapping such as data.near_ood.NAME=..."),
-        ("deepspeed={3: 4}", "deepspeed.3: got the name 3, wanted text"),
         (
             "data.augment.crop_scale=[0.9, 0.1]",
             "data.augment.crop_scale: got (0.9, 0.1), wanted 0 < low <= high <= 1",
