@@ -55,7 +55,7 @@ def is_text(kind: Any) -> bool:
 def key_parts(names: Iterable[str], model: type[BaseModel]) -> tuple[str, ...]:
     """The parts of a key: names are cut at dots, but one that the user chooses stays whole.
 
-    So the set `places365.v2` of `data.near_ood` is one part. `names` may be cut already, as those of a tree are.
+    So the set `places365.v2` of `data.near_ood` is one part. Names may be cut already, as in a tree.
     """
     parts: list[str] = []
     kind: Any = model

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
-from rtk.config.errors import unknown
+from rtk.config.errors import nearest, unknown
 from rtk.config.kinds import choices, inner, is_section, plain
 from rtk.config.yaml_files import dump_value
 
@@ -95,6 +95,9 @@ def _own_words(fault: ErrorDetails, place: Place) -> str:
 
 def _wanted(fault: ErrorDetails, place: Place) -> str:
     kind, value = fault["type"], fault["input"]
+    words = [word for word in choices(place.kind) if isinstance(word, str)]
+    if kind == "literal_error" and isinstance(value, str) and len(words) > 2:
+        return f"{fault['ctx']['expected']} (nearest: {nearest(value, words)!r})"
     for beginning, wanted in WANTED.items():
         if kind.startswith(beginning):
             return wanted.format(**fault.get("ctx", {}))

@@ -102,7 +102,7 @@ class SamplerConfig(Section):
     """How new values are proposed (Optuna)."""
 
     name: Literal["tpe", "gp", "nsga2", "random"] = Field("tpe", description="Optuna's sampler")
-    seed: int = Field(0, ge=0, description="of the sampler's draws")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the sampler's draws")
     startup: PositiveInt = Field(10, description="tpe, gp: random trials before the model is used")
     population: PositiveInt = Field(20, description="nsga2: size of a generation")
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
+from rtk.config.kinds import choices, plain
+
+EXACT = 2**53  # larger whole numbers are rounded where they are written with a point or an exponent
 DURATION = re.compile(r"^(\d+)(ep|steps)$")
 
 
@@ -20,10 +31,10 @@ Duration = Annotated[
     str, BeforeValidator(_check_duration), WithJsonSchema({"type": "string", "format": "duration"})
 ]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Severity = Annotated[float, Field(ge=0.1, le=10)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 def duration_steps(text: str, steps_per_epoch: int) -> int:
@@ -36,6 +47,17 @@ def duration_steps(text: str, steps_per_epoch: int) -> int:
 
 
 class Section(BaseModel):
-    """Base of every config block: immutable, and an unknown key is an error."""
+    """Base of every config block: immutable, numbers finite, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_as_typed(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would make another number of: `yes` is not 1, a seed has all its digits."""
+        kind = plain(cls.model_fields[str(info.field_name)])
+        if isinstance(value, bool) and (kind in (int, float) or int in map(type, choices(kind))):
+            raise ValueError("wanted a number")
+        if isinstance(value, float) and kind is int and abs(value) >= EXACT:
+            raise ValueError("wanted a whole number, all digits written out")
+        return value

@@ -1,7 +1,7 @@
 """Reading YAML: recipes, search spaces, suites, and the values of overrides.
 
 Numbers are those of YAML 1.2: 1e-3 is one, 010 is ten, 1:30 and 2026-11-26 are words. Names of keys are text,
-and so is what stands where text alone is wanted: a run may be called 2026, or `no`. A repeated key is an error.
+and so is what stands where text alone is wanted: a run may be called 2026, or `no`. No key stands twice.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def holdout_split(seed: int, rows: int, fraction: float) -> tuple[NDArray[np.int
         rows: number of rows to split.
         fraction: share held out; at least one row where it is positive.
     """
-    order = np.random.Generator(np.random.Philox(key=[seed, 2**63])).permutation(rows)
+    # As unsigned words: NumPy makes floats of a list that only these hold, and rounds seeds above 2^53.
+    key = np.array([seed, 2**63], np.uint64)
+    order = np.random.Generator(np.random.Philox(key=key)).permutation(rows)
     held = max(1, round(rows * fraction)) if fraction > 0 else 0
     return np.sort(order[held:]), np.sort(order[:held])
 

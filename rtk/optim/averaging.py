@@ -161,25 +161,43 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Every batch counts the same: the statistics become the mean over batches of the batch mean and
     of the unbiased batch variance (Izmailov et al. 2018, section 3.2; torch's `update_bn`). The
-    training mode, the momenta and the weights stay as they were.
+    training mode, the momenta and the weights stay as they were; after an error the statistics do too.
 
     Args:
         model: any module with BatchNorm layers; without any, no batch is read.
         batches: images (N, 3, H, W), as the model takes them at evaluation time.
+
+    Raises:
+        ValueError: there is no batch.
     """
     layers = batchnorm_layers(model)
     if not layers:
         return
     modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
+    buffers = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
     model.eval()
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # cumulative average
         layer.train()
+    try:
+        _run_all(model, batches)
+    except BaseException:
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        raise
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, training in modes:
+            module.training = training
+
+
+def _run_all(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    found = False
     for images in batches:
         model(images)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    for module, training in modes:
-        module.training = training
+        found = True
+    if not found:
+        raise ValueError("batches: got none, wanted at least one: statistics are means over batches")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rtk.scores.hyperparameters import checked_hyperparameters, defaults_of, suggest
+from rtk.config.errors import wanted_of
+from rtk.scores.hyperparameters import checked_hyperparameters, defaults_of
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 from rtk.scores.table import DEFAULT_SCORES, SCORES
@@ -186,7 +187,7 @@ def get_score(name: str) -> Score:
         ValueError: no score has this name; the message says which is the nearest.
     """
     if name not in SCORES:
-        raise ValueError(f"score: got {name!r}, wanted one of {', '.join(SCORES)}{suggest(name, SCORES)}")
+        raise ValueError(f"score: got {name!r}, wanted {wanted_of(name, SCORES)}")
     return SCORES[name]
 
 

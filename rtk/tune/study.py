@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
@@ -41,7 +42,7 @@ def open_study(folder: Path, space: SearchSpace) -> optuna.Study:
 
 def build_sampler(config: SamplerConfig, seed_offset: int = 0) -> BaseSampler:
     """Optuna's sampler of a config."""
-    seed = config.seed + seed_offset
+    seed = _word(config.seed + seed_offset)
     if config.name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if config.name == "nsga2":
@@ -55,6 +56,11 @@ def build_sampler(config: SamplerConfig, seed_offset: int = 0) -> BaseSampler:
         return optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=config.startup, multivariate=True, group=True, constant_liar=True
         )
+
+
+def _word(seed: int) -> int:
+    """A seed as Optuna's samplers take it, of 32 bits; larger ones are hashed, none is cut off."""
+    return seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def draw(trial: Trial, space: SearchSpace) -> dict[str, Any]:

@@ -61,6 +61,23 @@ def test_what_was_typed_is_what_is_used(override, value, tmp_path):
         ("optimizer.lr=2026-11-26", "optimizer.lr: got '2026-11-26', wanted a number"),
         ("optimizer.lr=nan", "optimizer.lr: got 'nan', wanted a finite number"),
         ("optimizer.lr=.inf", "optimizer.lr: got inf, wanted a finite number"),
+        ("optimizer.lr=true", "optimizer.lr: got true, wanted a number"),
+        ("train.batch_size=yes", "train.batch_size: got true, wanted a number"),
+        ("train.zero_stage=true", "train.zero_stage: got true, wanted a number"),
+        (
+            "seed=9007199254740993.0",
+            "seed: got 9007199254740992.0, wanted a whole number, all digits written out",
+        ),
+        ("sharpness.rho=.nan", "sharpness.rho: got nan, wanted a finite number"),
+        ("sharpness.lmbda=5", "sharpness.lmbda: got 5, wanted a number less than 1"),
+        ("sharpness.every=1.5", "sharpness.every: got 1.5, wanted a whole number"),
+        ("model.mean=[.nan, 0, 0]", "model.mean.0: got nan, wanted a finite number"),
+        ("data.max_errors=.inf", "data.max_errors: got inf, wanted a finite number"),
+        (
+            "train.select=val/acuracy",
+            "train.select: got 'val/acuracy', wanted 'val/accuracy', 'val/aurc' or 'val/nll' "
+            "(nearest: 'val/accuracy')",
+        ),
         ("train.batch_size=0b11", "train.batch_size: got '0b11', wanted a whole number"),
         ("data={train: a, train: b}", "override data: train stands twice, wanted each key once"),
         ("data.near_ood={a: x, a: y}", "override data.near_ood: a stands twice, wanted each key once"),

@@ -36,6 +36,13 @@ def test_too_few_rows_is_refused():
         steps_per_epoch(10, 64)
 
 
+def test_large_seeds_hold_out_other_rows():
+    """2^53 and 2^53 + 1 are one float64; smaller seeds hold out what they always have."""
+    splits = [holdout_split(seed, 100, 0.1)[1].tolist() for seed in (2**53, 2**53 + 1, 2**63 - 2, 2**63 - 1)]
+    assert len({tuple(split) for split in splits}) == 4
+    assert holdout_split(7, 100, 0.05)[1].tolist() == [9, 27, 39, 77, 84]
+
+
 def test_holdout_is_a_split():
     kept, held = holdout_split(0, 100, 0.1)
     assert len(held) == 10

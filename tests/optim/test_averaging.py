@@ -77,6 +77,19 @@ def test_reestimated_statistics_equal_recorded_ones(golden):
     assert net.bn.momentum == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("batches", [[], [torch.rand(4, 3, 6, 6).double(), torch.rand(4, 2, 6, 6).double()]])
+def test_a_failed_reestimation_changes_nothing(batches):
+    """No batch at all, or an error in one."""
+    net = _network().train()
+    net.bn.running_mean += 3
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises((ValueError, RuntimeError), match="got none, wanted at least one|channels"):
+        reestimate_batchnorm(net, batches)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    assert net.bn.momentum == pytest.approx(0.1)
+
+
 def test_reestimation_reads_nothing_without_batchnorm():
     def never():
         raise AssertionError("a batch was read")

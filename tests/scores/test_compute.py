@@ -67,7 +67,7 @@ def test_hyperparameters_hold_defaults(fit_data):
 @pytest.mark.parametrize(
     ("name", "hyperparameters", "message"),
     [
-        ("mps", {}, "score: got 'mps', wanted one of .*did you mean 'msp'"),
+        ("mps", {}, r"score: got 'mps', wanted one of .*\(nearest: msp\)"),
         ("knn", {"K": 5}, "knn: got hyper-parameter 'K', wanted k"),
         ("react", {"percentil": 5}, "wanted percentile; did you mean 'percentile'"),
         ("msp", {"temperature": 5}, "msp: got hyper-parameter 'temperature', wanted no hyper-parameter"),

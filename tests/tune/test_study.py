@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from optuna.trial import TrialState
 
+from rtk.config.errors import ConfigError
 from rtk.config.search_space import parse_space
 from rtk.runtime.ray_session import start_ray  # noqa: F401 (before ray.tune, whose settings it makes)
-from rtk.tune.study import draw, open_study, remaining_trials
+from rtk.tune.study import build_sampler, draw, open_study, remaining_trials
 
 TREE = {
     "objectives": {"val/ds_aurc_near": "min"},
@@ -36,6 +37,20 @@ def test_every_sampler_draws_within_the_space(tmp_path, sampler):
         assert values["model.temperature"] % 0.5 == 0
     assert {values["objective.regpixmix.k"] for values in drawn} <= {1, 2, 3}
     assert {values["sharpness.variant"] for values in drawn} == {"fsam", "none"}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63 - 1])
+def test_every_sampler_takes_the_seeds_that_a_recipe_takes(sampler, seed):
+    config = parse_space({**TREE, "sampler": {"name": sampler, "seed": seed}}, "here").sampler
+    assert build_sampler(config, seed_offset=3) is not None
+
+
+def test_a_seed_that_no_recipe_takes_is_named_at_once():
+    with pytest.raises(
+        ConfigError, match=r"here: sampler.seed: got 9223372036854775808, wanted .* less than"
+    ):
+        parse_space({**TREE, "sampler": {"seed": 2**63}}, "here")
 
 
 def searcher(folder, space, ended):

@@ -18,6 +18,7 @@ _KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _ROUNDS = 10
 _LOW_32_BITS = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
+UNDERFLOW = 1e-290  # below it float64 loses digits, and then the number
 
 
 def philox(counter: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -91,10 +92,10 @@ def beta(u: ArrayLike, a: float, b: float) -> NDArray[np.float64]:
         Numbers in [0, 1], in the shape of `u`.
 
     Raises:
-        ValueError: if a parameter is not positive.
+        ValueError: if a parameter is not positive and finite.
     """
-    if a <= 0 or b <= 0:
-        raise ValueError(f"a, b: got {a}, {b}, wanted both > 0")
+    if not (0 < a < np.inf and 0 < b < np.inf):
+        raise ValueError(f"a, b: got {a}, {b}, wanted both > 0 and finite")
     u = np.asarray(u, np.float64)
     if b == 1:
         return u ** (1 / a)
@@ -116,10 +117,10 @@ def dirichlet(u: ArrayLike, alpha: float) -> NDArray[np.float64]:
         `(..., K)` weights that sum to 1 over the last axis.
 
     Raises:
-        ValueError: if `alpha` is not positive.
+        ValueError: if `alpha` is not positive and finite.
     """
-    if alpha <= 0:
-        raise ValueError(f"alpha: got {alpha}, wanted > 0")
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha: got {alpha}, wanted > 0 and finite")
     u = np.asarray(u, np.float64)
     if alpha == 1:
         gamma = -np.log(u)
@@ -127,6 +128,11 @@ def dirichlet(u: ArrayLike, alpha: float) -> NDArray[np.float64]:
         from scipy import special
 
         gamma = special.gammaincinv(alpha, u)
+        # Small alphas take all gamma variables of a row below the smallest number. Their logarithms are exact
+        # there, as the distribution function is x^alpha / Gamma(alpha + 1); one takes nearly all the weight.
+        lost = gamma.max(axis=-1) < UNDERFLOW
+        log_gamma = (np.log(u[lost]) + special.gammaln(alpha + 1)) / alpha
+        gamma[lost] = np.exp(log_gamma - log_gamma.max(axis=-1, keepdims=True))
     return gamma / gamma.sum(axis=-1, keepdims=True)
 
 

@@ -24,7 +24,8 @@ def mixup(images_a: Tensor, images_b: Tensor, lam: Tensor) -> Tensor:
         `(N, ...)` float.
 
     Raises:
-        ValueError: if the shapes do not match, or the images are integers (these would wrap around).
+        ValueError: if the shapes do not match, a share is not in [0, 1], or the images are integers (these
+            would wrap around).
     """
     _check_pair(images_a, images_b, lam)
     if not images_a.is_floating_point():
@@ -46,7 +47,7 @@ def mixup_targets(labels_a: Tensor, labels_b: Tensor, lam: Tensor, num_classes: 
         `(N, C)` in the type of `lam`; rows sum to 1.
 
     Raises:
-        ValueError: if the shapes do not match.
+        ValueError: if the shapes do not match, or a share is not in [0, 1].
     """
     _check_pair(labels_a, labels_b, lam)
     one_hot_a, one_hot_b = (F.one_hot(labels, num_classes).to(lam.dtype) for labels in (labels_a, labels_b))
@@ -67,7 +68,11 @@ def openmix_targets(labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:
 
     Returns:
         `(N, C)` in the type of `lam`; rows sum to 1.
+
+    Raises:
+        ValueError: if a share is not in [0, 1].
     """
+    _check_share(lam)
     one_hot = F.one_hot(labels, num_classes).to(lam.dtype)
     return one_hot * lam[:, None] + (1 - lam[:, None]) / num_classes
 
@@ -88,7 +93,7 @@ def cutmix(images_a: Tensor, images_b: Tensor, lam: Tensor, u: Tensor) -> tuple[
         The mixed images, and the share `(N,)` of the first image that is really left, for `mixup_targets`.
 
     Raises:
-        ValueError: if the shapes do not match.
+        ValueError: if the shapes do not match, or a share is not in [0, 1].
     """
     _check_pair(images_a, images_b, lam)
     if u.shape != (len(lam), 2):
@@ -113,3 +118,11 @@ def _check_pair(a: Tensor, b: Tensor, lam: Tensor) -> None:
             f"images, lam: got {tuple(a.shape)}, {tuple(b.shape)} and lam {tuple(lam.shape)}, "
             f"wanted two equal shapes (N, ...) and (N,)"
         )
+    _check_share(lam)
+
+
+def _check_share(lam: Tensor) -> None:
+    """Raise ValueError unless all shares are in [0, 1]; those on another device are not waited for."""
+    if lam.device.type == "cpu" and not ((lam >= 0) & (lam <= 1)).all():
+        wrong = lam[~((lam >= 0) & (lam <= 1))][0].item()
+        raise ValueError(f"lam: got {wrong:g}, wanted shares in [0, 1]")

@@ -217,7 +217,8 @@ def _draw_weights(u: NDArray[np.float64], beta: float) -> tuple[NDArray[np.float
     small_a, small_b = beta_quantile(u[..., 1], 1, beta), beta_quantile(u[..., 2], 1, beta)
     a = np.where(interpolate, beta_quantile(u[..., 1], beta, 1), 1 + small_a)
     b = np.where(interpolate, small_b, -small_b)
-    return a.astype(np.float32), b.astype(np.float32)
+    # Above 0 also in float32: black to the power of 0 is not black.
+    return np.maximum(a, np.finfo(np.float32).tiny).astype(np.float32), b.astype(np.float32)
 
 
 def _rows(images: Tensor, index: NDArray[np.int64]) -> Tensor:

@@ -89,6 +89,16 @@ def test_randint_covers_its_range_evenly():
     assert randint([0.0, 0.249, 0.25, 1 - 2.0**-33], 4).tolist() == [0, 0, 1, 3]
 
 
+@pytest.mark.parametrize("alpha", [1e-300, 1e-4, 1e-3, 0.02, 1e4])
+def test_dirichlet_of_extreme_alphas(alpha):
+    """Below an alpha of about 0.01 every gamma variable of a row may underflow; one weight takes all then."""
+    weights = dirichlet(uniforms(0, 0, np.arange(2000), "weights", 3), alpha)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(weights.mean(axis=0), 1 / 3, atol=0.04)
+    spread = (1 / 3) * (2 / 3) / (3 * alpha + 1)  # of a symmetric Dirichlet distribution
+    np.testing.assert_allclose(weights.var(axis=0), spread, rtol=0.1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -96,6 +106,9 @@ def test_randint_covers_its_range_evenly():
         (lambda: uniforms(0, 0, [0.5], "crop", 1), "sample_ids"),
         (lambda: uniforms(0, -1, [0], "crop", 1), "epoch"),
         (lambda: beta(0.5, 0, 1), "a, b"),
+        (lambda: beta(0.5, float("nan"), 1), "a, b"),
+        (lambda: beta(0.5, 1, float("inf")), "a, b"),
+        (lambda: dirichlet([0.5], float("nan")), "alpha"),
         (lambda: dirichlet([0.5], 0), "alpha"),
         (lambda: randint(0.5, 0), "n: got 0"),
     ],

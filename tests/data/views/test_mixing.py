@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from rtk.data.views.augment import to_float
 from rtk.data.views.augmix import augmix, augmix_draw_count, draw_augmix
 from rtk.data.views.draws import uniforms
-from rtk.data.views.mixing import cutmix, mixup, mixup_targets
+from rtk.data.views.mixing import cutmix, mixup, mixup_targets, openmix_targets
 from rtk.data.views.pixmix import PixMixDraws, draw_pixmix, mix_add_, mix_multiply_, pixmix, pixmix_draw_count
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "pixmix.npz")
@@ -157,6 +157,26 @@ def test_augmix_of_identities_is_the_image():
     torch.testing.assert_close(augmix(images, draws), to_float(images))
 
 
+@pytest.mark.parametrize("alpha", [1e-4, 1e-3, 0.05, 1, 100])
+def test_augmix_of_extreme_alphas_is_a_picture(alpha):
+    images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8)
+    mixed = augmix(
+        images, draw_augmix(uniforms(0, 0, np.arange(64), "augmix", augmix_draw_count()), alpha=alpha)
+    )
+    assert ((mixed >= 0) & (mixed <= 1)).all()
+
+
+@pytest.mark.parametrize("beta", [1e-3, 0.01, 0.05, 3, 1000])
+def test_pixmix_of_extreme_betas_is_a_picture(beta):
+    """Black to the power of an exponent that float32 would round to 0 is black, not NaN."""
+    images, pictures = torch.randint(0, 256, (2, 256, 3, 8, 8), dtype=torch.uint8)
+    images[:, :, :4], pictures[:, :, :, :4] = 0, 0
+    draws = draw_pixmix(uniforms(0, 0, np.arange(256), "pixmix", pixmix_draw_count()), beta=beta)
+    assert (draws.a > 0).all()
+    mixed = pixmix(images, pictures, draws)
+    assert ((mixed >= 0) & (mixed <= 1)).all()
+
+
 def test_mixup_is_convex_and_exact_at_its_ends():
     a, b = to_float(random_images(3)), to_float(random_images(3, seed=1))
     mixed = mixup(a, b, torch.tensor([1.0, 0.0, 0.25], dtype=torch.float64))
@@ -199,6 +219,16 @@ def test_cutmix_pastes_a_box_and_returns_the_share_that_is_left():
             lambda: cutmix(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4), torch.ones(1), torch.ones(1)),
             "u:",
         ),
+        *[
+            (lambda mix=mix, share=share: mix(torch.tensor([0.5, share])), "lam: got .*, wanted shares in")
+            for share in (-0.1, 1.1, float("nan"))
+            for mix in (
+                lambda lam: mixup(torch.zeros(2, 3), torch.zeros(2, 3), lam),
+                lambda lam: cutmix(*torch.zeros(2, 2, 3, 4, 4), lam, torch.zeros(2, 2)),
+                lambda lam: mixup_targets(*torch.zeros(2, 2).long(), lam, 3),
+                lambda lam: openmix_targets(torch.zeros(2).long(), lam, 3),
+            )
+        ],
         (lambda: draw_pixmix(np.zeros((2, 5))), "u: got shape"),
         (lambda: draw_pixmix(np.zeros((2, 5)), k=-1), "k: got -1"),
         (lambda: draw_augmix(np.zeros((2, 5)), width=0), "width, depth"),
