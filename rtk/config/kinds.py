@@ -72,7 +72,8 @@ def key_parts(names: Iterable[str], model: type[BaseModel]) -> tuple[str, ...]:
 def wants_text(model: type[BaseModel], path: Sequence[int | str]) -> bool:
     """Whether a schema has text alone at a path of names, which may be dotted, and then places in a list."""
     kind: Any = model
-    names = (part for part in path if isinstance(part, str))
-    for part in [*key_parts(names, model), *(part for part in path if isinstance(part, int))]:
+    names = [part for part in path if isinstance(part, str)]
+    places = [part for part in path if isinstance(part, int)]
+    for part in (*key_parts(names, model), *places):
         kind = plain(inner(kind, part))
     return is_text(kind)

@@ -102,7 +102,12 @@ def _settle(node: yaml.Node, path: YamlPath, wants_text: Callable[[YamlPath], bo
                     raise RepeatedKeyError(name, line, lines[key.value])
                 lines[key.value] = line
             _settle(value, (*path, str(key.value)), wants_text, seen)
-    elif node.style is None and node.tag not in (TEXT, NULL) and wants_text(path):
+    elif (
+        isinstance(node, yaml.ScalarNode)
+        and node.style is None
+        and node.tag not in (TEXT, NULL)
+        and wants_text(path)
+    ):
         node.tag = TEXT
 
 

@@ -66,7 +66,8 @@ def test_shipped_suites_agree_on_the_group_of_a_set():
     [
         ("nearr: {a: /a}", "unknown key 'nearr', nearest valid key is 'near'"),
         ("near: [a, b]", "near: got .*, wanted sets as name: path"),
-        ("near: {a: 3}", "near: got .*, wanted sets as name: path"),
+        ("near: {a: null}", "near: got .*, wanted sets as name: path"),
+        ("near: {a: [b]}", "near: got .*, wanted sets as name: path"),
         ("test: {a: /b}", "test: got .*, wanted a path"),
         ("test: /a", "got no OOD set"),
         ("- near", "got list, wanted a mapping"),
@@ -190,3 +191,22 @@ def test_ood_sets_are_parsed(text, name, group):
 def test_bad_ood_sets_are_refused(text):
     with pytest.raises(ConfigError, match="--ood"):
         parse_ood(text)
+
+
+def test_names_and_paths_of_a_suite_are_taken_as_typed(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("near: {2026-11-26: no, v.2: 010}\nfar: {on: 1e3}\ntest: 7\n")
+    suite = load_suite(path)
+    assert [(entry.name, entry.group, entry.path) for entry in suite.sets] == [
+        ("2026-11-26", "near", "no"),
+        ("v.2", "near", "010"),
+        ("on", "far", "1e3"),
+    ]
+    assert suite.test == "7"
+
+
+def test_a_set_that_stands_twice_in_a_suite_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("near:\n  cats: a\n  cats: b\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml, line 3: near.cats stands in line 2 already"):
+        load_suite(path)
