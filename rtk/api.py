@@ -293,5 +293,6 @@ def _measured(name: str, result: Mapping[str, Any]) -> pd.DataFrame:
 def _as_overrides(given: Overrides) -> list[str]:
     """Overrides as the command line takes them."""
     if isinstance(given, Mapping):
-        return [f"{key}={json.dumps(value)}" for key, value in given.items()]
+        # Not escaped: YAML knows no pairs of surrogates, as JSON writes emoji.
+        return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
     return list(given)

@@ -73,7 +73,7 @@ def wants_text(model: type[BaseModel], path: Sequence[int | str]) -> bool:
     """Whether a schema has text alone at a path of names, which may be dotted, and then places in a list."""
     kind: Any = model
     names = [part for part in path if isinstance(part, str)]
-    places = [part for part in path if isinstance(part, int)]
-    for part in (*key_parts(names, model), *places):
+    parts: list[int | str] = [*key_parts(names, model)]
+    for part in [*parts, *(part for part in path if isinstance(part, int))]:
         kind = plain(inner(kind, part))
     return is_text(kind)

@@ -144,3 +144,12 @@ def test_anchors_and_merged_keys_are_no_repetition(tmp_path):
     )
     config = load_config(path)
     assert (config.averaging.kind, config.averaging.decay) == ("ema", 0.9)
+
+
+@pytest.mark.parametrize(
+    "text", ["fotos \N{GRINNING FACE} #1", 'it\'s: "x"', " x ", "a\nb", "null", "~", "'", "#"]
+)
+def test_any_text_can_be_handed_on_as_an_override(text):
+    assert parse_override(override_text("output", text)) == ("output", text)
+    assert parse_override(override_text("data.near_ood.v.2", text)) == ("data.near_ood.v.2", text)
+    assert parse_override(override_text("evaluate.scores", [text])) == ("evaluate.scores", [text])
