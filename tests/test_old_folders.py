@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rtk.cli import main
+from rtk.config.errors import ConfigError
 from rtk.config.load import flatten
 from rtk.config.yaml_files import read_mapping
 from rtk.data.image import decode_rgb
@@ -25,12 +26,13 @@ from rtk.deploy.packaged_model import PackagedModel
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.model import load_model
 from rtk.evaluate.predictions_file import read_predictions
+from rtk.evaluate.sets import evaluation_config
 from rtk.packaged_model import _load_pyfunc
 from rtk.report.comparison import compare
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 from rtk.runs.sweep import SWEEP_FILE, Sweep
-from rtk.train.launch import resume_training
+from rtk.train.launch import resume_training, resumed_config
 
 OLD = Path(__file__).parent / "old"
 
@@ -60,6 +62,20 @@ def test_every_key_of_an_old_config_is_as_it_was(run):
     old = dict(flatten(read_mapping(run.path / "config.yaml")))
     new = dict(flatten(run.config().model_dump(mode="json")))
     assert {key: new[key] for key in old} == old
+
+
+def test_an_old_run_goes_on_with_images_as_they_are_stored(run, sweep):
+    """Its model has never seen any other; a config of today's says `data.exif` itself."""
+    assert run.config().data.exif == sweep.config().data.exif == "ignore"
+    resumed = resumed_config(run, ["train.duration=3ep"])
+    assert (resumed.data.exif, resumed.train.duration) == ("ignore", "3ep")
+    assert resumed_config(run, []) == run.config()
+    with pytest.raises(ConfigError, match="data.exif: 'ignore' -> 'apply'; only"):
+        resumed_config(run, ["data.exif=apply"])
+    assert evaluation_config(run).data.exif == "ignore"
+    assert PackagedModel.load(run.path / "export").preprocessing.exif == "ignore"
+    run.change_config(resumed, 8)
+    assert run.config() == resumed
 
 
 def test_checkpoint_gives_the_recorded_logits(run):

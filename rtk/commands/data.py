@@ -52,6 +52,12 @@ def _add_prepare(actions: Parsers) -> None:
         metavar="WHAT",
         help="the class is the top folder of an image, its parent folder, or none; for Parquet: a column",
     )
+    parser.add_argument(
+        "--exif",
+        choices=("apply", "ignore"),
+        default="apply",
+        help="what --image-size does about orientations that phones note beside pictures (default: apply)",
+    )
     add_plugin(parser, "data sources")
     add_json(parser)
 
@@ -106,6 +112,7 @@ def run_prepare(options: Options) -> int:
                 split_folders=options.split_folders,
                 classes_from=options.classes_from,
                 on_open=None if options.json else _print_layout,
+                exif=options.exif,
                 progress=progress,
             )
     except BadImagesError as error:
@@ -117,6 +124,7 @@ def run_prepare(options: Options) -> int:
     print(f"{done.rows} images, {len(done.classes)} classes -> {done.out} (from {done.kind})")
     for summary in done.files:
         print(f"  {summary.file}: {summary.rows} images")
+    print_turned(done.turned)
     print_some("skipped, could not be read", [f"{bad.origin}: {bad.reason}" for bad in done.skipped])
     print_some("ignored, no image of a class", list(done.ignored))
     return 0
@@ -143,10 +151,17 @@ def run_inspect(options: Options) -> int:
     for name in ("sizes", "modes", "encodings"):
         print(f"  {name}: " + ", ".join(f"{kind} ({count})" for kind, count in getattr(found, name).items()))
     print(f"  encoded bytes: {found.bytes}, of {found.looked_at} images looked at")
+    print_turned(found.turned)
     print(f"  duplicates: {found.duplicates} ({found.conflicts} with another label)")
     print(f"  unreadable: {found.unreadable}")
     print(f"contact sheet: {options.sheet}")
     return 0
+
+
+def print_turned(images: int) -> None:
+    """Say how many pictures of a set are stored turned."""
+    if images:
+        print(f"  turned or mirrored by EXIF: {images} images (data.exif=apply, the default, rights them)")
 
 
 def run_views(options: Options) -> int:

@@ -65,6 +65,11 @@ class DataConfig(Section):
     interpolation: Literal["bilinear", "bicubic"] = Field(
         "bilinear", description="resizing of evaluation images (timm: interpolation)"
     )
+    exif: Literal["apply", "ignore"] = Field(
+        "apply",
+        description="orientation that phones and cameras note beside a picture: apply turns it upright; "
+        "ignore leaves it as stored, as torchvision and timm do",
+    )
     decode_size: PositiveInt | None = Field(
         None,
         description="side of decoded training images; null: image_size, or 8/7 of it for resized crops",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 # Named one by one because Pillow's full list holds formats that start other programs (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
@@ -16,6 +16,20 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # The size from which Pillow warns of a decompression bomb (a quarter GiB as RGB). Checked here, on the
 # header, not by turning Pillow's warning into an error, because warning filters are global, not thread-safe.
 MAX_PIXELS = 89_478_485
+
+
+# By EXIF orientation, what brings a picture upright; 1 is upright. (EXIF 2.32, tag 274)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps what may hold an orientation.
+_EXIF_ENTRIES = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 
 class BadImageError(ValueError):
@@ -27,21 +41,44 @@ class ImageInfo:
     """What an image's header says.
 
     Attributes:
-        width: width in pixels.
-        height: height in pixels.
+        width: width in pixels, as stored.
+        height: height in pixels, as stored.
         mode: Pillow's mode, such as `RGB`, `L` or `P`.
         encoding: file format, such as `PNG`.
+        orientation: of `orientation`.
     """
 
     width: int
     height: int
     mode: str
     encoding: str
+    orientation: int = 1
 
 
 def read_info(image: Image.Image) -> ImageInfo:
-    """Return size, mode and encoding of an opened image, without decoding its pixels."""
-    return ImageInfo(image.width, image.height, image.mode, image.format or "unknown")
+    """Return size, mode, encoding and orientation of an opened image, without decoding its pixels.
+
+    The orientation of a PNG that holds it behind its pixels is seen once these are decoded.
+    """
+    encoding = image.format or "unknown"
+    return ImageInfo(image.width, image.height, image.mode, encoding, orientation(image))
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened image that is still to be applied.
+
+    Pillow applies that of a TIFF itself, when it decodes the pixels.
+
+    Returns:
+        A key of `TURNS`, or 1 where the image is upright, says nothing, or nothing that makes sense.
+    """
+    if image.format == "PNG" and not _EXIF_ENTRIES.intersection(image.info):
+        return 1  # Pillow would decode the pixels to look behind them
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken metadata is no broken picture, and raises many types
+        return 1
+    return found if found in TURNS else 1
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -69,16 +106,26 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, exif: str = "apply") -> Image.Image:
     """Decode an opened image fully and convert it to 8-bit RGB.
 
     16-bit greyscale is scaled by 255 / 65535; transparent images are laid on white, which is what a viewer
-    shows (dropping the alpha channel would reveal colours nobody was meant to see). The EXIF orientation is
-    not applied, as in torchvision and timm.
+    shows (dropping the alpha channel would reveal colours nobody was meant to see).
+
+    Args:
+        image: of `open_image`.
+        exif: `apply` turns it as its EXIF orientation says: phones store most pictures turned. `ignore`
+            leaves it as it is stored, as torchvision and timm do.
 
     Raises:
         BadImageError: the image is truncated or corrupt, or its pixels have no defined brightness range.
     """
+    rgb = _converted(image)
+    turn = TURNS.get(orientation(image)) if exif == "apply" else None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _converted(image: Image.Image) -> Image.Image:
     try:
         image.load()
         if image.mode.startswith(("I", "F")):
@@ -136,7 +183,11 @@ def resize_and_crop(
 
 
 def decode_rgb(
-    data: bytes, size: int | None, crop_share: float = 1.0, interpolation: str = "bilinear"
+    data: bytes,
+    size: int | None,
+    crop_share: float = 1.0,
+    interpolation: str = "bilinear",
+    exif: str = "apply",
 ) -> np.ndarray:
     """Decode an image to 8-bit RGB.
 
@@ -145,6 +196,7 @@ def decode_rgb(
         size: side of the square result in pixels (see `resize_and_crop`); None keeps the image's own size.
         crop_share: see `resize_and_crop`.
         interpolation: see `resize_and_crop`.
+        exif: see `to_rgb`.
 
     Returns:
         uint8 (H, W, 3), writable.
@@ -152,7 +204,7 @@ def decode_rgb(
     Raises:
         BadImageError: the image cannot be decoded; the message says why.
     """
-    image = to_rgb(open_image(data))
+    image = to_rgb(open_image(data), exif)
     if size is not None:
         image = resize_and_crop(image, size, crop_share, interpolation)
     return np.array(image)

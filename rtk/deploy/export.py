@@ -47,7 +47,7 @@ def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
         config=config.model.model_copy(update={"weights": None}),
         classes=list(open_configured(config.data.train, "data.train", need_classes=True).classes),
         preprocessing=Preprocessing(
-            config.data.image_size, config.data.crop_share, config.data.interpolation
+            config.data.image_size, config.data.crop_share, config.data.interpolation, config.data.exif
         ),
         bf16=config.train.precision != "fp32",
         rule=rule,

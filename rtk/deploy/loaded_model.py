@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import ExifTags, Image
 
-from rtk.data.image import encode_png, to_rgb
+from rtk.data.image import encode_png, orientation, to_rgb
 from rtk.deploy.packaged_model import PackagedModel
 from rtk.deploy.predict import find_images, predict_files
 
@@ -80,6 +80,14 @@ def _encoded(image: Any) -> bytes:
         return encode_png(image)
     if not isinstance(image, Image.Image):
         raise TypeError(f"image: got {type(image).__name__}, wanted a path, bytes, a PIL image or an array")
-    buffer = BytesIO()
-    (to_rgb(image) if image.mode in NOT_IN_PNG else image).save(buffer, "PNG")
+    return _as_png(image)
+
+
+def _as_png(image: Image.Image) -> bytes:
+    """PNG of an image, with its EXIF orientation: what is done about that is for the model to say."""
+    buffer, exif = BytesIO(), Image.Exif()
+    encodable = to_rgb(image, exif="ignore") if image.mode in NOT_IN_PNG else image
+    encodable.load()
+    exif[ExifTags.Base.Orientation] = orientation(image)
+    encodable.save(buffer, "PNG", exif=exif)
     return buffer.getvalue()

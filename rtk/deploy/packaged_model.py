@@ -42,10 +42,11 @@ class Preprocessing:
     image_size: int
     crop_share: float = 1.0
     interpolation: str = "bilinear"
+    exif: str = "apply"
 
     def __call__(self, encoded: bytes) -> np.ndarray:
         """Pixels uint8 (H, W, 3)."""
-        return decode_rgb(encoded, self.image_size, self.crop_share, self.interpolation)
+        return decode_rgb(encoded, self.image_size, self.crop_share, self.interpolation, self.exif)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class PackagedModel:
         needed = content.get("plugins", {})
         _load_needed(needed, plugins)
         config = ModelConfig.model_validate(content["model"])
-        preprocessing = Preprocessing(**content["preprocessing"])
+        # A package from before this setting is of a model that saw images as they were stored.
+        preprocessing = Preprocessing(**{"exif": "ignore", **content["preprocessing"]})
         model = build_model(config, len(content["classes"]), preprocessing.image_size)
         model.load_state_dict(load_file(folder / WEIGHTS))
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

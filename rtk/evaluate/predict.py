@@ -95,4 +95,6 @@ def _fit_scores(
 def _stamp(selection: Selection) -> dict[str, Any]:
     """What predictions depend on beside the model: they are made anew when any of it changes."""
     data = {"data": content_hash(selection.dataset), "rows": len(selection), "size": selection.size}
-    return data | {"crop_share": selection.crop_share, "interpolation": selection.interpolation}
+    data |= {"crop_share": selection.crop_share, "interpolation": selection.interpolation}
+    # Predictions from before this setting are of images as they were stored: their stamps stay valid.
+    return data if selection.exif == "ignore" else data | {"exif": selection.exif}

@@ -38,11 +38,11 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image
     """
     side, data = config.data.image_size, config.data
     dataset = _open(data.train, "data.train")
-    train = _decode(dataset, data.decoded_side, count)
+    train = _decode(dataset, data.decoded_side, count, data.exif)
     mixing = _mixing_pictures(config, round(side * MIXING_MARGIN))
     outliers = None
     if data.outliers is not None:
-        outliers = _decode(_open(data.outliers, "data.outliers"), data.decoded_side, OTHERS).images
+        outliers = _decode(_open(data.outliers, "data.outliers"), data.decoded_side, OTHERS, data.exif).images
     maker = ViewMaker(
         train,
         mixing,
@@ -73,15 +73,15 @@ def _open(path: str, key: str) -> ImageDataset:
 def _mixing_pictures(config: RunConfig, side: int) -> np.ndarray:
     if config.data.mixing is None:
         return render_fractals(OTHERS, side, config.seed)
-    return _decode(_open(config.data.mixing, "data.mixing"), side, OTHERS).images
+    return _decode(_open(config.data.mixing, "data.mixing"), side, OTHERS, config.data.exif).images
 
 
-def _decode(dataset: ImageDataset, side: int, count: int) -> ImageArrays:
+def _decode(dataset: ImageDataset, side: int, count: int, exif: str) -> ImageArrays:
     """The first `count` images that can be decoded."""
     images, labels, ids = [], [], []
     for row in islice(read_rows(dataset), 4 * count):
         try:
-            images.append(decode_rgb(row.image, side).transpose(2, 0, 1))
+            images.append(decode_rgb(row.image, side, exif=exif).transpose(2, 0, 1))
         except BadImageError:
             continue
         labels.append(row.label)

@@ -22,6 +22,8 @@ from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_json, write_text
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
 
+# What a run did where its config is from before the key, whose default is another for new ones.
+BEFORE_THE_KEY = {"exif": "ignore"}  # below `data`
 COLUMNS = ("step", "epoch", "time", "key", "value")
 
 
@@ -83,7 +85,7 @@ class RunFolder:
 
     def config_tree(self) -> dict[str, Any]:
         """The resolved config as plain data."""
-        return read_mapping(self.path / "config.yaml")
+        return as_trained(read_mapping(self.path / "config.yaml"))
 
     def config(self) -> RunConfig:
         """The resolved config; its plug-ins are loaded, and those that evaluations brought.
@@ -177,6 +179,11 @@ class RunFolder:
     def stop_requested(self) -> bool:
         """Whether the workers should end."""
         return (self.path / "stop").exists()
+
+
+def as_trained(tree: dict[str, Any]) -> dict[str, Any]:
+    """A stored config, in which keys that are newer than it say what was done without them."""
+    return {**tree, "data": {**BEFORE_THE_KEY, **tree.get("data", {})}}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rtk.config.schema import RunConfig
 from rtk.config.search_space import SearchSpace, parse_space
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_text
-from rtk.runs.folder import RunFolder
+from rtk.runs.folder import RunFolder, as_trained
 from rtk.runs.plugins import copy_plugins, tree_with_copies, unchanged_copies
 
 SWEEP_FILE = "sweep.yaml"
@@ -79,7 +79,7 @@ class Sweep:
     def config(self) -> RunConfig:
         """Config that the trials' values are laid over."""
         load_plugins(unchanged_copies(self.path))
-        return build_config(self._tree()["config"], folder=self.path)
+        return build_config(as_trained(self._tree()["config"]), folder=self.path)
 
     def save(self, space: SearchSpace, config: RunConfig) -> None:
         """Write `sweep.yaml`, whole or not at all."""

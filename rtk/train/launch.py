@@ -10,7 +10,7 @@ from typing import Any
 
 from rtk.config.changes import When, changing_keys, may_change
 from rtk.config.errors import ConfigError
-from rtk.config.load import flatten, load_config
+from rtk.config.load import flatten, override_config, parse_override
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 from rtk.data.decode.stream import check_decoding_cpus
@@ -96,9 +96,9 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
     """The config of a run with overrides that a resume allows; any other change is shown and refused."""
-    before = dict(flatten(run.config().model_dump(mode="json")))  # keys that are newer than the run included
-    config = load_config(run.path / "config.yaml", overrides)
-    after = dict(flatten(config.model_dump(mode="json")))
+    trained = run.config()
+    config = override_config(trained, dict(map(parse_override, overrides)))
+    before, after = (dict(flatten(tree.model_dump(mode="json"))) for tree in (trained, config))
     changed = [key for key in {*before, *after} if before.get(key) != after.get(key)]
     refused = sorted(key for key in changed if not may_change(key, When.RESUME))
     if refused:

@@ -56,13 +56,14 @@ def load_training_data(config: RunConfig, sets: RunSets[ImageDataset], skipped: 
 
 def _selection(config: RunConfig, key: str, dataset: ImageDataset) -> Selection:
     """How a data set of a run is decoded."""
+    data = config.data
     if key == "mixing":
-        return Selection(dataset, mixing_side(config.data))
+        return Selection(dataset, mixing_side(data), exif=data.exif)
     if key == "train":
-        return Selection(dataset, config.data.decoded_side, config.data.train_rows)
+        return Selection(dataset, data.decoded_side, data.train_rows, exif=data.exif)
     if key == "outliers":
-        return Selection(dataset, config.data.decoded_side)
-    return evaluation_selection(config.data, dataset)
+        return Selection(dataset, data.decoded_side, exif=data.exif)
+    return evaluation_selection(data, dataset)
 
 
 def mixing_side(data: DataConfig) -> int:

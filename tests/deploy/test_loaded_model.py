@@ -46,6 +46,21 @@ def test_a_pil_image_is_what_its_file_is(model, mode, tmp_path):
     pd.testing.assert_frame_equal(by_picture, by_file)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+@pytest.mark.parametrize("encoding", ["TIFF", "JPEG"])
+def test_a_pil_image_of_a_phone_is_turned_as_its_file_is(model, mode, encoding, tmp_path):
+    exif, pixels = Image.Exif(), np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    exif[0x0112] = 6
+    path = tmp_path / f"a.{encoding.lower()}"
+    Image.fromarray(pixels).convert(mode).save(path, encoding, exif=exif)
+    by_picture, by_file = (model(given).drop(columns="image") for given in (Image.open(path), path))
+    pd.testing.assert_frame_equal(by_picture, by_file)
+    upright = model(decode_rgb(path.read_bytes(), None)).drop(columns="image")
+    pd.testing.assert_frame_equal(by_picture, upright)
+    stored = model(decode_rgb(path.read_bytes(), None, exif="ignore")).drop(columns="image")
+    assert encoding == "TIFF" or not by_picture.equals(stored)
+
+
 def test_what_is_no_image_is_said_so(model, photo):
     read = model([photo, b"no image"])
     assert read.error.notna().tolist() == [False, True]

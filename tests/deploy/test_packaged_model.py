@@ -212,6 +212,24 @@ def test_images_are_brought_to_size_as_in_the_evaluation(packaged, tmp_path):
     assert not np.array_equal(wanted, packaged.preprocessing(buffer.getvalue()))
 
 
+def test_a_package_says_whether_pictures_are_turned_and_an_old_one_turns_none(packaged, tmp_path):
+    exif, buffer = Image.Exif(), BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(picture(0)).save(buffer, "PNG", exif=exif)
+    turned = np.rot90(picture(0), -1)
+    assert packaged.preprocessing.exif == "apply"
+    replace(packaged, preprocessing=Preprocessing(SIDE, exif="ignore")).save(tmp_path / "ignore")
+    packaged.save(tmp_path / "apply")
+    for name, wanted in (("apply", turned), ("ignore", picture(0))):
+        loaded = PackagedModel.load(tmp_path / name)
+        np.testing.assert_array_equal(loaded.preprocessing(buffer.getvalue()), wanted)
+    description = json.loads((tmp_path / "apply" / "model.json").read_text())
+    del description["preprocessing"]["exif"]
+    (tmp_path / "apply" / "model.json").write_text(json.dumps(description))
+    old = PackagedModel.load(tmp_path / "apply")
+    np.testing.assert_array_equal(old.preprocessing(buffer.getvalue()), picture(0))
+
+
 def test_a_model_that_needs_a_users_file_names_it_and_is_refused_without(packaged, tmp_path, fresh_tables):
     packaged.save(tmp_path / "plain")
     assert "plugins" not in json.loads((tmp_path / "plain" / "model.json").read_text())

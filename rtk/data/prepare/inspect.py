@@ -53,6 +53,7 @@ class InspectReport:
         height: smallest and largest height in pixels; likewise.
         modes: Pillow mode -> images.
         encodings: file format -> images.
+        turned: number of images whose EXIF orientation turns or mirrors them.
         duplicates: images whose bytes are those of an earlier one.
         conflicts: those of the duplicates whose label differs from the earlier one's.
         unreadable: number of images whose header cannot be read.
@@ -71,6 +72,7 @@ class InspectReport:
     height: tuple[int, int] | None
     modes: dict[str, int]
     encodings: dict[str, int]
+    turned: int
     duplicates: int
     conflicts: int
     unreadable: int
@@ -109,6 +111,7 @@ def inspect_dataset(path: str | Path, *, sample: int | None = None, seed: int = 
         height=_range(height for _, height in seen.sizes),
         modes=dict(seen.modes),
         encodings=dict(seen.encodings),
+        turned=seen.turned,
         duplicates=seen.duplicates,
         conflicts=seen.conflicts,
         unreadable=seen.unreadable,
@@ -119,7 +122,7 @@ class _Seen:
     """Sums over the images looked at."""
 
     def __init__(self) -> None:
-        self.rows = self.bytes = self.duplicates = self.conflicts = self.unreadable = 0
+        self.rows = self.bytes = self.turned = self.duplicates = self.conflicts = self.unreadable = 0
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: Counter[str] = Counter()
         self.encodings: Counter[str] = Counter()
@@ -145,6 +148,7 @@ class _Seen:
         self.sizes[info.width, info.height] += 1
         self.modes[info.mode] += 1
         self.encodings[info.encoding] += 1
+        self.turned += info.orientation > 1
 
 
 def contact_sheet(dataset: ImageDataset, rows: int = 8, columns: int = 8, seed: int = 0) -> Image.Image:

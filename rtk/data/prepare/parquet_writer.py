@@ -42,6 +42,7 @@ class FileSummary:
         height: smallest and largest height in pixels.
         modes: number of images of each Pillow mode.
         encodings: number of images of each file format.
+        turned: number of images whose EXIF orientation turns or mirrors them.
     """
 
     file: str
@@ -53,6 +54,7 @@ class FileSummary:
     height: tuple[int, int]
     modes: dict[str, int]
     encodings: dict[str, int]
+    turned: int
 
 
 def write_parquet(
@@ -104,6 +106,7 @@ def _summarise(
         height=(min(heights), max(heights)),
         modes=dict(modes),
         encodings=dict(encodings),
+        turned=sum(count for info, count in infos.items() if info.orientation > 1),
     )
 
 

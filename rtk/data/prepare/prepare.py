@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from rtk.data.image import (
     ImageInfo,
     encode_png,
     open_image,
+    orientation,
     read_info,
     resize_and_crop,
     to_rgb,
@@ -92,6 +93,11 @@ class PrepareReport:
         return sum(file.rows for file in self.files)
 
     @property
+    def turned(self) -> int:
+        """Number of images whose EXIF orientation turns or mirrors them."""
+        return sum(file.turned for file in self.files)
+
+    @property
     def counts(self) -> tuple[int, ...]:
         """Images of each class over all files, in the order of `classes`."""
         return tuple(sum(counts) for counts in zip(*(file.class_counts for file in self.files), strict=True))
@@ -109,6 +115,7 @@ def prepare(
     *,
     skip_bad: bool = False,
     image_size: int | None = None,
+    exif: str = "apply",
     split_folders: Sequence[str] | None = None,
     classes_from: str | None = None,
     on_open: Callable[[Source], None] | None = None,
@@ -127,7 +134,9 @@ def prepare(
             folder beside it, from which a run that was interrupted goes on.
         skip_bad: leave out images that cannot be decoded, and list them in the report.
         image_size: bring images to this many pixels square (as `resize_and_crop` does); those of another
-            size become PNG, which is lossless. None keeps them as they are.
+            size, or that are turned, become PNG, which is lossless. None keeps them as they are.
+        exif: whether those that become PNG are turned as their EXIF orientation says, see `to_rgb`. The
+            others keep it, and `data.exif` decides.
         split_folders: of an image folder: the folders that are splits; (): none; None: those of usual names.
         classes_from: of an image folder: `top`, `parent` or `none` (`LayoutOptions`); of Parquet: the column
             with the classes, or `none`. None: found out where that is clear.
@@ -148,9 +157,9 @@ def prepare(
     if on_open is not None:
         on_open(opened)
     with resumable_folder(out) as folder:
-        key = _key(opened, source, image_size, rows_per_file) | options
-        journal = Journal(folder, key)
-        job = _Job(opened, journal, image_size, progress, rows_per_file)
+        key = _key(opened, source, image_size, rows_per_file) | options | {"exif": exif}
+        validate = partial(_validate, image_size=image_size, exif=exif)
+        job = _Job(opened, Journal(folder, key), validate, progress, rows_per_file)
         written = [job.write_split(split) for split in opened.splits]
         skipped = tuple(job.bad)
         if skipped and not skip_bad:
@@ -178,13 +187,13 @@ class _Job:
         self,
         source: Source,
         journal: Journal,
-        image_size: int | None,
+        validate: Callable[[Record], tuple[bytes, ImageInfo] | BadImage],
         progress: Callable[[int, int], None] | None,
         rows_per_file: int,
     ) -> None:
         self.source = source
         self.journal = journal
-        self.image_size = image_size
+        self.validate = validate
         self.progress = progress or (lambda done, total: None)
         self.rows_per_file = rows_per_file
         self.bad: list[BadImage] = []
@@ -220,10 +229,9 @@ class _Job:
     def _rows(self, split: Split) -> Iterator[ImageRow]:
         """Yield the rows of the readable images, in order, and collect the others."""
         records = islice(split.read(), self.position, None)
-        validate = partial(_validate, image_size=self.image_size)
         with ThreadPoolExecutor(min(_MAX_THREADS, available_cpus())) as pool:
             while chunk := list(islice(records, _CHUNK)):
-                for record, result in zip(chunk, pool.map(validate, chunk), strict=True):
+                for record, result in zip(chunk, pool.map(self.validate, chunk), strict=True):
                     self.position += 1
                     self.done += 1
                     if isinstance(result, BadImage):
@@ -252,19 +260,22 @@ def _key(opened: Source, source: Path, image_size: int | None, rows_per_file: in
     }
 
 
-def _validate(record: Record, image_size: int | None) -> tuple[bytes, ImageInfo] | BadImage:
+def _validate(record: Record, image_size: int | None, exif: str) -> tuple[bytes, ImageInfo] | BadImage:
     """Decode an image fully; returns the bytes to write and what they are, or why it cannot be decoded."""
     try:
         data = encoded(record)
         image = open_image(data)
         info = read_info(image)
-        pixels = to_rgb(image)
-        if image_size is None or image.size == (image_size, image_size):
+        pixels = to_rgb(image, exif)
+        # A TIFF's is gone once its pixels are decoded, and a PNG's may only then be seen.
+        info = replace(info, orientation=max(info.orientation, orientation(image)))
+        if image_size is None or (image.size == (image_size, image_size) and info.orientation == 1):
             return data, info
         resized = resize_and_crop(pixels, image_size)
     except (BadImageError, OSError) as error:
         return BadImage(record.origin, str(error))
-    return encode_png(np.array(resized)), ImageInfo(image_size, image_size, resized.mode, "PNG")
+    written = ImageInfo(image_size, image_size, resized.mode, "PNG", info.orientation)
+    return encode_png(np.array(resized)), written
 
 
 def encoded(record: Record) -> bytes:

@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from rtk.cli import main
 from rtk.data.image import decode_rgb
+from rtk.data.prepare.inspect import inspect_dataset
 from rtk.data.prepare.parquet_writer import ROW_GROUP_ROWS
 from rtk.data.prepare.prepare import BadImagesError, prepare
 from rtk.data.sets.dataset import content_hash, labels, open_dataset, read_rows
@@ -40,6 +42,45 @@ def test_splits_become_files_and_sample_ids_go_on(tmp_path, make_folder):
     ]
     ids = [read_table(tmp_path / "out" / file.file)["sample_id"].to_pylist() for file in report.files]
     assert ids == [[0, 1, 2, 3, 4], [5], [6, 7]]
+
+
+@pytest.fixture
+def phone_folder(tmp_path):
+    """Three pictures of 12 x 8 pixels, one of which is stored turned; and a square one, stored turned too."""
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    for name, orientation, size in (
+        ("a", 1, (12, 8)),
+        ("b", 6, (8, 12)),
+        ("c", 1, (12, 8)),
+        ("d", 3, (8, 8)),
+    ):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        pixels = np.random.default_rng(ord(name)).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png", exif=exif)
+    return folder
+
+
+def test_pictures_stored_turned_keep_their_bytes_and_are_counted(tmp_path, phone_folder, capsys):
+    report = prepare(phone_folder, tmp_path / "out")
+    assert (report.turned, report.manifest()["files"][0]["turned"]) == (2, 2)
+    for row in read_table(tmp_path / "out/all.parquet").to_pylist():
+        assert row["image"] == (phone_folder / row["path"]).read_bytes()
+    assert inspect_dataset(tmp_path / "out").turned == 2
+    assert main(["data", "prepare", str(phone_folder), "--out", str(tmp_path / "again")]) == 0
+    assert "turned or mirrored by EXIF: 2 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_resized_pictures_are_turned_for_good_or_never(tmp_path, phone_folder, exif):
+    report = prepare(phone_folder, tmp_path / "out", image_size=8, exif=exif)
+    assert report.turned == 2
+    assert inspect_dataset(tmp_path / "out").turned == 0
+    for row in read_table(tmp_path / "out/all.parquet").to_pylist():
+        wanted = decode_rgb((phone_folder / row["path"]).read_bytes(), 8, exif=exif)
+        for later in ("apply", "ignore"):
+            assert np.array_equal(decode_rgb(row["image"], None, exif=later), wanted)
 
 
 def test_same_source_gives_the_same_files(tmp_path, make_folder):
