@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rtk import __version__
@@ -25,10 +25,11 @@ from rtk.config.plugin_files import PluginFile, is_loaded, load_plugins
 from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.views.augment import to_float
 from rtk.models import Classifier, build_model
+from rtk.runs.atomic import write_tensors
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import FittedScore, Predictions, apply_score
 from rtk.scores.decision import DecisionRule, decide
-from rtk.scores.storage import load_fitted, save_fitted, unshared
+from rtk.scores.storage import load_fitted, save_fitted
 
 FORMAT = 1
 BATCH = 64  # images per forward pass
@@ -78,7 +79,7 @@ class PackagedModel:
     def save(self, folder: Path) -> None:
         """Write the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(unshared(self.model.state_dict()), folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, self.model.state_dict())
         save_fitted(folder / SCORES, self.scores)
         (folder / DESCRIPTION).write_text(json.dumps(self._description(), indent=1), encoding="utf-8")
 

@@ -17,10 +17,10 @@ from rtk.data.image import BadImageError
 from rtk.data.views.augment import to_float
 from rtk.evaluate.columns import as_lists
 from rtk.evaluate.model import load_model
+from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import compute_image_score, get_score
-from rtk.scores.storage import unshared
 
 
 class ModelActor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from safetensors import safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from rtk.config.errors import ConfigError
@@ -19,9 +19,8 @@ from rtk.data.decode.pipeline import Selection
 from rtk.evaluate.actors import Fitter
 from rtk.evaluate.pool import FIT_SET, Pool
 from rtk.evaluate.score_table import rows_to_fit_on
-from rtk.runs.atomic import replacing
+from rtk.runs.atomic import write_tensors
 from rtk.scores import get_score
-from rtk.scores.storage import unshared
 
 HELD_OUT = "validation"
 
@@ -92,8 +91,7 @@ def _parts(blocks: Iterable[pa.Table]) -> Iterator[dict[str, Tensor]]:
 
 
 def _save(path: Path, tensors: dict[str, Tensor], fitted_on: Any) -> None:
-    with replacing(path) as partial:
-        save_file(unshared(tensors), partial, metadata={"fitted_on": json.dumps(fitted_on)})
+    write_tensors(path, tensors, {"fitted_on": json.dumps(fitted_on)})
 
 
 def _metadata(path: Path) -> Any:

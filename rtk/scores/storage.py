@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
+from rtk.runs.atomic import write_tensors
 from rtk.scores.compute import FittedScore
 
 HEADER = "scores"
@@ -24,20 +23,7 @@ def save_fitted(path: Path, scores: Mapping[str, FittedScore]) -> None:
         name: {"hyperparameters": dict(state.hyperparameters), "width": state.width}
         for name, state in scores.items()
     }
-    save_file(unshared(tensors), path, metadata={HEADER: json.dumps(about)})
-
-
-def unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors in memory of their own, as safetensors wants them; only shared ones are copied."""
-    taken: set[int] = set()
-    found = {}
-    for name, tensor in tensors.items():
-        own = tensor.contiguous()
-        if own.untyped_storage().data_ptr() in taken:
-            own = own.clone()
-        taken.add(own.untyped_storage().data_ptr())
-        found[name] = own
-    return found
+    write_tensors(path, tensors, {HEADER: json.dumps(about)})
 
 
 def load_fitted(path: Path) -> dict[str, FittedScore]:

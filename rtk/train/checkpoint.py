@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rtk.optim.methods import METHODS
+from rtk.runs.atomic import write_tensors
 from rtk.train.shard_reader import CheckpointError, ShardReader, resolve_checkpoint
 from rtk.train.state import (
     TrainState,
@@ -55,10 +56,10 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     barrier()
-    save_file(dict(_fragments_to_save(state, rank)), partial / f"shard-{rank:05d}.safetensors")
+    write_tensors(partial / f"shard-{rank:05d}.safetensors", dict(_fragments_to_save(state, rank)))
     if rank == 0:
         common = {name: tensor.detach().cpu().contiguous() for name, tensor in common_tensors(state).items()}
-        save_file(common, partial / "common.safetensors")
+        write_tensors(partial / "common.safetensors", common)
         content = {
             "format": FORMAT,
             "optimizer": optimizer_name(state),

@@ -192,6 +192,11 @@ def test_what_is_not_there_is_named(folder, images, tmp_path, model, image):
         list(predict_files(open_model(str(tmp_path / model)), find_images([str(tmp_path / image)])))
 
 
+def test_whoever_may_read_its_description_may_read_its_weights(folder):
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    assert len(list(folder.iterdir())) == 3
+
+
 def test_another_format_is_refused(folder):
     description = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**description, "format": 99}))
