@@ -37,7 +37,9 @@ class ModelConfig(Section):
     head: Literal["linear", "cosine"] = Field("linear", description="classifier on the features")
     temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")
     weights: str | None = Field(
-        None, description="Meta's .pth, a safetensors file or folder, or an rtk run; null: random"
+        None,
+        description="a PyTorch or safetensors file of any trainer (of several sets of weights in it the "
+        "plain ones, before their averages), a folder of safetensors, or an rtk run; null: random",
     )
     head_weights: Literal["load", "new"] = Field(
         "load", description="load: the weights hold a fitting head; new: it is drawn at random"

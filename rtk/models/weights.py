@@ -72,6 +72,7 @@ def renamed_weights(
     model: Any, weights: Weights, targets: set[str], shape_of: ShapeOf
 ) -> dict[str, LazyTensor]:
     """The same tensors by rtk's names."""
+    weights = without_wrapping(weights, targets)
     if any(name.startswith("backbone.") for name in weights):
         return dict(weights)
     wanted = {name.removeprefix("backbone.") for name in targets}
@@ -83,6 +84,29 @@ def renamed_weights(
         head = next((head for head in heads if name.startswith(f"{head}.")), None)
         found[f"head.{name.removeprefix(f'{head}.')}" if head else f"backbone.{name}"] = tensor
     return _with_resized_positions(model.backbone, found, shape_of)
+
+
+def without_wrapping(weights: Weights, targets: set[str]) -> dict[str, LazyTensor]:
+    """The same tensors without what a wrapper around the model has put before its names.
+
+    `torch.compile` puts `_orig_mod.` before a model's or a layer's; data-parallel wrappers put `module.`,
+    and trainers such as Lightning `model.` or any other word, before every name. A word that the model itself
+    starts a name with stays. `n_averaged` is a counter of `torch.optim.swa_utils.AveragedModel`.
+
+    Args:
+        weights: as a file names them.
+        targets: the model's own names.
+    """
+    found = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
+    own = {part for name in targets for part in name.removeprefix("backbone.").split(".")[:1]}
+    while True:
+        words = {name.partition(".")[0] for name in found if name != "n_averaged"}
+        if len(words) != 1 or words <= {"backbone", "head", *own}:
+            return found
+        prefix = f"{words.pop()}."
+        if any(not name.startswith(prefix) for name in found if name != "n_averaged"):
+            return found
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name != "n_averaged"}
 
 
 def _with_resized_positions(

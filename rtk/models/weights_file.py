@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
-PICKLED = (".pth", ".pt", ".bin")
+from rtk.models.pytorch_file import find_tensors, is_pytorch, read_pytorch
+
 LISTED = 20
+LONGEST_HEADER = 2**27  # bytes: safetensors' own limit is 100 MB
+PACKAGED = "weights.safetensors"  # beside the fitted scores, in what `rtk export` writes
 
 
 class WeightsError(ValueError):
@@ -34,18 +35,31 @@ Weights = Mapping[str, LazyTensor]
 def open_weights(path: Path) -> dict[str, LazyTensor]:
     """Tensors of a safetensors file, of a folder of them, or of a PyTorch file, by the names they have there.
 
+    What a file is, its first bytes say, whatever it is called.
+
     Raises:
-        WeightsError: where there is no such file, it is of another kind, or it holds more than tensors.
+        WeightsError: where there is no such file, it is of another kind, or it holds no model's tensors.
     """
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    files = [path / PACKAGED] if (path / PACKAGED).is_file() else sorted(path.glob("*.safetensors"))
+    files = files if path.is_dir() else [path]
     if not files or not path.exists():
         raise WeightsError(
-            f"model.weights: got {str(path)!r}, wanted a .pth or .safetensors file, "
-            "a folder with safetensors files, or an rtk run"
+            f"model.weights: got {str(path)!r}, wanted a PyTorch (.pth, .pt, .ckpt, .pth.tar, .bin) or "
+            "safetensors file, a folder with safetensors files, or an rtk run"
         )
-    if files[0].suffix in PICKLED:
+    return {name: tensor for file in files for name, tensor in _open_file(file).items()}
+
+
+def _open_file(path: Path) -> dict[str, LazyTensor]:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if is_pytorch(start):
         return _open_pytorch(path)
-    return {name: tensor for file in files for name, tensor in _open_safetensors(file)}
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
+        return dict(_open_safetensors(path))
+    raise WeightsError(
+        f"model.weights: {path} is neither a PyTorch nor a safetensors file: it starts with {start!r}"
+    )
 
 
 def _open_safetensors(path: Path) -> Iterator[tuple[str, LazyTensor]]:
@@ -60,15 +74,14 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, LazyTensor]]:
 
 def _open_pytorch(path: Path) -> dict[str, LazyTensor]:
     try:
-        # Mapped from the disk: a page is read when its tensor is.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        content = read_pytorch(path)
+    except Exception as error:  # a broken pickle raises nearly any type
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"model.weights: {path} is no plain file of tensors ({reason})") from None
-    content = next((content[key] for key in ("state_dict", "model") if key in content), content)
-    other = [name for name, value in content.items() if not torch.is_tensor(value)]
-    if other:
-        raise WeightsError(f"model.weights: {path} holds more than tensors: {', '.join(other[:LISTED])}")
+    try:
+        tensors = find_tensors(content)
+    except ValueError as error:
+        raise WeightsError(f"model.weights: {path}: {error}") from None
     return {
-        name: LazyTensor(tuple(value.shape), partial(content.get, name)) for name, value in content.items()
+        name: LazyTensor(tuple(value.shape), partial(tensors.get, name)) for name, value in tensors.items()
     }
