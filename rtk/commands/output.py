@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rtk.config.load import LoadedConfig
 
 
 def print_json(content: Any) -> None:
     """Print what `--json` promises."""
     print(json.dumps(content, indent=1))
+
+
+def warn_of_kept_sets(loaded: LoadedConfig) -> None:
+    """Say on standard error that sets of rtk's digits will be measured beside a training set of one's own."""
+    from rtk.config.load import kept_builtin
+
+    kept = kept_builtin(loaded)
+    if kept:
+        print(
+            f"rtk: warning: data.train is replaced, but {', '.join(kept)} are still those of "
+            f"{next(iter(kept.values()))}; data.near_ood={{}} and so on drop them, and rtk init FOLDER writes "
+            "a recipe without them",
+            file=sys.stderr,
+        )
 
 
 def print_some(title: str, lines: list[str], most: int = 10) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from rtk.commands.output import print_json
+from rtk.commands.output import print_json, warn_of_kept_sets
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 
@@ -83,6 +83,7 @@ def validate(options: Options) -> int:
 
     loaded = load_with_origins(options.recipe, options.overrides)
     wanted_scores(loaded.config.evaluate)
+    warn_of_kept_sets(loaded)
     own = sum(origin != "default" for origin in loaded.origins.values())
     print(f"valid: {options.recipe} ({own} values set, {len(loaded.origins) - own} defaults)")
     return 0

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtk.commands.output import print_json
+from rtk.commands.output import print_json, warn_of_kept_sets
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def run(options: Options) -> int:
     elif options.dry_run:
         return _dry_run(options)
     else:
-        outcome = launch.launch_training(load_with_origins(_recipe(options), options.overrides).config)
+        loaded = load_with_origins(_recipe(options), options.overrides)
+        warn_of_kept_sets(loaded)
+        outcome = launch.launch_training(loaded.config)
     summary = {
         "run": outcome.run.name,
         "path": str(outcome.run.path),

@@ -23,6 +23,7 @@ from rtk.config.yaml_files import dump_yaml, read_mapping
 
 PLUGINS = "plugins"
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+BUILTIN = "builtin:"  # start of the path of a set that ships with rtk
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # Mappings whose keys the user chooses.
 FREE_KEYS = (
@@ -109,6 +110,20 @@ def build_config(tree: Mapping[str, Any], keep_unset: bool = False, folder: Path
         return RunConfig.model_validate({**expand_variables(tree, keep_unset=keep_unset), PLUGINS: plugins})
     except ValidationError as error:
         raise ConfigError(one_line(error, RunConfig)) from None
+
+
+def kept_builtin(loaded: LoadedConfig) -> dict[str, str]:
+    """Sets that a recipe has for the training set that ships with rtk, where another has taken its place.
+
+    Returns:
+        The origin of each, by dotted key.
+    """
+    leaves = dict(flatten(loaded.config.data.model_dump(mode="json"), "data."))
+    train, origins = "data.train", loaded.origins
+    if leaves[train].startswith(BUILTIN):
+        return {}
+    shipped = [key for key, path in leaves.items() if isinstance(path, str) and path.startswith(BUILTIN)]
+    return {key: origins[key] for key in shipped if origins[key] not in ("override", origins[train])}
 
 
 def dump_config(config: RunConfig) -> str:

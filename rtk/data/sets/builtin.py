@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rtk.config.load import BUILTIN
 from rtk.data.image import encode_png
 
-PREFIX = "builtin:"
 DIGITS_SIDE = 32
 KNOWN_CLASSES = 8
 PHOTO_CROPS = 400
@@ -27,9 +27,9 @@ def resolve_path(path: str) -> str:
     Raises:
         ValueError: for a built-in set that does not exist.
     """
-    if not path.startswith(PREFIX):
+    if not path.startswith(BUILTIN):
         return path
-    name, _, file = path.removeprefix(PREFIX).partition("/")
+    name, _, file = path.removeprefix(BUILTIN).partition("/")
     folder = cache_folder() / f"{name}-v{VERSION}"
     if name != "digits":
         raise ValueError(f"{path}: no such built-in data set, there is builtin:digits")
