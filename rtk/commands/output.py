@@ -23,8 +23,8 @@ def warn_of_kept_sets(loaded: LoadedConfig) -> None:
     if kept:
         print(
             f"rtk: warning: data.train is replaced, but {', '.join(kept)} are still those of "
-            f"{next(iter(kept.values()))}; data.near_ood={{}} and so on drop them, and rtk init FOLDER writes "
-            "a recipe without them",
+            f"{next(iter(kept.values()))}; data.near_ood={{}} and so on drop them, and "
+            "rtk init FOLDER writes a recipe without them",
             file=sys.stderr,
         )
 

@@ -81,7 +81,7 @@ def starter_recipe(pictures: Pictures, name: str) -> str:
 
 
 def _heading(pictures: Pictures, name: str) -> list[str]:
-    names = ", ".join(dump_value(text) for text in list(pictures.classes)[:10])
+    names = ", ".join(" ".join(text.split()) for text in list(pictures.classes)[:10])
     more = ", ..." if len(pictures.classes) > 10 else ""
     (narrow, wide), (low, high) = pictures.width, pictures.height
     return [
@@ -110,7 +110,7 @@ def _data(pictures: Pictures) -> list[str]:
         "  # Images of no class, {NAME: PATH, ...}, which the model should call unfamiliar:",
         "  near_ood: {}  # like those of the classes",
         "  far_ood: {}  # of anything else",
-        f"  image_size: {size}  # pixels; most pictures have {pictures.side} on the shorter side; larger is slower",
+        f"  image_size: {size}  # pixels; the shorter side of most pictures has {pictures.side}",
         "  exif: apply  # turn pictures as phones note beside them",
         f"  augment: {{crop_padding: {size // 8}, flip: true}}  # flip: false where left and right differ",
     ]
