@@ -47,7 +47,7 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk train`."""
     from rtk.config.errors import ConfigError
-    from rtk.config.load import load_with_origins
+    from rtk.config.load import kept_builtin, load_with_origins
 
     if options.output and not options.resume:
         options.overrides.append(f"output={json.dumps(options.output)}")
@@ -67,7 +67,9 @@ def run(options: Options) -> int:
         return _dry_run(options)
     else:
         loaded = load_with_origins(_recipe(options), options.overrides)
-        warn_of_kept_sets(loaded)
+        if kept_builtin(loaded):
+            launch.open_for_training(loaded.config)  # what is wrong with the sets is said first, and alone
+            warn_of_kept_sets(loaded)
         outcome = launch.launch_training(loaded.config)
     summary = {
         "run": outcome.run.name,

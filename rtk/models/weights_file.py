@@ -83,5 +83,6 @@ def _open_pytorch(path: Path) -> dict[str, LazyTensor]:
     except ValueError as error:
         raise WeightsError(f"model.weights: {path}: {error}") from None
     return {
-        name: LazyTensor(tuple(value.shape), partial(tensors.get, name)) for name, value in tensors.items()
+        name: LazyTensor(tuple(value.shape), partial(tensors.__getitem__, name))
+        for name, value in tensors.items()
     }

@@ -15,7 +15,7 @@ from rtk.models import build_model
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Two classes in two splits, 40 x 36 pixels, a few of them stored turned; the working folder is another."""
+    """Two classes in two splits, a quarter of the pictures stored turned; the working folder is another."""
     monkeypatch.chdir(tmp_path)
     rng, exif = np.random.default_rng(0), Image.Exif()
     for split, count in (("train", 8), ("test", 2)):
