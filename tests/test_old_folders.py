@@ -25,8 +25,9 @@ from rtk.data.views.augment import to_float
 from rtk.deploy.packaged_model import PackagedModel
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.model import load_model
-from rtk.evaluate.predictions_file import read_predictions
-from rtk.evaluate.sets import evaluation_config
+from rtk.evaluate.predict import _stamp
+from rtk.evaluate.predictions_file import read_predictions, read_stamp
+from rtk.evaluate.sets import evaluation_config, evaluation_selections
 from rtk.packaged_model import _load_pyfunc
 from rtk.report.comparison import compare
 from rtk.runs.folder import RunFolder
@@ -76,6 +77,12 @@ def test_an_old_run_goes_on_with_images_as_they_are_stored(run, sweep):
     assert PackagedModel.load(run.path / "export").preprocessing.exif == "ignore"
     run.change_config(resumed, 8)
     assert run.config() == resumed
+
+
+def test_predictions_of_an_old_run_count_as_made_from_what_it_evaluates_now(run):
+    for name, selection in evaluation_selections(evaluation_config(run)).items():
+        stored = read_stamp(run.evaluation / "predictions" / f"{name}.parquet")["predictions"]
+        assert _stamp(selection).items() <= stored.items()
 
 
 def test_checkpoint_gives_the_recorded_logits(run):
