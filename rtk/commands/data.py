@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +41,19 @@ def _add_prepare(actions: Parsers) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
     parser.add_argument("--image-size", type=positive, metavar="PX", help="resize and crop to this side")
+    add_layout(parser)
+    parser.add_argument(
+        "--exif",
+        choices=("apply", "ignore"),
+        default="apply",
+        help="what --image-size does about orientations that phones note beside pictures (default: apply)",
+    )
+    add_plugin(parser, "data sources")
+    add_json(parser)
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """The options that decide how folders are understood."""
     parser.add_argument(
         "--split-folders",
         type=lambda text: () if text == "none" else tuple(text.split(",")),
@@ -52,14 +66,6 @@ def _add_prepare(actions: Parsers) -> None:
         metavar="WHAT",
         help="the class is the top folder of an image, its parent folder, or none; for Parquet: a column",
     )
-    parser.add_argument(
-        "--exif",
-        choices=("apply", "ignore"),
-        default="apply",
-        help="what --image-size does about orientations that phones note beside pictures (default: apply)",
-    )
-    add_plugin(parser, "data sources")
-    add_json(parser)
 
 
 def _add_inspect(actions: Parsers) -> None:
@@ -111,7 +117,7 @@ def run_prepare(options: Options) -> int:
                 image_size=options.image_size,
                 split_folders=options.split_folders,
                 classes_from=options.classes_from,
-                on_open=None if options.json else _print_layout,
+                on_open=None if options.json else print_layout,
                 exif=options.exif,
                 progress=progress,
             )
@@ -130,7 +136,8 @@ def run_prepare(options: Options) -> int:
     return 0
 
 
-def _print_layout(source: Source) -> None:
+def print_layout(source: Source) -> None:
+    """Show how a source's folders were understood."""
     if source.layout:
         print("\n".join([f"understood as {source.kind}:", *source.layout]), flush=True)
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtk.commands.data import add_layout, print_layout
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
@@ -42,6 +43,7 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--out", metavar="FILE", help="recipe to write (default: NAME.yaml)")
     parser.add_argument("--data", metavar="DIR", help="where images are prepared to (default: data/NAME)")
     parser.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
+    add_layout(parser)
     parser.add_argument("--weights", metavar="FILE", help="pretrained weights to start from")
     parser.add_argument(
         "--model", metavar="NAME", help="backbone of the weights (default: the one that they fit)"
@@ -61,7 +63,7 @@ def init(options: Options) -> int:
     if options.model and not options.weights:
         raise ConfigError("--model: wanted --weights FILE with it")
     pretrained = _pretrained(options.weights, options.model) if options.weights else None
-    prepared = _prepared(source, Path(options.data or Path("data", name)), options.skip_bad)
+    prepared = _prepared(source, Path(options.data or Path("data", name)), options)
     found = _pictures(prepared, pretrained)
     _write(out, found)
     if options.json:
@@ -75,7 +77,7 @@ def init(options: Options) -> int:
     return 0
 
 
-def _prepared(source: Path, out: Path, skip_bad: bool) -> Path:
+def _prepared(source: Path, out: Path, options: Options) -> Path:
     """The folder or file of prepared sets: the source itself, or what is made of it."""
     from rtk.data.prepare.prepare import prepare
     from rtk.data.sets.dataset import open_dataset
@@ -85,7 +87,15 @@ def _prepared(source: Path, out: Path, skip_bad: bool) -> Path:
         open_dataset(source)
         return source
     with progress_bar("checking images") as progress:
-        return prepare(source, out, skip_bad=skip_bad, progress=progress).out
+        return prepare(
+            source,
+            out,
+            skip_bad=options.skip_bad,
+            split_folders=options.split_folders,
+            classes_from=options.classes_from,
+            on_open=None if options.json else print_layout,
+            progress=progress,
+        ).out
 
 
 def _pictures(prepared: Path, pretrained: Pretrained | None) -> Pictures:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from rtk.config.load import BUILTIN
 from rtk.data.image import encode_png
 
+PREFIX = BUILTIN
 DIGITS_SIDE = 32
 KNOWN_CLASSES = 8
 PHOTO_CROPS = 400
@@ -27,9 +28,9 @@ def resolve_path(path: str) -> str:
     Raises:
         ValueError: for a built-in set that does not exist.
     """
-    if not path.startswith(BUILTIN):
+    if not path.startswith(PREFIX):
         return path
-    name, _, file = path.removeprefix(BUILTIN).partition("/")
+    name, _, file = path.removeprefix(PREFIX).partition("/")
     folder = cache_folder() / f"{name}-v{VERSION}"
     if name != "digits":
         raise ValueError(f"{path}: no such built-in data set, there is builtin:digits")
