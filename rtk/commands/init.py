@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,9 +53,10 @@ def add(commands: Parsers) -> None:
 def init(options: Options) -> int:
     """`rtk init`."""
     from rtk.config.errors import ConfigError
+    from rtk.config.load import NOT_IN_NAMES
 
     source = Path(options.pictures)
-    name = re.sub(r"[^\w.-]+", "_", source.resolve().stem)
+    name = NOT_IN_NAMES.sub("_", source.resolve().stem)
     out = Path(options.out or f"{name}.yaml")
     if out.exists():
         raise ConfigError(f"--out: {out} exists already")
@@ -218,7 +218,7 @@ def _write(out: Path, pictures: Pictures) -> None:
     """Check the recipe, then write it.
 
     Raises:
-        ConfigError: it would be none, because of the name of the file, say; or it cannot be written.
+        ConfigError: it cannot be written.
     """
     from rtk.config.errors import ConfigError
     from rtk.config.load import build_config
@@ -227,7 +227,7 @@ def _write(out: Path, pictures: Pictures) -> None:
     from rtk.runs.atomic import write_text
 
     text = starter_recipe(pictures, str(out))
-    build_config({**parse_yaml(text), "name": out.stem})
+    build_config(parse_yaml(text))
     try:
         write_text(out, text)
     except OSError as error:

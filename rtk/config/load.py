@@ -118,7 +118,7 @@ def kept_builtin(loaded: LoadedConfig) -> dict[str, str]:
     Returns:
         The origin of each, by dotted key.
     """
-    leaves = dict(flatten(loaded.config.data.model_dump(mode="json"), "data."))
+    leaves = dict(flatten({"data": loaded.config.data.model_dump(mode="json")}))
     train, origins = "data.train", loaded.origins
     if leaves[train].startswith(BUILTIN):
         return {}

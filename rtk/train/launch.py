@@ -10,7 +10,8 @@ from typing import Any
 
 from rtk.config.changes import When, changing_keys, may_change
 from rtk.config.errors import ConfigError
-from rtk.config.load import flatten, override_config, parse_override
+from rtk.config.load import flatten, override_config
+from rtk.config.overrides import parse_override
 from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 from rtk.data.decode.stream import check_decoding_cpus

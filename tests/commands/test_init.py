@@ -79,7 +79,7 @@ def test_weights_say_which_backbone_they_are_of(photos, tmp_path, capsys):
         (["nowhere"], "nowhere: does not exist"),
         (["my photos", "--model", "resnet50"], "--model: wanted --weights FILE"),
         (["my photos", "--weights", "nowhere.pth"], "model.weights: got 'nowhere.pth'"),
-        (["my photos", "--out", "a b.yaml"], "name: got 'a b'"),
+        (["my photos", "--out", "nowhere/a.yaml"], "--out: cannot write nowhere/a.yaml"),
     ],
 )
 def test_bad_usage_is_one_line_and_writes_no_recipe(photos, tmp_path, capsys, arguments, message):
