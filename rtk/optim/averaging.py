@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rtk.config.sections import duration_steps
 from rtk.models.batchnorm import batchnorm_layers
 from rtk.optim.method import Method, MethodRow, MethodSetup
-from rtk.optim.shards import Shards
+from rtk.optim.shards import Shards, wide_dtype
 
 if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
@@ -56,7 +56,9 @@ def swa_rate(update: int, start: int = 0, every: int = 1) -> float:
 class WeightAverage(Method):
     """Average of the weights that this rank owns, and of the model's float buffers.
 
-    Memory: 4 bytes per weight, on the shard; buffers are small and kept on every rank.
+    Memory: 4 bytes per weight, on the shard; buffers are small and kept on every rank. Averages of fp16 and
+    bf16 are kept in fp32, or small shares would be rounded away. A parameter that is frozen stays in the
+    average, and one that is thawed comes in with what it is then.
 
     Args:
         shards: where the weights live.
@@ -69,12 +71,19 @@ class WeightAverage(Method):
     def __init__(self, shards: Shards, model: nn.Module, rate: Callable[[int], float] = ema_rate) -> None:
         self.shards, self.model, self.rate = shards, model, rate
         self.updates = 0
-        self.weights = [weight.detach().clone() for weight in shards.weights()]
-        self.buffers = {name: buffer.detach().clone() for name, buffer in float_buffers(model).items()}
+        self.weights: dict[Tensor, Tensor] = {}
+        self._take_in_new_owners()
+        self.buffers = {name: _copy(buffer) for name, buffer in float_buffers(model).items()}
+
+    def _take_in_new_owners(self) -> None:
+        for owner in self.shards.owners():
+            if owner not in self.weights:
+                self.weights[owner] = _copy(owner)
 
     def tensors(self) -> dict[str, list[Tensor]]:
         """The averaged weights."""
-        return {AVERAGE: self.weights}
+        owners = self.shards.owners()
+        return {AVERAGE: [self.weights[owner] for owner in owners]}
 
     def common_tensors(self) -> dict[str, Tensor]:
         """The averaged buffers."""
@@ -99,22 +108,28 @@ class WeightAverage(Method):
         rate = self.rate(self.updates)
         if rate == 0:
             return
-        torch._foreach_lerp_(self.weights, self.shards.weights(), rate)
+        self._take_in_new_owners()
+        live = [owner.data.to(average.dtype) for owner, average in self.weights.items()]
+        torch._foreach_lerp_(list(self.weights.values()), live, rate)
         for name, buffer in float_buffers(self.model).items():
-            self.buffers[name].lerp_(buffer, rate)
+            self.buffers[name].lerp_(buffer.to(self.buffers[name].dtype), rate)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Let the model compute with the average for a while; changes of its buffers are kept."""
+        pairs = self.weights.items()
+        rounded = [(mean, mean.clone()) for owner, mean in pairs if owner.dtype != mean.dtype]
         self._swap()
         try:
             yield
         finally:
             self._swap()
+            for mean, exact in rounded:
+                mean.copy_(exact)
 
     @torch.no_grad()
     def _swap(self) -> None:
-        pairs = [*zip(self.shards.weights(), self.weights, strict=True)]
+        pairs = [(owner.data, average) for owner, average in self.weights.items()]
         pairs += [(buffer, self.buffers[name]) for name, buffer in float_buffers(self.model).items()]
         for live, average in pairs:
             kept = live.clone()
@@ -146,6 +161,10 @@ AVERAGING = MethodRow(
     bytes_per_weight=lambda config: 4 * (config.averaging.kind != "none"),
     kinds={AVERAGE: "averaged weights"},
 )
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(dtype=wide_dtype(tensor), copy=True)
 
 
 def float_buffers(model: nn.Module) -> dict[str, Tensor]:

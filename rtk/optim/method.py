@@ -6,8 +6,8 @@ of a run (`rtk.optim.methods`) by what is said here, and name none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,15 @@ class Method:
 
     def restore(self) -> None:
         """Move the weights back after the second pass."""
+
+    @contextmanager
+    def ascended(self) -> Iterator[None]:
+        """Context of the second pass: the weights are moved, and moved back whatever happens."""
+        self.ascend()
+        try:
+            yield
+        finally:
+            self.restore()
 
     def after_step(self) -> None:
         """Take in, or change, the weights after the optimiser's step."""

@@ -22,13 +22,17 @@ class Shards(Protocol):
 
     averaged: bool
 
+    def owners(self) -> list[Tensor]:
+        """What the weights belong to, always the same objects: what is kept of a weight is filed by them."""
+
     def weights(self) -> list[Tensor]:
-        """Owned weights: tensors of any shape, changed in place by the caller."""
+        """Owned weights, one for each of `owners()`: tensors of any shape, changed in place by the caller."""
 
     def gradients(self) -> list[Tensor]:
         """Gradients averaged over ranks (where `averaged`), one for each of `weights()`, of the same shape.
 
-        The caller may change them in place; `clear_gradients` lets go of what they were made from.
+        They are at least fp32, whose range and digits norms and averages need. The caller may change them in
+        place; `clear_gradients` lets go of what they were made from.
         """
 
     def publish(self) -> None:
@@ -49,17 +53,18 @@ class LocalShards:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
 
-    def _parameters(self) -> list[Tensor]:
+    def owners(self) -> list[Tensor]:
+        """Every parameter that takes a gradient now."""
         groups = self.optimizer.param_groups
         return [p for group in groups for p in group["params"] if p.requires_grad]
 
     def weights(self) -> list[Tensor]:
-        """Every parameter that takes a gradient."""
-        return [parameter.data for parameter in self._parameters()]
+        """Their data."""
+        return [parameter.data for parameter in self.owners()]
 
     def gradients(self) -> list[Tensor]:
         """Gradients; zeros for a parameter that the loss does not reach."""
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters()]
+        return [wide_gradient(parameter) for parameter in self.owners()]
 
     def publish(self) -> None:
         """Nothing to do: the model uses these very tensors."""
@@ -71,3 +76,14 @@ class LocalShards:
     def sum_over_shards(self, value: Tensor) -> Tensor:
         """The value itself: one process owns all."""
         return value
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """What is kept or summed of a tensor has this dtype: fp32 for fp16 and bf16, else its own."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def wide_gradient(parameter: Tensor) -> Tensor:
+    """A parameter's gradient in at least fp32; zeros where there is none."""
+    dtype = wide_dtype(parameter)
+    return torch.zeros_like(parameter, dtype=dtype) if parameter.grad is None else parameter.grad.to(dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +11,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rtk.optim.ascent import sum_of_squares, take_off_average_
 from rtk.optim.method import Method, MethodRow, MethodSetup
-from rtk.optim.shards import LocalShards, Shards
+from rtk.optim.shards import LocalShards, Shards, wide_dtype
 
 if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
 
-VARIANTS = ("sam", "fsam")
+VARIANTS = ("sam", "asam", "fsam")
 EPSILON = 1e-12  # keeps the division by the norm finite, as published
-GRADIENT_AVERAGE = "gradient_average"  # in checkpoints
-PART = 2**22  # elements worked on at a time where a temporary copy is needed
+GRADIENT_AVERAGE = "gradient_average"  # in checkpoints and in `state`
+KEPT = (
+    *("base", "shards", "averaged", "variant", "rho", "sigma", "lmbda", "adaptive", "every"),
+    *("steps", "_backup"),
+)
 
 
 class SharpnessAware(Optimizer, Method):
@@ -28,19 +34,36 @@ class SharpnessAware(Optimizer, Method):
     drives a step of the base optimiser from w. The norm runs over all weights of all ranks.
 
     - `sam`: d = g, the gradient at w (Foret et al. 2021, equation 2).
+    - `asam`: the same with `adaptive=True` (Kwon et al. 2021, equation 5), which goes with `fsam` too.
     - `fsam`: d = g - sigma * m, where m is the moving average of earlier gradients; m then becomes
       lmbda * m + (1 - lmbda) * g. The first step is plain SAM and sets m = g (Friendly SAM,
       Li et al. 2024, algorithm 1, in the order of its published code).
-    - `adaptive=True`: ASAM (Kwon et al. 2021, equation 5), with either direction.
 
     With `every=k` only each k-th step ascends, the first one included; the others are plain steps of the
-    base optimiser at half the cost, and leave m alone.
+    base optimiser at half the cost, and leave m alone. Where a gradient is not finite there is no ascent
+    either, and m stays as it is: what comes of the step is for the base optimiser, or a `GradScaler`, to say.
+
+    A torch optimiser like any other: schedulers, `add_param_group`, `state_dict`, copying and pickling work
+    as they do for the base, with which it shares `param_groups` and `defaults`. `state` holds m by parameter,
+    in at least fp32: one that was frozen for a while goes on with its own. The base's state is `base.state`.
 
     Memory beside the base optimiser: 4 bytes per weight for the backup during a step, and 4 for m.
 
+    In a loop of one's own, where `step` does not fit (as with a `GradScaler`):
+
+    ```python
+    scaler.scale(loss_of(images)).backward()
+    scaler.unscale_(optimizer)
+    with optimizer.ascended():
+        scaler.scale(loss_of(images)).backward()
+    scaler.step(optimizer.base)
+    scaler.update()
+    optimizer.zero_grad()
+    ```
+
     Args:
-        base_optimizer: any torch optimiser; its parameter groups and state are shared.
-        variant: `sam` or `fsam`.
+        base_optimizer: any torch optimiser that takes steps without a closure.
+        variant: `sam`, `asam` or `fsam`.
         rho: radius of the ascent step.
         sigma: share of the gradient average that F-SAM takes off.
         lmbda: decay of F-SAM's gradient average.
@@ -49,7 +72,8 @@ class SharpnessAware(Optimizer, Method):
         shards: where the weights live; by default the base optimiser's own parameters.
 
     Raises:
-        ValueError: for an unknown variant, a negative rho, or `every` below 1.
+        ValueError: for an unknown variant, a number that is not finite or out of its range, or `every` that
+            is no integer above 0.
     """
 
     def __init__(
@@ -63,73 +87,44 @@ class SharpnessAware(Optimizer, Method):
         every: int = 1,
         shards: Shards | None = None,
     ) -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"variant: got {variant!r}, wanted one of {', '.join(VARIANTS)}")
-        if rho < 0:
-            raise ValueError(f"rho: got {rho}, wanted a number >= 0")
-        if every < 1:
-            raise ValueError(f"every: got {every}, wanted an integer >= 1")
-        # The groups are set below; a learning-rate schedule must see the base optimiser's own.
-        super().__init__([torch.empty(0)], {})
+        _check_settings(variant, rho, sigma, lmbda, every)
         self.base = base_optimizer
-        self.param_groups = base_optimizer.param_groups
-        self.state = base_optimizer.state
+        super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
         self.variant, self.rho, self.sigma, self.lmbda = variant, rho, sigma, lmbda
-        self.adaptive, self.every = adaptive, every
+        self.adaptive, self.every = adaptive or variant == "asam", every
         self.steps = 0
         self.shards = LocalShards(base_optimizer) if shards is None else shards
         self.averaged = self.shards.averaged
-        self.gradient_average: list[Tensor] | None = None
-        self._backup: list[Tensor] | None = None
+        self._backup: list[tuple[Tensor, Tensor]] | None = None
 
-    def tensors(self) -> dict[str, list[Tensor]]:
-        """F-SAM's gradient average, once there is one."""
-        return {} if self.gradient_average is None else {GRADIENT_AVERAGE: self.gradient_average}
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The base optimiser's own, also after its `load_state_dict`, which makes new ones."""
+        return self.base.param_groups
 
-    def resume(self, saved: Collection[str], step: int) -> None:
-        """Make room for the gradient average; the number of steps is the caller's."""
-        if GRADIENT_AVERAGE in saved:
-            self.gradient_average = [torch.zeros_like(weight) for weight in self.shards.weights()]
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        if groups:  # `Optimizer.__init__` begins with an empty list
+            self.base.param_groups = groups
 
-    def ascends_at(self, step: int) -> bool:
-        """Whether the update with this number (from 0) has an ascent."""
-        return step % self.every == 0
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimiser."""
+        if all(
+            param_group is not group for group in self.param_groups
+        ):  # `__init__` adds those that are there
+            self.base.add_param_group(param_group)
 
-    @torch.no_grad()
-    def ascend(self) -> None:
-        """Move the weights to w + e, from the gradients at w, and clear the gradients."""
-        weights, directions = self.shards.weights(), self.shards.gradients()
-        self.shards.clear_gradients()  # the list above is now all that holds them: it is worked on in place
-        if self.variant == "fsam":
-            self._take_off_average(directions)
-        if self.adaptive:
-            torch._foreach_mul_(directions, weights)  # s * d; the sign of s does not change its norm
-        norms = torch._foreach_norm(directions) if directions else [torch.zeros(())]
-        norm = self.shards.sum_over_shards(torch.stack(norms).square().sum()).sqrt()
-        if self.adaptive:
-            torch._foreach_mul_(directions, weights)  # s^2 * d
-        self._backup = [weight.clone() for weight in weights]
-        # Scalar and shard may differ in dtype under mixed precision; `add_` computes in the weight's.
-        scale = (self.rho / (norm + EPSILON)).item()
-        for weight, direction in zip(weights, directions, strict=True):
-            weight.add_(direction.to(weight.dtype), alpha=scale)
-        self.shards.publish()
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Move the weights back to w, bit by bit; the model sees them after the base step."""
-        if self._backup is None:
-            raise RuntimeError("restore() without ascend(): there is nothing to go back to")
-        for weight, saved in zip(self.shards.weights(), self._backup, strict=True):
-            weight.copy_(saved)
-        self._backup = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of the base optimiser's parameters."""
+        self.base.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One whole step: gradient at w, ascent, gradient at w + e, restore, base step.
 
         Args:
             closure: clears nothing itself; computes the loss, back-propagates it and returns it.
-                It is called twice in a step that ascends, each time with gradients cleared.
+                It is called twice in a step that ascends, each time with gradients cleared. Where it raises,
+                the weights are w, and no step has been taken.
 
         Returns:
             The loss at w, as the closure returned it first.
@@ -140,50 +135,137 @@ class SharpnessAware(Optimizer, Method):
         with torch.enable_grad():
             loss = closure()
         if self.ascends_at(self.steps):
-            self.ascend()
-            with torch.enable_grad():
+            with self.ascended(), torch.enable_grad():
                 closure()
-            self.restore()
         self.base.step()
         self.steps += 1
         return loss
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of the base optimiser's parameters."""
-        self.base.zero_grad(set_to_none)
+    def ascends_at(self, step: int) -> bool:
+        """Whether the update with this number (from 0) has an ascent."""
+        return step % self.every == 0
+
+    @torch.no_grad()
+    def ascend(self) -> None:
+        """Move the weights to w + e, from the gradients at w, and clear the gradients.
+
+        Raises:
+            RuntimeError: they have been moved already.
+        """
+        if self._backup is not None:
+            raise RuntimeError("ascend() without restore() of the one before: w would be lost")
+        keys, directions = self.shards.owners(), self.shards.gradients()
+        self.shards.clear_gradients()  # the list above is now all that holds them: it is worked on in place
+        weights = self.shards.weights()
+        if self.variant == "fsam" and self._norm(directions).isfinite():
+            self._take_off_average(keys, directions)
+        if self.adaptive:
+            torch._foreach_mul_(directions, weights)  # s * d; the sign of s does not change its norm
+        norm = self._norm(directions)
+        if self.adaptive:
+            torch._foreach_mul_(directions, weights)  # s^2 * d
+        self._backup = [(key, weight.clone()) for key, weight in zip(keys, weights, strict=True)]
+        try:
+            self._move(weights, directions, (self.rho / (norm + EPSILON)).item() if norm.isfinite() else 0.0)
+        except BaseException:
+            self.restore()
+            raise
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Move the weights back to w, bit by bit; under ZeRO the model sees them after the base step.
+
+        Raises:
+            RuntimeError: they have not been moved.
+        """
+        if self._backup is None:
+            raise RuntimeError("restore() without ascend(): there is nothing to go back to")
+        for key, saved in self._backup:
+            key.data.copy_(saved)
+        self._backup = None
+
+    def _norm(self, tensors: list[Tensor]) -> Tensor:
+        return self.shards.sum_over_shards(sum_of_squares(tensors)).sqrt()
+
+    def _move(self, weights: list[Tensor], directions: list[Tensor], scale: float) -> None:
+        if scale:  # else a gradient is not finite, and would make the weights so
+            for weight, direction in zip(weights, directions, strict=True):
+                weight.add_(direction, alpha=scale)
+        self.shards.publish()
+
+    def _take_off_average(self, keys: list[Tensor], gradients: list[Tensor]) -> None:
+        """Turn gradients into F-SAM's directions, in place; move its average on."""
+        for key, gradient in zip(keys, gradients, strict=True):
+            kept = self.state[key]
+            if GRADIENT_AVERAGE not in kept:
+                kept[GRADIENT_AVERAGE] = gradient.clone()
+                continue
+            take_off_average_(gradient, kept[GRADIENT_AVERAGE], self.sigma, self.lmbda)
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """F-SAM's gradient average, once there is one."""
+        if not self.state:
+            return {}
+        return {GRADIENT_AVERAGE: [self.state[key][GRADIENT_AVERAGE] for key in self.shards.owners()]}
+
+    def resume(self, saved: Collection[str], step: int) -> None:
+        """Make room for the gradient average; the number of steps is the caller's."""
+        if GRADIENT_AVERAGE in saved:
+            pairs = zip(self.shards.owners(), self.shards.weights(), strict=True)
+            averages = {key: {GRADIENT_AVERAGE: _zeros(weight)} for key, weight in pairs}
+            self.state = defaultdict(dict, averages)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the base optimiser, the gradient average and the number of steps."""
-        return {
-            "base": self.base.state_dict(),
-            "gradient_average": self.gradient_average,
-            "steps": self.steps,
-        }
+        """State of the base optimiser with the gradient averages among it, and the number of steps."""
+        averages, base = super().state_dict()["state"], self.base.state_dict()
+        numbers = sorted({*averages, *base["state"]})
+        state = {n: {**base["state"].get(n, {}), **averages.get(n, {})} for n in numbers}
+        return {**base, "state": state, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.base.load_state_dict(state_dict["base"])
-        self.param_groups, self.state = self.base.param_groups, self.base.state
-        self.gradient_average = state_dict["gradient_average"]
+        """Take over what `state_dict` returned; averages go to their parameters' devices, in at least fp32.
+
+        Raises:
+            ValueError: its groups have other numbers of parameters.
+        """
+        state = {number: dict(kept) for number, kept in state_dict["state"].items()}
+        averages = {number: kept.pop(GRADIENT_AVERAGE, None) for number, kept in state.items()}
+        self.base.load_state_dict({**state_dict, "state": {n: kept for n, kept in state.items() if kept}})
+        keys = [parameter for group in self.param_groups for parameter in group["params"]]
+        found = {keys[n]: average for n, average in averages.items() if average is not None}
+        self.state = defaultdict(
+            dict, {key: {GRADIENT_AVERAGE: _kept_of(key, m)} for key, m in found.items()}
+        )
         self.steps = state_dict["steps"]
 
-    def _take_off_average(self, gradients: list[Tensor]) -> None:
-        """Turn gradients into F-SAM's directions, in place; move its average on."""
-        if self.gradient_average is None:
-            self.gradient_average = [gradient.clone() for gradient in gradients]
-            return
-        for gradient, average in zip(gradients, self.gradient_average, strict=True):
-            # By parts, for a shard may be as large as all weights.
-            for g, m in zip(_parts(gradient), _parts(average), strict=True):
-                direction = torch.sub(g, m, alpha=self.sigma)
-                m.lerp_(g, 1 - self.lmbda)
-                g.copy_(direction)
+    def __getstate__(self) -> dict[str, Any]:
+        # Not `step`, which a scheduler wraps in the object itself, nor hooks: as torch's own optimisers.
+        return {
+            "defaults": self.defaults,
+            "state": self.state,
+            **{name: getattr(self, name) for name in KEPT},
+        }
 
 
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Views that make up a tensor, of about `PART` elements each; rows, so that any strides will do."""
-    rows = torch.atleast_1d(tensor)
-    return rows.split(max(1, PART * len(rows) // max(1, tensor.numel())))
+def _check_settings(variant: str, rho: float, sigma: float, lmbda: float, every: int) -> None:
+    if variant not in VARIANTS:
+        raise ValueError(f"variant: got {variant!r}, wanted one of {', '.join(VARIANTS)}")
+    for name, value in {"rho": rho, "sigma": sigma}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}: got {value}, wanted a finite number >= 0")
+    if not 0 <= lmbda <= 1:
+        raise ValueError(f"lmbda: got {lmbda}, wanted a number from 0 to 1")
+    if every < 1 or not float(every).is_integer():
+        raise ValueError(f"every: got {every}, wanted an integer >= 1")
+
+
+def _zeros(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight, dtype=wide_dtype(weight))
+
+
+def _kept_of(parameter: Tensor, saved: Tensor) -> Tensor:
+    """A copy where the parameter is: the average is moved on in place, and what was saved is the caller's."""
+    return saved.detach().to(parameter.device, wide_dtype(parameter), copy=True)
 
 
 def build_sharpness(config: RunConfig, setup: MethodSetup) -> SharpnessAware | None:
@@ -193,11 +275,10 @@ def build_sharpness(config: RunConfig, setup: MethodSetup) -> SharpnessAware | N
         return None
     return SharpnessAware(
         setup.optimizer,
-        "fsam" if settings.variant == "fsam" else "sam",
+        settings.variant,
         rho=settings.rho,
         sigma=settings.sigma,
         lmbda=settings.lmbda,
-        adaptive=settings.variant == "asam",
         every=settings.every,
         shards=setup.own_shards() if settings.sync == "local" else setup.shards,
     )

@@ -205,7 +205,7 @@ def _restore_kind(tensors: list[Tensor], kind: str, state: TrainState, reader: S
 
 def _restore_moments(state: TrainState, content: dict[str, Any], reader: ShardReader) -> None:
     moments = state.shards.base_optimizer().state
-    keys = state.shards.optimizer_keys()
+    keys = state.shards.owners()
     for kind in sorted(MOMENTS.intersection(content["kinds"])):
         tensors = [torch.zeros_like(key.data) for key in keys]
         _restore_kind(tensors, kind, state, reader)

@@ -55,11 +55,11 @@ def per_weight_tensors(state: TrainState) -> dict[str, list[Tensor]]:
     """Weights, moments and what the methods keep, by kind, each a list that runs along the shards."""
     kinds = {"weight": state.shards.weights()}
     moments = state.shards.base_optimizer().state
-    keys = state.shards.optimizer_keys()
-    for name in (
-        [k for k, v in moments.get(keys[0], {}).items() if _is_per_weight(v, keys[0])] if keys else []
-    ):
-        kinds[name] = [moments[key][name] for key in keys]
+    owners = state.shards.owners()
+    kept = {owner: _moments(moments.get(owner, {}), owner) for owner in owners}
+    # The optimiser has none of a parameter that no loss has reached yet.
+    for name in dict.fromkeys(name for of_owner in kept.values() for name in of_owner):
+        kinds[name] = [kept[owner].get(name, torch.zeros_like(owner)) for owner in owners]
     for method in state.methods.values():
         kinds |= method.tensors()
     return kinds
@@ -70,15 +70,24 @@ def optimizer_name(state: TrainState) -> str:
     return type(state.shards.base_optimizer()).__name__
 
 
-def _is_per_weight(value: Any, key: Tensor) -> bool:
-    return torch.is_tensor(value) and value.numel() == key.numel() and value.dim() > 0
+def _moments(kept: dict[str, Any], owner: Tensor) -> dict[str, Tensor]:
+    """What the optimiser keeps of every weight of an owner."""
+    return {
+        name: value
+        for name, value in kept.items()
+        if torch.is_tensor(value) and value.numel() == owner.numel() and value.dim() > 0
+    }
 
 
 def optimizer_counters(state: TrainState) -> dict[str, float]:
-    """Optimiser counters that are the same for every weight (Adam's `step`)."""
-    keys = state.shards.optimizer_keys()
-    first = state.shards.base_optimizer().state.get(keys[0], {}) if keys else {}
-    return {k: float(v) for k, v in first.items() if v is not None and not _is_per_weight(v, keys[0])}
+    """Optimiser counters that are the same for every weight that has been reached (Adam's `step`)."""
+    moments = state.shards.base_optimizer().state
+    for owner in state.shards.owners():
+        kept = moments.get(owner, {})
+        if kept:
+            per_weight = _moments(kept, owner)
+            return {k: float(v) for k, v in kept.items() if v is not None and k not in per_weight}
+    return {}
 
 
 def common_tensors(state: TrainState) -> dict[str, Tensor]:

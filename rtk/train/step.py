@@ -51,13 +51,16 @@ def train_step(
     reduce = ascent is None or ascent.averaged
     losses = back_propagate(state, batches, noise, reduce=reduce, observe=seen.observe)
     if ascent is not None:
-        ascent.ascend()
-        if redrawn is not None:
-            batches = micro_batches(redrawn, accumulation)
-        again = back_propagate(state, batches, noise, first_pass=False)
+        with ascent.ascended():
+            if redrawn is not None:
+                batches = micro_batches(redrawn, accumulation)
+            again = back_propagate(state, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
-        ascent.restore()
-    means = finite_means(losses, step)
+    try:
+        means = finite_means(losses, step)
+    except NonFiniteLossError:
+        state.shards.publish()  # on every rank: the model may still be at w + e
+        raise
     state.engine.step()
     mean_over_ranks_(state.buffers)
     for method in state.methods.values():

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rtk.optim.shards import LocalShards
+from rtk.optim.shards import LocalShards, wide_gradient
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,13 @@ class ReplicatedShards(LocalShards):
         super().__init__(engine.optimizer)
         self.names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
 
-    def optimizer_keys(self) -> list[Tensor]:
-        """Tensors under which the base optimiser files its state, one for each of `weights()`."""
-        return self._parameters()
-
     def base_optimizer(self) -> Optimizer:
         """The torch optimiser itself."""
         return self.optimizer
 
     def fragments(self) -> list[Fragment]:
         """Every parameter whole."""
-        parameters = enumerate(self._parameters())
+        parameters = enumerate(self.owners())
         return [Fragment(self.names[id(p)], 0, p.numel(), index, 0) for index, p in parameters]
 
 
@@ -70,7 +66,8 @@ class ReplicatedMasterShards(ReplicatedShards):
         pairs = zip(self.masters, self.half, strict=True)
         self.names = {id(master): names[id(parameter)] for master, parameter in pairs}
 
-    def _parameters(self) -> list[Tensor]:
+    def owners(self) -> list[Tensor]:
+        """The masters, under which the base optimiser files its state."""
         return self.masters
 
     def base_optimizer(self) -> Optimizer:
@@ -79,9 +76,7 @@ class ReplicatedMasterShards(ReplicatedShards):
 
     def gradients(self) -> list[Tensor]:
         """The model's gradients in fp32; zeros for a parameter that the loss does not reach."""
-        return [
-            torch.zeros_like(p, dtype=torch.float32) if p.grad is None else p.grad.float() for p in self.half
-        ]
+        return [wide_gradient(parameter) for parameter in self.half]
 
     def publish(self) -> None:
         """Round the masters into the model's weights."""
@@ -101,7 +96,8 @@ class UnreducedShards(LocalShards):
     def __init__(self, engine: Any, reduced: EngineShards) -> None:
         self.module, self.reduced = engine.module, reduced
 
-    def _parameters(self) -> list[Tensor]:
+    def owners(self) -> list[Tensor]:
+        """Every parameter of the model that takes a gradient."""
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def clear_gradients(self) -> None:
@@ -121,18 +117,18 @@ class _ZeroShards:
         """The torch optimiser inside DeepSpeed's."""
         return self.zero.optimizer
 
-    def optimizer_keys(self) -> list[Tensor]:
+    def owners(self) -> list[Tensor]:
         """Flat fp32 shards, which are also the keys of the base optimiser's state."""
         raise AssertionError("each stage says where its shards are")
 
     def weights(self) -> list[Tensor]:
         """Flat fp32 shards."""
-        return [shard.data for shard in self.optimizer_keys()]
+        return [shard.data for shard in self.owners()]
 
     def gradients(self) -> list[Tensor]:
         """The averaged gradients, laid out as the shards are (their padding is zero)."""
         flat = []
-        for index, shard in enumerate(self.optimizer_keys()):
+        for index, shard in enumerate(self.owners()):
             gradient = torch.zeros_like(shard)
             parts = self.zero.averaged_gradients[index]
             filled = 0
@@ -158,7 +154,7 @@ class _ZeroShards:
 class PartitionedOptimizerShards(_ZeroShards):
     """ZeRO-1 and ZeRO-2: one flat fp32 shard a parameter group; the model's weights are whole."""
 
-    def optimizer_keys(self) -> list[Tensor]:
+    def owners(self) -> list[Tensor]:
         """One flat shard a parameter group."""
         return self.zero.single_partition_of_fp32_groups
 
@@ -180,7 +176,7 @@ class PartitionedOptimizerShards(_ZeroShards):
 class PartitionedWeightShards(_ZeroShards):
     """ZeRO-3: weights themselves are sharded; every parameter is cut into equal parts, one per rank."""
 
-    def optimizer_keys(self) -> list[Tensor]:
+    def owners(self) -> list[Tensor]:
         """One flat shard a sub-group."""
         return self.zero.fp32_partitioned_groups_flat
 
