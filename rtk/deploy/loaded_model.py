@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import ExifTags, Image
 
-from rtk.data.image import encode_png, orientation, to_rgb
+from rtk.data.image import BadImageError, encode_png, orientation, to_rgb
 from rtk.deploy.packaged_model import PackagedModel
-from rtk.deploy.predict import find_images, predict_files
+from rtk.deploy.pixels import to_pixels
+from rtk.deploy.predict import Encoded, encoded_images, find_images, predict_named
 
 COLUMNS = ("image", "label", "confidence", "decision", "probability", "ood_score", "error")
 NOT_IN_PNG = ("CMYK", "YCbCr", "LAB", "HSV", "F")
@@ -32,29 +34,50 @@ class LoadedModel:
     def __call__(self, images: Any) -> pd.DataFrame:
         """Say of images what they show, and whether to trust it.
 
+        ```python
+        import rtk
+
+        model = rtk.load_model("runs/flowers")
+        model("photo.jpg")  # a file
+        model("photos")  # a folder: a row for each image below it
+        table = model(["photo.jpg", "photos", "more.parquet"])
+        table[table.decision == "accept"]
+
+        from PIL import Image
+
+        model(Image.open("photo.jpg"))
+
+        import numpy as np
+
+        model(np.zeros((32, 48, 3), np.uint8))  # bytes from 0 to 255, channels last
+        model(np.zeros((10, 32, 48, 3), np.uint8))  # ten images
+
+        import torch
+
+        model(torch.rand(10, 3, 32, 48))  # fractions from 0 to 1, channels first
+
+        encoded = open("photo.jpg", "rb").read()
+        model([encoded, "photo.jpg", Image.open("photo.jpg")])  # all kinds, mixed
+        ```
+
         Args:
-            images: one image, or an iterable of them: a path (of an image, a folder, or a Parquet file with a
-                column `image`), encoded bytes, a `PIL.Image`, or pixels uint8 (H, W, 3).
+            images: one image, or an iterable of them (of any length: it is read a batch at a time), each of
+                any kind: a path (of an image, a folder, or a Parquet file with a column `image`); encoded
+                bytes, or a file that gives them; a `PIL.Image`; pixels as an array or a tensor, uint8 or
+                fractions from 0 to 1, channels first or last (`rtk.deploy.pixels.to_pixels`).
 
         Returns:
-            One row for each image: `image` (its path, or its number), `label`, `confidence`, `decision`
-            (`accept`, `likely-wrong` or `unfamiliar`), `probability`, `ood_score`, and `error` where it
-            cannot be read.
+            One row for each image: `image` (its path, or its number among what was given), `label`,
+            `confidence`, `decision` (`accept`, `likely-wrong` or `unfamiliar`), `probability`, `ood_score`,
+            and `error` where it cannot be read.
 
         Raises:
-            ConfigError: a path does not exist.
+            ConfigError: a path does not exist, or pixels have another shape or range.
             TypeError: something else was given.
         """
-        rows = list(self._rows([images] if _is_one(images) else images))
+        given = [images] if _is_one(images) else images
+        rows = list(predict_named(self.packaged, _named(given)))
         return pd.DataFrame(rows, columns=list(COLUMNS))
-
-    def _rows(self, images: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        images = list(images)
-        if images and all(isinstance(image, str | Path) for image in images):
-            yield from predict_files(self.packaged, find_images(map(str, images)))
-            return
-        predicted = self.packaged.predict(map(_encoded, images))
-        yield from ({"image": number, **row} for number, row in enumerate(predicted))
 
     def __repr__(self) -> str:
         origin = self.packaged.origin
@@ -63,24 +86,36 @@ class LoadedModel:
 
 def _is_one(images: Any) -> bool:
     """Whether this is one image, not several."""
-    if isinstance(images, np.ndarray):
-        return images.ndim < 4
-    return isinstance(images, str | Path | bytes | Image.Image)
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return images.ndim in (2, 3)
+    return isinstance(images, str | Path | bytes | bytearray | Image.Image) or hasattr(images, "read")
 
 
-def _encoded(image: Any) -> bytes:
-    """Encoded bytes of an image; PNG loses nothing."""
-    if isinstance(image, str | Path):
-        return Path(image).read_bytes()
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise TypeError(f"image: got {image.dtype} {image.shape}, wanted pixels uint8 (H, W, 3)")
-        return encode_png(image)
+def _named(images: Iterable[Any]) -> Iterator[tuple[Any, Encoded]]:
+    """Every image with its path, or its number, and its encoded bytes."""
+    for number, image in enumerate(images):
+        if isinstance(image, str | Path):
+            yield from encoded_images(find_images([str(image)]))
+        else:
+            yield number, _encoded(image)
+
+
+def _encoded(image: Any) -> Encoded:
+    """Encoded bytes of an image, or why there are none; PNG loses nothing."""
+    if isinstance(image, bytes | bytearray):
+        return bytes(image)
+    if hasattr(image, "read"):
+        return _encoded(image.read())
+    if isinstance(image, np.ndarray | torch.Tensor):
+        return encode_png(to_pixels(image))
     if not isinstance(image, Image.Image):
-        raise TypeError(f"image: got {type(image).__name__}, wanted a path, bytes, a PIL image or an array")
-    return _as_png(image)
+        raise TypeError(
+            f"image: got {type(image).__name__}, wanted a path, bytes, a PIL image, an array or a tensor"
+        )
+    try:
+        return _as_png(image)
+    except Exception as error:  # Pillow's decoders raise many types on broken data
+        return BadImageError(str(error) or type(error).__name__)
 
 
 def _as_png(image: Image.Image) -> bytes:

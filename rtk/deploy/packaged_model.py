@@ -151,15 +151,15 @@ class PackagedModel:
         results: list[dict[str, Any]] = []
         pixels, places = [], []
         for place, data in enumerate(encoded):
-            results.append({**dict.fromkeys(FIELDS), "error": None})
             try:
                 pixels.append(self.preprocessing(data))
                 places.append(place)
+                results.append({"error": None})
             except BadImageError as error:
-                results[place]["error"] = str(error)
+                results.append(failed_row(error))
         if pixels:
             for place, row in zip(places, self._predict(np.stack(pixels)), strict=True):
-                results[place] |= row
+                results[place] = row | results[place]
         return results
 
     @torch.no_grad()
@@ -182,6 +182,11 @@ class PackagedModel:
 
 
 FIELDS = ("label", "probability", "confidence", "ood_score", "decision")
+
+
+def failed_row(error: BadImageError) -> dict[str, Any]:
+    """What is said of an image that cannot be read: `error`, the reason, and None everywhere else."""
+    return {**dict.fromkeys(FIELDS), "error": str(error)}
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.errors import ConfigError
+from rtk.data.image import BadImageError
 from rtk.data.image_files import read_tree
 from rtk.data.sets.columns import image_bytes, image_column
 from rtk.data.sets.storage import locate
-from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel
+from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel, failed_row
 from rtk.runtime.console import Progress
+
+Encoded = bytes | BadImageError
 
 
 def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) -> PackagedModel:
@@ -104,30 +107,43 @@ def predict_files(
         files: of `find_images`.
         progress: called with the number of images done and their total.
     """
-    total = sum(pq.ParquetFile(_place(f)).metadata.num_rows if _is_parquet(f) else 1 for f in files)
-    done = 0
-    unreadable: dict[str, str] = {}
-    images = _encoded(files, unreadable)
-    while batch := list(islice(images, BATCH)):
-        names, data = zip(*batch, strict=True)
-        for name, row in zip(names, model.predict(data), strict=True):
-            yield {"image": name, **row, "error": unreadable.get(name, row["error"])}
-        done += len(batch)
-        if progress is not None:
+    total = count_images(files)
+    for done, row in enumerate(predict_named(model, encoded_images(files)), 1):
+        yield row
+        if progress is not None and (done % BATCH == 0 or done == total):
             progress(done, total)
 
 
-def _encoded(files: list[Path], unreadable: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every image; no bytes, and the reason by name, where a file cannot be read."""
+def predict_named(model: PackagedModel, images: Iterable[tuple[Any, Encoded]]) -> Iterator[dict[str, Any]]:
+    """A row for each image: `image`, its name, and what `PackagedModel.predict` says; a batch at a time.
+
+    Args:
+        model: packaged model.
+        images: names, each with encoded bytes, or with the error that there are none.
+    """
+    images = iter(images)
+    while batch := list(islice(images, BATCH)):
+        predicted = iter(model.predict(data for _, data in batch if isinstance(data, bytes)))
+        for name, data in batch:
+            row = next(predicted) if isinstance(data, bytes) else failed_row(data)
+            yield {"image": name, **row}
+
+
+def count_images(files: list[Path]) -> int:
+    """Number of images in files of `find_images`."""
+    return sum(pq.ParquetFile(_place(f)).metadata.num_rows if _is_parquet(f) else 1 for f in files)
+
+
+def encoded_images(files: list[Path]) -> Iterator[tuple[str, Encoded]]:
+    """Name and encoded bytes of every image in files of `find_images`, or why it cannot be read."""
     for file in files:
         if _is_parquet(file):
             yield from _encoded_rows(file)
             continue
         try:
-            data = file.read_bytes()
+            yield str(file), file.read_bytes()
         except OSError as error:
-            data, unreadable[str(file)] = b"", str(error.strerror)
-        yield str(file), data
+            yield str(file), BadImageError(error.strerror or str(error))
 
 
 def _encoded_rows(file: Path) -> Iterator[tuple[str, bytes]]:
