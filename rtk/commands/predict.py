@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from rtk.commands.output import print_table
@@ -17,21 +20,26 @@ def add(commands: Parsers) -> None:
         run,
         "say of images what they show, and whether to trust it: accept, likely-wrong or unfamiliar",
         """rtk predict RUN photo.jpg more_photos/
+        rtk predict RUN photos/ --html photos.html --csv photos.csv
         rtk predict models:/flowers/1 photos/ --jsonl > predictions.jsonl
         rtk predict RUN/export test.parquet""",
     )
-    parser.add_argument("model", help="exported run, its export folder, or an MLflow URI")
+    parser.add_argument("model", help="evaluated run, what rtk export wrote, or an MLflow URI")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image or Parquet file, or folder of them")
     parser.add_argument("--output", default="runs", metavar="DIR", help="folder of runs and mlflow.db")
     add_plugin(parser, "what the model was exported with")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table, a row for each image")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the images, by decision")
     parser.add_argument("--jsonl", action="store_true", help="print one line of JSON for each image")
 
 
 def run(options: Options) -> int:
     """`rtk predict`; 1 where an image could not be read."""
-    from rtk.deploy.predict import find_images, open_model, predict_files
+    from rtk.deploy.predict import encoded_images, find_images, open_model, predict_files
+    from rtk.report.prediction_sheet import write_csv, write_sheet
     from rtk.runtime.console import progress_bar
 
+    _check_folders(options)
     files = find_images(options.images)
     model = open_model(options.model, options.output, options.plugin)
     rows = []
@@ -42,14 +50,42 @@ def run(options: Options) -> int:
                 print(json.dumps(row), flush=True)
     if not options.jsonl:
         print_table(model.origin["run"], _prediction_rows(rows))
+    counts = _count(rows)
+    print(counts, file=sys.stderr if options.jsonl else sys.stdout)
+    if options.csv is not None:
+        write_csv(options.csv, rows)
+    if options.html is not None:
+        images = (data for _, data in encoded_images(files))
+        write_sheet(options.html, model.origin["run"], counts, rows, images)
     return int(any(row["error"] for row in rows))
 
 
+def _check_folders(options: Options) -> None:
+    """Refuse a file that could not be written, before anything is predicted."""
+    from rtk.config.errors import ConfigError
+
+    for name, path in (("--csv", options.csv), ("--html", options.html)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"{name}: got {str(path)!r}, wanted a file in a folder that exists")
+
+
 def _prediction_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """The image comes last: a long path would squeeze what matters."""
+    """The image comes last: a long path would squeeze what matters. Errors have a column if there are any."""
     numbers = ("confidence", "ood_score")
-    table = [["decision", "label", *numbers, "image"]]
+    errors = ["error"] * any(row["error"] for row in rows)
+    table = [["decision", "label", *numbers, *errors, "image"]]
     for row in rows:
         figures = ["" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
-        table.append([row["decision"] or "error", row["label"] or row["error"], *figures, row["image"]])
+        reasons = [row[name] or "" for name in errors]
+        table.append([row["decision"] or "–", row["label"] or "", *figures, *reasons, row["image"]])
     return table
+
+
+def _count(rows: list[dict[str, Any]]) -> str:
+    """How many images there are, and how many got each decision."""
+    from rtk.scores.decision import DECISIONS
+
+    found = Counter(row["decision"] for row in rows)
+    parts = [f"{found[name]:,} {name}" for name in DECISIONS]
+    parts += [f"{found[None]:,} cannot be read"] * bool(found[None])
+    return f"{len(rows):,} {'image' if len(rows) == 1 else 'images'}: {', '.join(parts)}"

@@ -20,6 +20,7 @@ from rtk.runs.atomic import write_json
 
 DECISION_FILE, DECISION_SCORES = "decision.json", "decision.safetensors"
 ACCEPT, LIKELY_WRONG, UNFAMILIAR = "accept", "likely-wrong", "unfamiliar"
+DECISIONS = (ACCEPT, LIKELY_WRONG, UNFAMILIAR)
 MAX_OOD_THRESHOLDS = 500  # tried: more move the coverage by less than 1 / 500
 
 
@@ -160,7 +161,7 @@ def outcome(images: ScoredImages, tau_id: float, tau_ood: float) -> dict[str, An
     """
     decisions = decide(images.confidence, images.ood_score, tau_id, tau_ood)
     accepted = decisions == ACCEPT
-    shares = {name: float((decisions == name).mean()) for name in (ACCEPT, LIKELY_WRONG, UNFAMILIAR)}
+    shares = {name: float((decisions == name).mean()) for name in DECISIONS}
     id_images = int(images.is_id.sum())
     return {
         "coverage": float((accepted & images.is_id).sum() / id_images) if id_images else None,

@@ -1,3 +1,4 @@
+import csv
 import json
 import pickle
 from dataclasses import replace
@@ -125,9 +126,70 @@ def test_command_line(folder, images, capsys, tmp_path):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 4
     assert main(["predict", str(folder), images[0]]) == 0
-    assert rows[0]["decision"] in capsys.readouterr().out
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    assert main(["predict", str(folder), str(tmp_path / "broken.png"), "--jsonl"]) == 1
+    printed = capsys.readouterr().out
+    assert rows[0]["decision"] in printed
+    assert "error" not in printed
+    decisions = [row["decision"] for row in rows[:2]]
+    counts = ", ".join(f"{decisions.count(name)} {name}" for name in ("accept", "likely-wrong", "unfamiliar"))
+    assert printed.splitlines()[-1] == f"2 images: {counts}"
+
+
+def test_errors_have_a_column_of_their_own_and_are_counted(folder, images, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
+    command = ["predict", str(folder), str(tmp_path / "photos")]
+    assert main([*command, "--jsonl"]) == 1
+    written = capsys.readouterr()
+    assert [json.loads(line)["error"] is None for line in written.out.splitlines()] == [True, False, True]
+    assert written.err.splitlines()[-1].endswith(", 1 cannot be read")
+    assert main(command) == 1
+    lines = capsys.readouterr().out.splitlines()
+    headings = [cell.strip() for cell in lines[2].strip("┃").split("┃")]
+    assert headings == ["decision", "label", "confidence", "ood_score", "error", "image"]
+    (broken,) = ([c.strip() for c in line.strip("│").split("│")] for line in lines if "broken.png" in line)
+    assert broken[:4] == ["–", "", "", ""]
+    assert broken[4].startswith("no image in a supported format")
+    assert lines[-1].startswith("3 images: ")
+    assert lines[-1].endswith(", 1 cannot be read")
+
+
+def test_csv_and_page_hold_what_was_said_with_names_escaped(folder, packaged, capsys, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = ['<b>"a" & b.png', "comma, and ü.png", "torn.png"]
+    for seed, name in enumerate(names):
+        (photos / name).write_bytes(b"torn" if name == "torn.png" else encoded(seed))
+    table, page = tmp_path / "t.csv", tmp_path / "t.html"
+    assert main(["predict", str(folder), str(photos), "--csv", str(table), "--html", str(page)]) == 1
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [str(photos / name) for name in names]
+    first = packaged.predict([encoded(0)])[0]
+    assert float(rows[0]["ood_score"]) == pytest.approx(first["ood_score"], rel=1e-5)
+    assert (rows[0]["decision"], rows[0]["label"], rows[0]["error"]) == (
+        first["decision"],
+        first["label"],
+        "",
+    )
+    assert rows[2]["decision"] == ""
+    assert "no image" in rows[2]["error"]
+    html = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;&#34;a&#34; &amp; b.png" in html
+    assert "<b>&#34;" not in html
+    assert '<b>"' not in html
+    assert html.count("data:image/jpeg;base64,") == 2
+    assert f"<h2>{first['decision']}</h2>" in html
+    assert "torn.png" in html.partition("cannot be read</h2>")[2]
+    for option in ("--csv", "--html"):
+        assert main(["predict", str(folder), str(photos), option, str(tmp_path / "no" / "t")]) == 2
+        assert f"{option}: got" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_costs_only_itself(packaged, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(0))
+    rows = list(predict_files(packaged, [tmp_path / "a.png", tmp_path / "gone.png"]))
+    assert [row["error"] for row in rows] == [None, "No such file or directory"]
+    assert rows[1]["decision"] is None
 
 
 def test_a_folder_of_parquet_parts_is_read_and_a_table_without_images_named(images, tmp_path):

@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as schedules
 
 from rtk.optim import SharpnessAware
 
-RHO, SIGMA, LMBDA, STEPS = 0.3, 0.7, 0.8, 6
+RHO, SIGMA, LMBDA, STEPS = 0.3, 0.7, 0.8, 5
 BASES = {
     "sgd": partial(optim.SGD, lr=0.1),
     "nesterov": partial(optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -192,7 +192,8 @@ def test_saved_copied_or_pickled_it_goes_on_as_if_nothing_had_been(base, carry):
         net, optimizer = carry(net, optimizer, base)
         assert optimizer.steps == 3
         train(net, optimizer, range(3, STEPS))
-        assert torch.equal(flat(net), flat(whole))
+        # Not bit by bit: torch turns NAdam's fp32 product of momenta into the parameters' dtype.
+        torch.testing.assert_close(flat(net), flat(whole), rtol=0, atol=1e-7)
 
 
 def test_a_copy_has_nothing_in_common_with_the_original():

@@ -1,0 +1,88 @@
+"""What a model said of images, as a table for programs and as a page of pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rtk.data.image import BadImageError, open_image, to_rgb
+from rtk.report.gallery import SIDE, Picture, gallery
+from rtk.report.page import write_page
+from rtk.runs.atomic import replacing
+from rtk.scores.decision import ACCEPT, DECISIONS, LIKELY_WRONG, UNFAMILIAR
+
+COLUMNS = ("image", "decision", "label", "confidence", "ood_score", "probability", "error")
+MOST = 1000  # pictures on a page: some 4 MB
+MEANINGS = {
+    ACCEPT: "of a known kind, and the label is likely right",
+    LIKELY_WRONG: "of a known kind, but the label may well be wrong",
+    UNFAMILIAR: "unlike what the model was trained on",
+}
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a row for each image; a name that is no text keeps its bytes.
+
+    Args:
+        path: of the file; its folder exists.
+        rows: of `predict_files`.
+    """
+    with (
+        replacing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_sheet(
+    path: Path,
+    title: str,
+    counts: str,
+    rows: Sequence[dict[str, Any]],
+    images: Iterable[bytes | BadImageError],
+) -> None:
+    """Write a page with the images under their decisions, the first `MOST` of them; every name is escaped.
+
+    Args:
+        path: of the page.
+        title: name of the model.
+        counts: of all images, in words.
+        rows: of `predict_files`.
+        images: encoded, one for each row; read one at a time.
+    """
+    shown: dict[str, list[Picture]] = {name: [] for name in DECISIONS}
+    for row, image in zip(rows[:MOST], images, strict=False):
+        if row["decision"] is not None and isinstance(image, bytes):
+            shown[row["decision"]].append(Picture(_small(image), _lines(row)))
+    write_page(
+        path,
+        "prediction_sheet.html",
+        title=title,
+        counts=counts,
+        cut=MOST if len(rows) > MOST else None,
+        sections=[(name, MEANINGS[name], gallery(pictures)) for name, pictures in shown.items() if pictures],
+        unread=[(_text(row["image"]), row["error"]) for row in rows if row["error"]],
+    )
+
+
+def _small(image: bytes) -> np.ndarray:
+    """Pixels of the size that a gallery shows: the whole of many photographs would not fit into memory."""
+    picture = to_rgb(open_image(image))
+    picture.thumbnail((SIDE, SIDE))
+    return np.asarray(picture)
+
+
+def _lines(row: dict[str, Any]) -> list[str]:
+    scores = f"confidence {row['confidence']:.4g}, OOD score {row['ood_score']:.4g}"
+    return [row["label"], scores, _text(row["image"])]
+
+
+def _text(name: str) -> str:
+    """A file's name as text, also where it is none in UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
