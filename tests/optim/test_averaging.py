@@ -121,3 +121,42 @@ def test_swa_is_the_plain_mean_of_the_models_that_count():
             if value.is_floating_point():
                 wanted = torch.stack([model[key] for model in counted]).mean(0)
                 torch.testing.assert_close(value, wanted, rtol=0, atol=1e-14)
+
+
+def test_averages_are_the_parameters_own_while_others_are_frozen_and_thawed():
+    first, second = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    net = nn.Sequential(first, second)
+    second.weight.requires_grad_(False)
+    average = WeightAverage(LocalShards(torch.optim.SGD(net.parameters(), lr=0.1)), net, lambda update: 0.5)
+    start = first.weight.detach().clone()
+    first.weight.data += 1
+    first.weight.requires_grad_(False)
+    second.weight.requires_grad_(True)
+    thawed = second.weight.detach().clone()
+    average.update()
+    with average.applied():
+        torch.testing.assert_close(first.weight.detach(), start + 0.5)
+        assert torch.equal(second.weight, thawed)
+    second.weight.data += 1
+    average.update()
+    with average.applied():
+        torch.testing.assert_close(first.weight.detach(), start + 0.75)
+        torch.testing.assert_close(second.weight.detach(), thawed + 0.5)
+    assert torch.equal(first.weight, start + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_small_shares_of_half_precision_are_not_rounded_away(dtype):
+    """A share of 2^-12 of a step from 1 to 2 is less than half a digit of fp16 at 1."""
+    net = nn.Linear(1, 1, bias=False).to(dtype)
+    net.weight.data.fill_(1)
+    average = WeightAverage(LocalShards(torch.optim.SGD(net.parameters(), lr=0.1)), net, lambda _: 2**-12)
+    net.weight.data.fill_(2)
+    for _ in range(4096):
+        average.update()
+        if average.updates % 1024 == 0:
+            with average.applied():  # rounds what the model computes with, not the average
+                assert net.weight.dtype == dtype
+    (kept,) = average.tensors()["average"]
+    assert kept.item() == pytest.approx(2 - (1 - 2**-12) ** 4096, abs=1e-4)
+    assert net.weight.item() == 2

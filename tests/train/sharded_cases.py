@@ -8,6 +8,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -21,7 +22,7 @@ from rtk.runtime.ranks import barrier, rank, world_size
 from rtk.train.checkpoint import load_checkpoint, save_checkpoint
 from rtk.train.engine import build_engine, method_setup, set_learning_rate
 from rtk.train.state import TrainState
-from rtk.train.step import train_step
+from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.zero_shards import engine_shards
 
 RANKS, STEPS, BATCH, CLIP = 2, 10, 16, 0.3
@@ -219,19 +220,11 @@ def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, 
         start: folder of a checkpoint to continue from.
         stop: folder to write a checkpoint to after half of the steps, and stop there.
     """
-    config = run_config(case)
-    net = Net(case)
-    engine = build_engine(net, build_base(case.base, net), config)
-    shards = engine_shards(engine)
-    assert not shards.base_optimizer().state, "no step has been taken yet"
-    average = WeightAverage(shards, net, RATE)
-    methods = {**build_methods(config, method_setup(engine, shards)), "averaging": average}
-    _mutate(shards, case.mutation)
-    state = TrainState(engine, shards, methods, active_terms(config.objective), [])
+    net, average, state = _build(case)
     others = batches(2)
     first = load_checkpoint(Path(start), state)["step"] if start else 0
     for step, batch in list(enumerate(batches()))[first : STEPS // 2 if stop else STEPS]:
-        set_learning_rate(engine, rate(case, step))
+        set_learning_rate(state.engine, rate(case, step))
         redrawn = own_views(others[step]) if case.redraw else None
         train_step(state, own_views(batch), step, 0, case.accumulation, redrawn)
     if stop:
@@ -240,6 +233,43 @@ def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, 
     with average.applied():
         averaged = model_weights(net)
     return weights, averaged
+
+
+def _build(case: Case) -> tuple[nn.Module, WeightAverage, TrainState]:
+    config = run_config(case)
+    net = Net(case)
+    engine = build_engine(net, build_base(case.base, net), config)
+    shards = engine_shards(engine)
+    assert not shards.base_optimizer().state, "no step has been taken yet"
+    average = WeightAverage(shards, net, RATE)
+    methods = {**build_methods(config, method_setup(engine, shards)), "averaging": average}
+    _mutate(shards, case.mutation)
+    return net, average, TrainState(engine, shards, methods, active_terms(config.objective), [])
+
+
+def stopped_in_the_second_pass(case: Case) -> dict[str, bool]:
+    """Whether shards and model have their weights of before, by what goes wrong at w + e on every rank."""
+    kept = {}
+    for name, spoil, error in (
+        ("exception", lambda view: View(view.images, view.targets + 99), IndexError),
+        ("loss", lambda view: View(view.images * torch.nan, view.targets), NonFiniteLossError),
+    ):
+        net, _, state = _build(case)
+        views = own_views(batches()[0])
+        shards = [weight.clone() for weight in state.shards.weights()]
+        model = model_weights(net)
+        with pytest.raises(error):
+            train_step(state, views, 0, redrawn={"clean": spoil(views["clean"])})
+        if name == "exception":  # the others may not know of it: the model follows when it is next published
+            state.shards.publish()
+        pairs = [(model, model_weights(net)), *zip(shards, state.shards.weights(), strict=True)]
+        kept[name] = all(torch.equal(before, after) for before, after in pairs)
+    return kept
+
+
+def stop_in_cases(cases: list[Case]) -> dict[Case, dict[str, bool]]:
+    """Results of `stopped_in_the_second_pass` for every case."""
+    return {case: stopped_in_the_second_pass(case) for case in cases}
 
 
 def own_views(batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, View]:

@@ -3,7 +3,17 @@
 import pytest
 
 from tests.train.ranks import run_on_ranks
-from tests.train.sharded_cases import BF16_CASES, CASES, MUTATIONS, RANKS, reference, run_cases
+from tests.train.sharded_cases import (
+    BF16_CASES,
+    CASES,
+    MUTATIONS,
+    RANKS,
+    STAGES,
+    Case,
+    reference,
+    run_cases,
+    stop_in_cases,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -33,3 +43,10 @@ def test_a_broken_ascent_would_be_seen(case, results):
 def test_bf16_stays_near_fp32(case, results):
     """Autocast, and DeepSpeed's bf16 mode: after ten steps no weight is further off than 5e-3."""
     assert 0 < difference(case, results) <= 5e-3
+
+
+def test_what_goes_wrong_in_the_second_pass_leaves_the_weights_where_they_were(tmp_path):
+    kept = run_on_ranks(RANKS, stop_in_cases, [Case(stage=stage) for stage in STAGES], folder=tmp_path)
+    assert {case.stage: found for case, found in kept.items()} == {
+        stage: {"exception": True, "loss": True} for stage in STAGES
+    }
