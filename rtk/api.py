@@ -261,16 +261,16 @@ def compare(
 def load_model(
     place: str | Path, output: str | Path = "runs", plugins: Sequence[str | Path] = ()
 ) -> LoadedModel:
-    """Load a packaged model.
+    """Load a model to call on images (`LoadedModel`): `rtk.load_model("runs/flowers")("photo.jpg")`.
 
     Args:
-        place: an exported run or its name under `output`, the folder that `rtk export` wrote, or an MLflow
-            URI (`models:/flowers/1`).
+        place: a run that was evaluated with a risk, or its name under `output` (what was exported of it, else
+            its best checkpoint), the folder that `rtk export` wrote, or an MLflow URI (`models:/flowers/1`).
         output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
         plugins: Python files that the model was exported with.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or the run has no decision rule yet.
     """
     from rtk.deploy.loaded_model import LoadedModel
     from rtk.deploy.predict import open_model

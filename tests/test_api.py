@@ -3,10 +3,12 @@
 import inspect
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import rtk
@@ -120,6 +122,20 @@ def test_compare_is_a_table(trained, evaluated):
     assert "<table" in found._repr_html_()
     with pytest.raises(ConfigError, match="metric: got 'acuracy'"):
         rtk.compare([trained], metrics=["acuracy"])
+
+
+@pytest.mark.slow
+def test_a_run_that_was_not_exported_says_the_same(model, trained, photo, tmp_path):
+    """Up to rounding: convolutions of a run may work in another memory layout."""
+    copy = tmp_path / trained.path.name
+    shutil.copytree(trained.path, copy, ignore=shutil.ignore_patterns("export"))
+    unexported = rtk.load_model(copy)
+    assert not (copy / "export").exists()
+    assert repr(unexported) == repr(model)
+    pd.testing.assert_frame_equal(unexported(photo), model(photo), rtol=1e-4)
+    (copy / "evaluation" / "decision.json").unlink()
+    with pytest.raises(ConfigError, match="rtk evaluate RUN --risk"):
+        rtk.load_model(copy)
 
 
 @pytest.mark.slow

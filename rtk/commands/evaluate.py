@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -124,31 +125,21 @@ def _evaluate_overrides(options: Options) -> list[str]:
 
 
 def _print_evaluation(run: Any, result: dict[str, Any], report: Path) -> None:
+    from rtk.report.evaluation_lines import decision_lines, evaluation_lines
     from rtk.report.tables import score_rows
+    from rtk.runs.results import read_scores
 
+    counts = Counter(read_scores(run)["set"].to_pylist())
     print_table(f"{run.name} ({result['checkpoint']})", score_rows(result))
+    print("\n".join(evaluation_lines(result, counts)))
     if "corruptions" in result:
         means = ", ".join(f"{key} {value:.4f}" for key, value in result["corruptions"].items())
         print(f"corruptions, mean of all types and severities: {means}")
     if "decision" in result:
-        print("\n".join(_decision_lines(result["decision"])))
+        print("\n".join(decision_lines(result["decision"], result["confidence"], result["ood_score"])))
     for name, count in result["skipped"].items():
         print(
             f"{name}: left out {count} images that cannot be decoded, see {run.evaluation / 'skipped.json'}"
         )
     print(f"tables: {run.evaluation / 'table.{csv,json,md,tex,html}'}")
     print(f"report: {report}")
-
-
-def _decision_lines(decision: dict[str, Any]) -> list[str]:
-    if not decision["reached"]:
-        return [
-            f"no thresholds reach a risk of {decision['risk']:.2%} on the validation images: no decision rule"
-        ]
-    lines = [f"decision rule for a risk of {decision['risk']:.2%}:"]
-    for name in ("validation", "test", "test_and_near", "test_and_far"):
-        if name in decision:
-            risk, coverage = decision[name]["risk"], decision[name]["coverage"]
-            reached = "none accepted" if risk is None else f"risk {risk:.2%}"
-            lines.append(f"  {name.replace('_', ' ')}: coverage {coverage:.2%}, {reached}")
-    return lines

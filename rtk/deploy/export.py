@@ -29,6 +29,18 @@ def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
     """Package a run's model with its scores and decision rule in `RUN/export`; returns that folder.
 
     Raises:
+        ConfigError: as `package_run`.
+    """
+    packaged, folder = package_run(run, checkpoint), run.path / "export"
+    shutil.rmtree(folder, ignore_errors=True)
+    packaged.save(folder)
+    return folder
+
+
+def package_run(run: RunFolder, checkpoint: str = "best") -> PackagedModel:
+    """A run's model with its scores and decision rule.
+
+    Raises:
         ConfigError: where the run has no decision rule, or one for another checkpoint.
     """
     config = run.config()
@@ -42,7 +54,7 @@ def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
     running = image_scores((rule.confidence, rule.ood_score))
     if running:
         raise ConfigError(f"export: the rule decides by {running[0]}, wanted scores of logits or features")
-    packaged = PackagedModel(
+    return PackagedModel(
         model=load_model(run, checkpoint),
         config=config.model.model_copy(update={"weights": None}),
         classes=list(open_configured(config.data.train, "data.train", need_classes=True).classes),
@@ -55,10 +67,6 @@ def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
         origin={"run": run.name, "checkpoint": checkpoint, "step": step},
         plugins=_needed_plugins(config.model.name, (rule.confidence, rule.ood_score)),
     )
-    folder = run.path / "export"
-    shutil.rmtree(folder, ignore_errors=True)
-    packaged.save(folder)
-    return folder
 
 
 def _needed_plugins(backbone: str, scores: Iterable[str]) -> dict[str, str]:

@@ -119,13 +119,10 @@ class PackagedModel:
         preprocessing = Preprocessing(**{"exif": "ignore", **content["preprocessing"]})
         model = build_model(config, len(content["classes"]), preprocessing.image_size)
         model.load_state_dict(load_file(folder / WEIGHTS))
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if content["bf16"] and supports_bf16(place.type):
-            model.autocast_dtype = torch.bfloat16
         scores = load_fitted(folder / SCORES)
         rule = DecisionRule(**content["rule"])
-        return cls(
-            model.to(place).eval(),
+        packaged = cls(
+            model,
             config,
             content["classes"],
             preprocessing,
@@ -135,6 +132,15 @@ class PackagedModel:
             content["origin"],
             needed,
         )
+        return packaged.placed(device)
+
+    def placed(self, device: str | None = None) -> PackagedModel:
+        """Itself, with its model on a device (None: a GPU where there is one) and ready to predict."""
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.bf16 and supports_bf16(place.type):
+            self.model.autocast_dtype = torch.bfloat16
+        self.model.to(place).eval()
+        return self
 
     def predict(self, encoded: Iterable[bytes]) -> list[dict[str, Any]]:
         """Label, probability, confidence, OOD score and decision of encoded images, in order.
@@ -176,9 +182,7 @@ class PackagedModel:
         return [dict(zip(FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _score(self, name: str, logits: Tensor, features: Tensor) -> np.ndarray:
-        labels = logits.argmax(1)  # no score looks at labels of what it scores
-        predictions = Predictions(logits, features, labels)
-        return apply_score(name, self.scores[name], predictions).double().numpy()
+        return apply_score(name, self.scores[name], Predictions(logits, features)).double().numpy()
 
 
 FIELDS = ("label", "probability", "confidence", "ood_score", "decision")

@@ -23,10 +23,11 @@ Encoded = bytes | BadImageError
 
 
 def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) -> PackagedModel:
-    """The model of an exported run, of a folder that `rtk export` wrote, or of an MLflow URI.
+    """The model of a run, of a folder that `rtk export` wrote, or of an MLflow URI.
 
     Args:
-        place: see above.
+        place: see above. Of a run that has been exported it is what was exported; else its best checkpoint
+            with the decision rule of its last evaluation.
         output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
         plugins: files of the user's that the model needs.
 
@@ -39,9 +40,16 @@ def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) ->
         for folder in (root, root / "export", *sorted(root.glob("data/*"))):
             if (folder / DESCRIPTION).is_file():
                 return PackagedModel.load(folder, plugins=plugins)
-    raise ConfigError(
-        f"model: got {place!r}, wanted an exported run (rtk export RUN), its folder, or models:/NAME/VERSION"
-    )
+        if (root / "config.yaml").is_file():
+            return _of_run(root)
+    raise ConfigError(f"model: got {place!r}, wanted a run, what rtk export wrote, or models:/NAME/VERSION")
+
+
+def _of_run(folder: Path) -> PackagedModel:
+    from rtk.deploy.export import package_run  # which imports what trains and evaluates
+    from rtk.runs.folder import RunFolder
+
+    return package_run(RunFolder.open(folder)).placed()
 
 
 def _download(uri: str, output: str) -> Path:

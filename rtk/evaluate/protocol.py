@@ -104,7 +104,7 @@ def ood_criterion(id_images: Predictions, ood_images: Predictions) -> Criterion:
 
 def error_criterion(id_images: Predictions) -> Criterion:
     """Minus the AURC of labelled in-distribution images (RAT)."""
-    correct = (id_images.logits.argmax(1) == id_images.labels).numpy()
+    correct = (id_images.logits.argmax(1) == id_images.known_labels).numpy()
 
     def criterion(name: str, state: FittedScore) -> float:
         return -aurc(apply_score(name, state, id_images).numpy(), correct)

@@ -60,7 +60,7 @@ def decide_for_run(evaluation: Evaluation, measured: Measured, path: Path, step:
 def _validation_images(evaluation: Evaluation, states: dict[str, FittedScore], pair: Pair) -> ScoredImages:
     validation = evaluation.fit.validation
     id_scores = score_columns(validation, states)
-    correct = (validation.logits.argmax(1) == validation.labels).numpy()
+    correct = (validation.logits.argmax(1) == validation.known_labels).numpy()
     if VALIDATION_OOD not in evaluation.predictions:
         return combine(id_scores[pair[0]], id_scores[pair[1]], correct)
     ood_scores = score_columns(as_predictions(evaluation.predictions[VALIDATION_OOD]), states)

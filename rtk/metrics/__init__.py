@@ -4,7 +4,13 @@ Pure NumPy in float64 on array-likes. Every score and confidence: larger = more 
 booleans. Results are fractions, not percent.
 """
 
-from rtk.metrics.bootstrap import Interval, bootstrap_difference, bootstrap_interval, resample_rows
+from rtk.metrics.bootstrap import (
+    Interval,
+    bootstrap_difference,
+    bootstrap_interval,
+    proportion_interval,
+    resample_rows,
+)
 from rtk.metrics.calibration import ReliabilityCurve, adaptive_ece, brier, ece, nll, reliability_curve
 from rtk.metrics.grid import GridCounts, GridMetrics, ScoreRange
 from rtk.metrics.joint import (
@@ -63,6 +69,7 @@ __all__ = [
     "ood_aurc",
     "ood_detection",
     "ood_f1",
+    "proportion_interval",
     "reliability_curve",
     "resample_rows",
     "risk_at_coverage",

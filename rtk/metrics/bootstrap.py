@@ -42,6 +42,28 @@ class Interval:
     level: float
 
 
+def proportion_interval(hits: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share of independent images, without resampling (Wilson, 1927).
+
+    Unlike the normal approximation it is right for few images too, and where all or none are hits.
+
+    Args:
+        hits: images that are counted, at most `count`.
+        count: all images, at least one.
+
+    Returns:
+        Its lower and its upper end, in [0, 1].
+
+    Raises:
+        ValueError: fewer than one image, or hits that are no part of them.
+    """
+    if not 0 <= hits <= count or count < 1:
+        raise ValueError(f"hits: got {hits} of {count} images, wanted 0..count, and count above 0")
+    share, square = hits / count, 1.959964**2 / count
+    middle, half = share + square / 2, np.sqrt(share * (1 - share) * square + square**2 / 4)
+    return max(0.0, float((middle - half) / (1 + square))), min(1.0, float((middle + half) / (1 + square)))
+
+
 def bootstrap_interval(
     metric: Metric, *strata: Stratum, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:

@@ -53,7 +53,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def fit_temperature_scaling(fit_data: FitData) -> dict[str, Tensor]:
     """`temperature` (), of `fit_temperature` on the validation split."""
     validation = fit_data.validation
-    best = fit_temperature(validation.logits, validation.labels)
+    best = fit_temperature(validation.logits, validation.known_labels)
     return {"temperature": torch.tensor(best, dtype=torch.float64, device=validation.logits.device)}
 
 
@@ -81,7 +81,7 @@ def fit_relu(
     Returns:
         `matrix` (C, C).
     """
-    logits, labels = fit_data.validation.logits, fit_data.validation.labels
+    logits, labels = fit_data.validation.logits, fit_data.validation.known_labels
     right, wrong = _co_occurrences(logits, labels, temperature)
     matrix = (lmbda * wrong - (1 - lmbda) * right).clamp_min(0).fill_diagonal_(0)
     if not matrix.any():

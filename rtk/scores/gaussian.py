@@ -18,8 +18,8 @@ def fit_mds(fit_data: FitData) -> dict[str, Tensor]:
         whitened coordinates; classes without a training image are left out.
     """
     train = fit_data.train
-    means, counts = group_means(train.features, train.labels, train.width[0])
-    whitening = _whitening(second_moment(train.features, means, train.labels))
+    means, counts = group_means(train.features, train.known_labels, train.width[0])
+    whitening = _whitening(second_moment(train.features, means, train.known_labels))
     return {"whitening": whitening, "class_means": means[counts > 0] @ whitening}
 
 

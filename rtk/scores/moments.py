@@ -34,8 +34,8 @@ def group_means(
 
 def correct_class(predictions: Predictions) -> Tensor:
     """Class (N,) of correctly classified images, C for the others: a group that callers drop."""
-    correct = predictions.logits.argmax(dim=1) == predictions.labels
-    return torch.where(correct, predictions.labels, predictions.width[0])
+    correct = predictions.logits.argmax(dim=1) == predictions.known_labels
+    return torch.where(correct, predictions.known_labels, predictions.width[0])
 
 
 def mean_row(values: Tensor) -> Tensor:

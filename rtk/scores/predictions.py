@@ -13,10 +13,19 @@ from torch import Tensor
 class Predictions:
     """What a model said about N images.
 
+    ```python
+    import torch
+    from rtk.scores import Predictions, compute_score
+
+    logits, features = torch.tensor([[2.0, 0.0], [0.1, 0.0]]), torch.ones(2, 3)
+    confidence = compute_score("msp", Predictions(logits, features))
+    ```
+
     Attributes:
         logits: (N, C) float32 or float64, C >= 2.
         features: (N, D) float32 or float64, what the linear head multiplies.
-        labels: (N,) int64; any value for images of no known class, scores never look at these.
+        labels: (N,) int64, any value for images of no known class; None where they are not known. Scores look
+            at the labels of what they are fitted on, never at those of what they score.
         image_scores: (N,) by name, scores that ran the model on the images when these were predicted.
 
     Raises:
@@ -25,7 +34,7 @@ class Predictions:
 
     logits: Tensor
     features: Tensor
-    labels: Tensor
+    labels: Tensor | None = None
     image_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -36,7 +45,7 @@ class Predictions:
             raise ValueError(
                 f"features: got {len(self.features)} rows, wanted {n}, one for each row of logits"
             )
-        if self.labels.shape != (n,) or self.labels.dtype != torch.int64:
+        if self.labels is not None and (self.labels.shape != (n,) or self.labels.dtype != torch.int64):
             got = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
             raise ValueError(f"labels: got {got}, wanted torch.int64 of shape ({n},)")
         for name, values in self.image_scores.items():
@@ -44,7 +53,18 @@ class Predictions:
                 raise ValueError(f"image_scores.{name}: got shape {tuple(values.shape)}, wanted ({n},)")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.logits)
+
+    @property
+    def known_labels(self) -> Tensor:
+        """The labels.
+
+        Raises:
+            ValueError: they are not known.
+        """
+        if self.labels is None:
+            raise ValueError("labels: got None, wanted those of the images, torch.int64 of shape (N,)")
+        return self.labels
 
     @property
     def width(self) -> tuple[int, int]:
@@ -56,7 +76,8 @@ class Predictions:
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             scores = {name: values[rows] for name, values in self.image_scores.items()}
-            yield Predictions(self.logits[rows], self.features[rows], self.labels[rows], scores)
+            labels = None if self.labels is None else self.labels[rows]
+            yield Predictions(self.logits[rows], self.features[rows], labels, scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +91,7 @@ class FitData:
         bias: (C,).
 
     Raises:
-        ValueError: shapes do not fit together, or a label is not in 0..C-1.
+        ValueError: shapes do not fit together, labels are not known, or one is not in 0..C-1.
     """
 
     train: Predictions
@@ -101,6 +122,8 @@ def _require_matrix(name: str, values: Tensor, min_columns: int) -> None:
 
 
 def _require_classes(name: str, predictions: Predictions) -> None:
+    if predictions.labels is None:
+        raise ValueError(f"{name}.labels: got None, wanted those that scores are fitted on")
     low, high = int(predictions.labels.min()), int(predictions.labels.max())
     classes = predictions.width[0]
     if low < 0 or high >= classes:

@@ -140,7 +140,7 @@ def test_errors_have_a_column_of_their_own_and_are_counted(folder, images, capsy
     command = ["predict", str(folder), str(tmp_path / "photos")]
     assert main([*command, "--jsonl"]) == 1
     written = capsys.readouterr()
-    assert [json.loads(line)["error"] is None for line in written.out.splitlines()] == [True, False, True]
+    assert [json.loads(line)["error"] is None for line in written.out.splitlines()] == [True, True, False]
     assert written.err.splitlines()[-1].endswith(", 1 cannot be read")
     assert main(command) == 1
     lines = capsys.readouterr().out.splitlines()

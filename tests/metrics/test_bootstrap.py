@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.stats import binomtest
 
 from rtk.metrics import (
     accuracy,
@@ -13,6 +14,7 @@ from rtk.metrics import (
     ds_aurc,
     nll,
     ood_detection,
+    proportion_interval,
 )
 
 
@@ -136,3 +138,15 @@ def test_mistakes_are_named():
         bootstrap_difference(accuracy, [([True, False],)], [([True, False, True],)])
     with pytest.raises(ValueError, match="a resample of them does not: is_positive: got only"):
         bootstrap_interval(auroc, ([1.0, 0.0], [True, False]), resamples=50)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (5, 10), (10, 10), (1, 1), (37, 1234)])
+def test_interval_of_a_share_is_scipys(hits, count):
+    wanted = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(proportion_interval(hits, count), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 0), (-1, 5), (6, 5)])
+def test_a_share_of_what_is_not_there_is_refused(hits, count):
+    with pytest.raises(ValueError, match="hits: got"):
+        proportion_interval(hits, count)

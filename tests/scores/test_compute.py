@@ -1,4 +1,6 @@
 import dataclasses
+import re
+import textwrap
 
 import pytest
 import torch
@@ -175,3 +177,23 @@ def test_image_scores_come_with_the_predictions():
         apply_score("gram", fit_score("gram"), scored)
     with pytest.raises(ValueError, match="rr_bs: got hyper-parameter 'solver', wanted no hyper-parameter"):
         fit_score("rr_bs", solver="pgd")
+
+
+def test_predictions_may_do_without_labels_but_nothing_is_fitted_on_them():
+    images = made_up(5)
+    unlabelled = Predictions(images.logits, images.features)
+    assert len(unlabelled) == 5
+    assert [len(part) for part in unlabelled.split(2)] == [2, 2, 1]
+    with pytest.raises(ValueError, match="^labels: got None"):
+        unlabelled.known_labels  # noqa: B018
+    for which in ("train", "validation"):
+        parts = {"train": made_up(60), "validation": made_up(30), which: unlabelled}
+        with pytest.raises(ValueError, match=f"^{which}.labels: got None"):
+            FitData(**parts, weight=torch.rand(3, 8), bias=torch.zeros(3))
+
+
+def test_the_docstring_s_example_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", Predictions.__doc__, re.DOTALL)
+    names = {}
+    exec(textwrap.dedent(block), names)
+    torch.testing.assert_close(names["confidence"], names["logits"].softmax(1).amax(1))

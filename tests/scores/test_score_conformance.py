@@ -109,10 +109,10 @@ def test_single_precision_is_close_to_double(world, name, options):
 @every_score
 def test_labels_of_scored_images_do_not_matter(world, name, options):
     fit, known, _ = world
-    hidden = Predictions(known.logits, known.features, torch.full_like(known.labels, -7))
-    assert torch.equal(
-        compute_score(name, hidden, fit, **options), compute_score(name, known, fit, **options)
-    )
+    scores = compute_score(name, known, fit, **options)
+    for labels in (torch.full_like(known.labels, -7), None):
+        hidden = Predictions(known.logits, known.features, labels)
+        assert torch.equal(compute_score(name, hidden, fit, **options), scores)
 
 
 @every_score
