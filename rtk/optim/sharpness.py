@@ -98,7 +98,7 @@ class SharpnessAware(Optimizer, Method):
         self._backup: list[tuple[Tensor, Tensor]] | None = None
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The base optimiser's own, also after its `load_state_dict`, which makes new ones."""
         return self.base.param_groups
 
