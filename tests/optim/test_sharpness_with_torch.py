@@ -12,7 +12,7 @@ from torch.optim import lr_scheduler as schedules
 
 from rtk.optim import SharpnessAware
 
-RHO, SIGMA, LMBDA, STEPS = 0.3, 0.7, 0.8, 5
+RHO, SIGMA, LMBDA, STEPS = 0.3, 0.7, 0.8, 4
 BASES = {
     "sgd": partial(optim.SGD, lr=0.1),
     "nesterov": partial(optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -78,7 +78,7 @@ def groups(net):
 
 def loss_of(net, step):
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-    return net(x.to(net[0].weight.dtype)).float().square().mean() if step >= 0 else None
+    return net(x.to(net[0].weight.dtype)).double().square().mean()
 
 
 def closure_of(net, step):
@@ -110,34 +110,55 @@ def train(net, optimizer, steps=range(STEPS), scheduler=None):
             advance(scheduler)
 
 
+INPUTS = torch.randn(STEPS, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def line():
+    """Parameters of a line: the cheapest model with two groups."""
+    start = torch.tensor([0.5, -1.0, 2.0, 0.3], dtype=torch.float64)
+    return nn.Parameter(start[:3].clone()), nn.Parameter(start[3:].clone())
+
+
+def groups_of_line(weight, bias):
+    return [{"params": [weight]}, {"params": [bias], "lr": 0.03}]
+
+
+def loss_of_line(parameters, step):
+    weight, bias = parameters
+    return (INPUTS[step] @ weight + bias).square().mean()
+
+
+def backward_of_line(parameters, step):
+    loss_of_line(parameters, step).backward()
+
+
 def written_out(variant, base, schedule):
     """Weights and learning rates of a plain torch loop, with the ascent written out by parameter."""
-    net = network()
-    optimizer = BASES[base](groups(net))
+    parameters = line()
+    optimizer = BASES[base](groups_of_line(*parameters))
     scheduler = SCHEDULES[schedule](optimizer)
-    averages, path, rates = {}, [], []
+    averages, path, rates = None, [], []
     for step in range(STEPS):
-        gradients = torch.autograd.grad(loss_of(net, step), list(net.parameters()))
-        moved = copy.deepcopy(net)
-        scaled = []
-        for (name, weight), g in zip(net.named_parameters(), gradients, strict=True):
-            scale = weight.detach().abs() if variant == "asam" else torch.ones_like(g)
-            direction = g
-            if variant == "fsam":
-                direction = g - SIGMA * averages[name] if name in averages else g
-                averages[name] = LMBDA * averages[name] + (1 - LMBDA) * g if name in averages else g
-            scaled.append((scale, direction))
-        norm = torch.sqrt(sum((scale * direction).square().sum() for scale, direction in scaled))
-        for weight, (scale, direction) in zip(moved.parameters(), scaled, strict=True):
-            weight.data += RHO * scale**2 * direction / norm
-        loss_of(moved, step).backward()
-        for weight, there in zip(net.parameters(), moved.parameters(), strict=True):
-            weight.grad = there.grad
+        gradients = directions = torch.autograd.grad(loss_of_line(parameters, step), parameters)
+        if variant == "fsam":
+            before = averages or gradients
+            directions = [g - SIGMA * m * bool(averages) for g, m in zip(gradients, before, strict=True)]
+            averages = [LMBDA * m + (1 - LMBDA) * g for g, m in zip(gradients, before, strict=True)]
+        scales = [p.detach().abs() ** (variant == "asam") for p in parameters]
+        norm = torch.cat([s * d for s, d in zip(scales, directions, strict=True)]).norm()
+        moved = [
+            (p.detach() + RHO * s**2 * d / norm).requires_grad_()
+            for p, s, d in zip(parameters, scales, directions, strict=True)
+        ]
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss_of_line(moved, step), moved), strict=True
+        ):
+            parameter.grad = gradient
         optimizer.step()
         advance(scheduler)
-        path.append(flat(net))
+        path.append(torch.cat([p.detach() for p in parameters]))
         rates.append([group["lr"] for group in optimizer.param_groups])
-    return torch.stack(path), rates
+    return path, rates
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -145,13 +166,18 @@ def written_out(variant, base, schedule):
 def test_every_optimizer_under_every_schedule(base, schedule):
     for variant in VARIANTS:
         wanted, wanted_rates = written_out(variant, base, schedule)
-        net = network()
-        optimizer = sharp(net, base, variant)
+        parameters = line()
+        bare = BASES[base](groups_of_line(*parameters))
+        optimizer = SharpnessAware(bare, variant, rho=RHO, sigma=SIGMA, lmbda=LMBDA)
         scheduler = SCHEDULES[schedule](optimizer)
+        path, rates = [], []
         for step in range(STEPS):
-            train(net, optimizer, [step], scheduler)
-            assert [group["lr"] for group in optimizer.base.param_groups] == wanted_rates[step]
-            torch.testing.assert_close(flat(net), wanted[step], rtol=0, atol=1e-9)
+            optimizer.step(partial(backward_of_line, parameters, step))
+            advance(scheduler)
+            path.append(torch.cat([p.detach() for p in parameters]))
+            rates.append([group["lr"] for group in bare.param_groups])
+        assert rates == wanted_rates
+        torch.testing.assert_close(torch.stack(path), torch.stack(wanted), rtol=0, atol=1e-9)
 
 
 # ---------------------------------------------------------------- saving, copying, pickling
