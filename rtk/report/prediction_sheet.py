@@ -79,8 +79,8 @@ def _small(image: bytes) -> np.ndarray:
 
 
 def _lines(row: dict[str, Any]) -> list[str]:
-    scores = f"confidence {row['confidence']:.4g}, OOD score {row['ood_score']:.4g}"
-    return [row["label"], scores, _text(row["image"])]
+    scores = (f"{name} {row[key]:.4g}" for name, key in (("confidence", "confidence"), ("OOD", "ood_score")))
+    return [row["label"], *scores, _text(row["image"])]
 
 
 def _text(name: str) -> str:
