@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -258,7 +259,11 @@ def test_images_that_cannot_be_decoded_are_left_out_where_asked(run, tmp_path, c
     assert main([*command, "data.on_error=skip", "data.max_errors=1"]) == 2
     assert "data.max_errors: 2 images of data set 'broken'" in capsys.readouterr().err
     assert main([*command, "data.on_error=skip", "data.max_errors=2"]) == 0
-    assert "broken: left out 2 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "broken: left out 2 images" in printed
+    tested = open_dataset(resolve_path("builtin:digits/test.parquet")).rows
+    assert re.search(rf"^images: test {tested:,}, .*broken \(far\) 38", printed, re.MULTILINE)
+    assert re.search(r"^accuracy: \d+\.\d\d% \[\d+\.\d\d%, \d+\.\d\d%\]", printed, re.MULTILINE)
     saved = read_predictions(copy.evaluation / "predictions" / "broken.parquet")
     assert (saved["sample_id"] == np.delete(np.arange(40), [5, 30])).all()
 
