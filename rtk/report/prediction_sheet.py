@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rtk.data.image import BadImageError, open_image, to_rgb
+from rtk.data.image_files import as_text
 from rtk.report.gallery import SIDE, Picture, gallery
 from rtk.report.page import write_page
 from rtk.runs.atomic import replacing
@@ -67,7 +68,7 @@ def write_sheet(
         counts=counts,
         cut=MOST if len(rows) > MOST else None,
         sections=[(name, MEANINGS[name], gallery(pictures)) for name, pictures in shown.items() if pictures],
-        unread=[(_text(row["image"]), row["error"]) for row in rows if row["error"]],
+        unread=[(as_text(row["image"]), row["error"]) for row in rows if row["error"]],
     )
 
 
@@ -80,9 +81,4 @@ def _small(image: bytes) -> np.ndarray:
 
 def _lines(row: dict[str, Any]) -> list[str]:
     scores = (f"{name} {row[key]:.4g}" for name, key in (("confidence", "confidence"), ("OOD", "ood_score")))
-    return [row["label"], *scores, _text(row["image"])]
-
-
-def _text(name: str) -> str:
-    """A file's name as text, also where it is none in UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return [row["label"], *scores, as_text(row["image"])]
