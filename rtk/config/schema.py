@@ -37,7 +37,7 @@ class TrackingConfig(Section):
     uri: str | None = Field(
         None, description="tracking server; null: mlflow.db (SQLite) in the output folder"
     )
-    experiment: str = Field("rtk", description="name of the MLflow experiment")
+    experiment: str = Field("rtk", min_length=1, max_length=500, description="name of the MLflow experiment")
     checkpoints: bool = Field(
         True, description="upload the checkpoints of a finished run and register them as models"
     )

@@ -12,23 +12,25 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from rtk.config.load import flatten
-from rtk.config.yaml_files import read_mapping
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
+from rtk.tracking.description import params_of, tags_of
+from rtk.tracking.names import mlflow_model
+from rtk.tracking.refusals import DELETED, check_present, deleted_run, is_refusal, send_all
 from rtk.tracking.rows import as_metric, is_of_a_population, mark, with_epochs
 
 BATCH = 1000  # metrics in one request; MLflow's own limit
 PARAMS_BATCH = 100
-LONGEST_PARAM = 6000
 # MLflow's defaults wait for minutes; what is not sent now is sent by the next call.
 SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 DESCRIPTIONS = ("config.yaml", "environment.json", "skipped.csv", SWEEP_FILE)
+logger = logging.getLogger(__name__)
 
 
 def tracking_uri(run: RunFolder) -> str:
@@ -59,11 +61,15 @@ class Mirror:
         self._metrics_stamp: Any = None
         self._by_time: bool | None = None
         self._was_found = False
+        self._refused: set[str] = set()
 
     def send(self, files: bool = False) -> int:
         """Send what has not been sent yet; with `files` also artifacts and models. Returns the rows sent.
 
+        What MLflow refuses for good is named in a warning, once, and left out.
+
         Raises:
+            DeletedError: the run or its experiment is deleted in MLflow.
             Exception: MLflow's, where the server cannot be reached; what was sent until then is noted.
         """
         with FileLock(self.run.path / ".mlflow.lock"):
@@ -71,7 +77,8 @@ class Mirror:
             sent = self._send_rows(state)
             if files:
                 self._send_files(state)
-                self._register(state)
+                for model, reason in send_all(lambda part: self._register(state, part[0]), self._models()):
+                    self._refuse(model, reason)
             self._send_status(state)
         return sent
 
@@ -117,7 +124,7 @@ class Mirror:
 
         if not self._was_found:
             try:
-                self._connect().get_run(run_id)
+                self._check_active(run_id)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
@@ -125,14 +132,19 @@ class Mirror:
             self._was_found = True
         return True
 
+    def _check_active(self, run_id: str) -> None:
+        info = self._connect().get_run(run_id).info
+        if info.lifecycle_stage == DELETED:
+            check_present(self._connect().get_experiment(info.experiment_id), self.uri)
+            raise deleted_run(run_id, self.uri)
+
     def _find_run(self) -> str | None:
         """An MLflow run that was made for this folder, but whose id could not be written down."""
-        quote = '"' if "'" in str(self.run.path) else "'"
-        folder = f"{quote}{self.run.path}{quote}"
-        found = self._connect().search_runs(
-            [self._experiment()], f"tags.`rtk.folder` = {folder}", max_results=1
-        )
-        return found[0].info.run_id if found else None
+        folder = str(self.run.path)
+        like = folder.replace("'", "_").replace('"', "_")  # a quote cannot be written; `_` is any character
+        found = self._connect().search_runs([self._experiment()], f"tags.`rtk.folder` LIKE '{like}'")
+        same = (run.info.run_id for run in found if run.data.tags["rtk.folder"] == folder)
+        return next(same, None)
 
     def _create_run(self) -> str:
         tags = {"rtk.folder": str(self.run.path)}
@@ -155,32 +167,34 @@ class Mirror:
                 found = client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        check_present(found, self.uri)
         return str(found.experiment_id)
 
     def _describe(self, state: dict[str, Any]) -> None:
         """Send config, seed, versions and data hashes as params, the commit as tags."""
-        from mlflow.entities import Param, RunTag
-
-        environment = self.run.read_json("environment.json") or {}
-        params = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in self._params(environment)]
+        params, log = params_of(self.run), partial(self._log, state["run_id"])
         for start in range(0, len(params), PARAMS_BATCH):
-            self._connect().log_batch(state["run_id"], params=params[start : start + PARAMS_BATCH])
-        commit = environment.get("commit")
-        if commit:
-            tags = {"mlflow.source.git.commit": commit["hash"], "rtk.uncommitted_changes": commit["dirty"]}
-            pairs = [RunTag(key, str(value)) for key, value in tags.items()]
-            self._connect().log_batch(state["run_id"], tags=pairs)
+            batch = params[start : start + PARAMS_BATCH]
+            for param, reason in send_all(lambda part: log(params=part), batch):
+                self._refuse(param.key, reason)
+        for tag, reason in send_all(lambda part: log(tags=part), tags_of(self.run)):
+            self._refuse(tag.key, reason)
         self._note(state, described=True)
 
-    def _params(self, environment: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        path = self.run.path / SWEEP_FILE
-        tree = read_mapping(path) if path.exists() else self.run.config_tree()
-        yield from flatten(tree)
-        for kind, prefix in (("packages", "version."), ("data", "hash.")):
-            yield from flatten(environment.get(kind, {}), prefix)
-        yield from (
-            (f"version.{name}", environment[name]) for name in ("rtk", "python") if name in environment
-        )
+    def _log(self, run_id: str, **batch: Any) -> None:
+        """Log metrics, params or tags; a deleted run refuses whatever it is, which is said."""
+        try:
+            self._connect().log_batch(run_id, **batch)
+        except Exception as error:
+            if is_refusal(error):
+                self._check_active(run_id)
+            raise
+
+    def _refuse(self, name: str, reason: str) -> None:
+        """Say, once, what MLflow does not take."""
+        if name not in self._refused:
+            self._refused.add(name)
+            logger.warning("%s: MLflow refuses %r, it is left out there: %s", self.run.name, name, reason)
 
     def _send_status(self, state: dict[str, Any]) -> None:
         noted = self.run.read_json("status.json")
@@ -207,12 +221,17 @@ class Mirror:
             self._by_time = is_of_a_population(self.run)
         marks, by_time = state["marks"], self._by_time
         rows = [r for r in with_epochs(self.run.read_metrics()) if mark(r, by_time) > marks.get(r["key"], -1)]
+        rows = [row for row in rows if row["key"] not in self._refused]
+        refused, log = 0, partial(self._log, state["run_id"])
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            self._connect().log_batch(state["run_id"], metrics=[as_metric(row) for row in batch])
-            self._note(state, marks=state["marks"] | {row["key"]: mark(row, by_time) for row in batch})
+            for row, reason in send_all(lambda part: log(metrics=[as_metric(row) for row in part]), batch):
+                self._refuse(row["key"], reason)
+                refused += 1
+            taken = [row for row in batch if row["key"] not in self._refused]
+            self._note(state, marks=state["marks"] | {row["key"]: mark(row, by_time) for row in taken})
         self._metrics_stamp = stamp
-        return len(rows)
+        return len(rows) - refused
 
     # -- files and models
 
@@ -221,10 +240,17 @@ class Mirror:
         for path in self._files():
             name = path.relative_to(self.run.path)
             stamp = f"{path.stat().st_mtime_ns}-{path.stat().st_size}"
-            if state["files"].get(str(name)) != stamp:
-                folder = str(name.parent) if name.parent != Path() else None
-                self._connect().log_artifact(state["run_id"], str(path), folder)
+            if state["files"].get(str(name)) == stamp or str(name) in self._refused:
+                continue
+            refused = dict(send_all(lambda part: self._upload(state["run_id"], part[0]), [name]))
+            if refused:
+                self._refuse(str(name), refused[name])
+            else:
                 self._note(state, files={**state["files"], str(name): stamp})
+
+    def _upload(self, run_id: str, name: Path) -> None:
+        folder = str(name.parent) if name.parent != Path() else None
+        self._connect().log_artifact(run_id, str(self.run.path / name), folder)
 
     def _files(self) -> Iterator[Path]:
         yield from (self.run.path / name for name in DESCRIPTIONS if (self.run.path / name).exists())
@@ -235,11 +261,13 @@ class Mirror:
     def _keeps(self) -> bool:
         return bool((self.run.read_json("status.json") or {}).get("keep_checkpoints"))
 
-    def _register(self, state: dict[str, Any]) -> None:
-        """Make `best` and `last` versions of the recipe's registered model, under these aliases."""
-        if not self._keeps():
-            return
-        client, model = self._connect(), read_tree(self.run)["name"]
+    def _models(self) -> list[str]:
+        """Name of the recipe's registered model, where the run's checkpoints become versions of it."""
+        return [mlflow_model(read_tree(self.run)["name"])] if self._keeps() else []
+
+    def _register(self, state: dict[str, Any], model: str) -> None:
+        """Make `best` and `last` versions of a registered model, under these aliases."""
+        client = self._connect()
         root = client.get_run(state["run_id"]).info.artifact_uri
         for alias in ("best", "last"):
             path = self.run.checkpoints / alias / "state.json"

@@ -8,6 +8,7 @@ from typing import Any
 from rtk.config.yaml_files import read_mapping
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import SWEEP_FILE, sweep_of
+from rtk.tracking.names import mlflow_key
 
 
 def with_epochs(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -43,4 +44,4 @@ def as_metric(row: dict[str, Any]) -> Any:
     """MLflow's form of a row."""
     from mlflow.entities import Metric
 
-    return Metric(row["key"], row["value"], int(row["time"] * 1000), row["step"])
+    return Metric(mlflow_key(row["key"]), row["value"], int(row["time"] * 1000), row["step"])

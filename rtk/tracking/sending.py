@@ -14,6 +14,7 @@ from typing import Any
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import sweep_of
 from rtk.tracking.mirror import Mirror, note_status
+from rtk.tracking.refusals import is_answer, reason_of
 
 SEND_SECONDS = 2.0
 logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ def quietly(action: Callable[..., Any], warn: bool = True, **arguments: Any) -> 
         action(**arguments)
     except Exception as error:  # MLflow raises many kinds; none of them may cost the run
         if warn:
-            reason = str(error).split("\n")[0]
-            logger.warning("MLflow is not reachable, all is kept on disk for `rtk sync`: %s", reason)
+            what = "answers" if is_answer(error) else "is not reachable"
+            logger.warning("MLflow %s, all is kept on disk for `rtk sync`: %s", what, reason_of(error))
         return False
     return True
 
@@ -93,5 +94,5 @@ def sync(runs: Sequence[RunFolder]) -> dict[str, str | int]:
         try:
             outcome[name] = Mirror(run).send(files=True)
         except Exception as error:
-            outcome[name] = str(error).split("\n")[0]
+            outcome[name] = reason_of(error)
     return outcome

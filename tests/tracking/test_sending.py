@@ -19,6 +19,7 @@ import pytest
 from rtk.cli import main
 from rtk.config import load_config
 from rtk.config.search_space import parse_space
+from rtk.config.yaml_files import dump_yaml
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import Sweep
 from rtk.tracking.mirror import Mirror, note_status
@@ -105,6 +106,76 @@ def test_a_database_that_was_deleted_is_made_again(output, database):
     shutil.copy(database, quoted / "mlflow.db")
     Mirror(run).send()
     check_whole(run, range(5))
+
+
+def test_sets_of_any_name_are_sent(output, caplog):
+    run = new_run(output, None)
+    tree = run.config_tree()
+    tree["data"]["near_ood"] = {"cats+dogs (50%)": "cats.parquet"}
+    tree["name"] = "mine: first/second"
+    (run.path / "config.yaml").write_text(dump_yaml(tree))
+    run.append_metrics(3, 0.3, {"test/auroc/knn/cats+dogs (50%)": 0.75, "test/accuracy": 0.5})
+    (run.checkpoints / "best").mkdir()
+    (run.checkpoints / "best" / "state.json").write_text('{"step": 3}')
+    note_status(run, "FINISHED", keep_checkpoints=True)
+    mirror = Mirror(run)
+    assert mirror.send(files=True) == 2
+    client, run_id = mirror._connect(), mirror._state()["run_id"]
+    data = client.get_run(run_id).data
+    assert data.metrics == {"test/auroc/knn/cats_x2b_dogs _x28_50_x25__x29_": 0.75, "test/accuracy": 0.5}
+    assert data.params["data.near_ood.cats_x2b_dogs _x28_50_x25__x29_"] == "cats.parquet"
+    assert client.get_model_version_by_alias("mine_x3a_ first_x2f_second", "best").run_id == run_id
+    assert caplog.text == ""
+    assert mirror.send(files=True) == 0
+
+
+def test_what_is_refused_for_good_is_named_and_the_rest_goes_on(output, caplog):
+    run = new_run(output, None)
+    append(run, range(3))
+    run.append_metrics(1, 0.1, {"test/accuracy": 0.5})
+    rows = (run.path / "metrics.csv").read_text().splitlines()
+    (run.path / "metrics.csv").write_text("\n".join([*rows, "1,0.1,-5,train/of_yore,0.5", ""]))
+    note_status(run, "FINISHED")
+    mirror = Mirror(run)
+    assert quietly(mirror.send)
+    assert quietly(mirror.send)
+    (warning,) = caplog.messages
+    assert "MLflow refuses 'train/of_yore', it is left out there" in warning
+    client, run_id = mirror._connect(), mirror._state()["run_id"]
+    found = client.get_run(run_id)
+    assert found.info.status == "FINISHED"
+    assert sorted(found.data.metrics) == ["epoch", "test/accuracy", "train/lr", "val/aurc"]
+
+
+def test_what_is_deleted_in_mlflow_is_named_with_the_ways_out(output, caplog, capsys):
+    run = new_run(output, None)
+    append(run, range(3))
+    mirror = Mirror(run)
+    mirror.send()
+    client, run_id = mirror._connect(), mirror._state()["run_id"]
+    client.delete_run(run_id)
+    append(run, range(3, 5))
+    assert not quietly(mirror.send)  # while the run goes on
+    assert "MLflow answers" in caplog.text
+    assert main(["sync", str(run.path)]) == 1
+    assert f"not sent, MLflow's run {run_id} is deleted: `MLFLOW_TRACKING_URI=" in capsys.readouterr().out
+    client.restore_run(run_id)
+    client.delete_experiment("1")
+    for stuck in (run, new_run(output, None)):
+        assert main(["sync", str(stuck.path)]) == 1
+        assert "mlflow experiments restore --experiment-id 1`" in capsys.readouterr().out
+    client.restore_experiment("1")
+    assert main(["sync", "--output", str(output)]) == 0
+    check_whole(run, range(5))
+
+
+def test_a_folder_with_both_kinds_of_quotes_is_found_again(output):
+    run = new_run(output, None, """it's "mine\"""")
+    other = new_run(output, None, "it_s _mine_")
+    run_ids = [Mirror(each)._state()["run_id"] for each in (run, other)]
+    for each in (run, other):
+        (each.path / "mlflow.json").unlink()
+    assert [Mirror(each)._state()["run_id"] for each in (run, other)] == run_ids
 
 
 def test_trials_of_the_same_name_are_synced_and_told_apart(output, capsys):

@@ -1,0 +1,41 @@
+"""What MLflow is told of a run once: config, versions and hashes of data as params, the commit as tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rtk.config.load import flatten
+from rtk.config.yaml_files import read_mapping
+from rtk.runs.folder import RunFolder
+from rtk.runs.sweep import SWEEP_FILE
+from rtk.tracking.names import mlflow_key
+
+LONGEST_PARAM = 6000
+
+
+def params_of(run: RunFolder) -> list[Any]:
+    """MLflow's params of a run or a sweep."""
+    from mlflow.entities import Param
+
+    return [Param(mlflow_key(key), str(value)[:LONGEST_PARAM]) for key, value in _settings(run)]
+
+
+def tags_of(run: RunFolder) -> list[Any]:
+    """MLflow's tags of the commit that a run or a sweep was started from; none where it is not known."""
+    from mlflow.entities import RunTag
+
+    commit = (run.read_json("environment.json") or {}).get("commit")
+    if not commit:
+        return []
+    tags = {"mlflow.source.git.commit": commit["hash"], "rtk.uncommitted_changes": commit["dirty"]}
+    return [RunTag(key, str(value)) for key, value in tags.items()]
+
+
+def _settings(run: RunFolder) -> Iterator[tuple[str, Any]]:
+    environment = run.read_json("environment.json") or {}
+    path = run.path / SWEEP_FILE
+    yield from flatten(read_mapping(path) if path.exists() else run.config_tree())
+    for kind, prefix in (("packages", "version."), ("data", "hash.")):
+        yield from flatten(environment.get(kind, {}), prefix)
+    yield from ((f"version.{name}", environment[name]) for name in ("rtk", "python") if name in environment)
