@@ -30,9 +30,14 @@ def run(options: Options) -> int:
     from rtk.config.errors import ConfigError
     from rtk.deploy.export import export_run, log_to_mlflow
     from rtk.runs.folder import RunFolder
+    from rtk.tracking.names import mlflow_model
 
     if options.register and options.no_mlflow:
         raise ConfigError("--register: cannot be combined with --no-mlflow")
+    if options.register is not None and mlflow_model(options.register) != options.register:
+        raise ConfigError(
+            f"--register: got {options.register!r}, wanted a name without / and :, as MLflow's models have"
+        )
     run = RunFolder.open(options.run, options.output)
     folder = export_run(run, options.checkpoint)
     uri = None if options.no_mlflow else log_to_mlflow(run, folder, options.register)

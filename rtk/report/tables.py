@@ -19,6 +19,7 @@ import numpy as np
 
 from rtk.config.errors import ConfigError
 from rtk.config.metric_names import larger_is_better
+from rtk.report.markup import latex_text, markdown_text
 
 
 class Metric(NamedTuple):
@@ -207,7 +208,7 @@ def as_json(rows: Sequence[Row]) -> str:
 def as_markdown(rows: Sequence[Row]) -> str:
     """A pipe table for each kind of set."""
     parts = []
-    for headings, body in _shown(rows, "**{}**".format):
+    for headings, body in _shown(rows, markdown_text, "**{}**".format):
         lines = [headings, ["---"] * len(_labels(rows)) + ["---:"] * (len(headings) - len(_labels(rows)))]
         parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in [*lines, *body]))
     return "\n\n".join(parts) + "\n"
@@ -216,9 +217,9 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def as_latex(rows: Sequence[Row]) -> str:
     """`tabular` environments for the package booktabs."""
     parts = []
-    for headings, body in _shown(rows, "\\textbf{{{}}}".format):
+    for headings, body in _shown(rows, latex_text, "\\textbf{{{}}}".format):
         columns = "l" * len(_labels(rows)) + "r" * (len(headings) - len(_labels(rows)))
-        lines = [" & ".join(map(_escape, cells)) + r" \\" for cells in [headings, *body]]
+        lines = [" & ".join(cells) + r" \\" for cells in [headings, *body]]
         inner = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
         parts.append(f"\\begin{{tabular}}{{{columns}}}\n{inner}\n\\end{{tabular}}")
     return "\n\n".join(parts) + "\n"
@@ -227,9 +228,9 @@ def as_latex(rows: Sequence[Row]) -> str:
 def as_html(rows: Sequence[Row]) -> str:
     """`<table>` elements."""
     parts = []
-    for headings, body in _shown(rows, lambda text: f"\0{text}"):
-        head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
-        lines = ["<tr>" + "".join(map(_html_cell, cells)) + "</tr>" for cells in body]
+    for headings, body in _shown(rows, html.escape, "<b>{}</b>".format):
+        head = "".join(f"<th>{text}</th>" for text in headings)
+        lines = ["<tr>" + "".join(f"<td>{text}</td>" for text in cells) + "</tr>" for cells in body]
         parts.append("\n".join(["<table>", f"<tr>{head}</tr>", *lines, "</table>"]))
     return "\n".join(parts) + "\n"
 
@@ -243,8 +244,13 @@ FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
 }
 
 
-def _shown(rows: Sequence[Row], mark: Callable[[str], str]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Headings and cells of the test rows, then of the OOD rows; the best of each set and run are marked."""
+def _shown(
+    rows: Sequence[Row], written: Callable[[str], str], mark: Callable[[str], str]
+) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Headings and cells of the test rows, then of the OOD rows; the best of each set and run are marked.
+
+    `written` is how a text is written in the format.
+    """
     labels = _labels(rows)
     for metrics, is_id in ((ERROR_METRICS, True), (OOD_METRICS, False)):
         chosen = [row for row in rows if (row.group == "id") == is_id]
@@ -256,10 +262,10 @@ def _shown(rows: Sequence[Row], mark: Callable[[str], str]) -> Iterator[tuple[li
             cells = [
                 mark(text) if key != "accuracy" and _is_best(row, key, chosen) else text
                 for key in keys
-                for text in [format_value(key, row.metrics.get(key), row.spread.get(key))]
+                for text in [written(format_value(key, row.metrics.get(key), row.spread.get(key)))]
             ]
-            body.append([getattr(row, name) for name in labels] + cells)
-        yield [*labels, *(METRICS[key].heading for key in keys)], body
+            body.append([written(getattr(row, name)) for name in labels] + cells)
+        yield [*labels, *(written(METRICS[key].heading) for key in keys)], body
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
@@ -275,16 +281,3 @@ def _is_best(row: Row, key: str, rows: Sequence[Row]) -> bool:
     ]
     best = max if larger_is_better(key) else min
     return len(rivals) > 1 and row.metrics.get(key) == best(rivals)
-
-
-LATEX = {"%": r"\%", "‰": r"\textperthousand", "_": r"\_", "±": r"$\pm$", "–": "--", "&": r"\&", "#": r"\#"}
-
-
-def _escape(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
-
-
-def _html_cell(text: str) -> str:
-    if text.startswith("\0"):
-        return f"<td><b>{html.escape(text[1:])}</b></td>"
-    return f"<td>{html.escape(text)}</td>"

@@ -1,7 +1,11 @@
-"""What MLflow refuses for good, told from a server that is away: the one is said and left out, the other waited for."""
+"""What MLflow refuses for good, told from a server that is away.
+
+The one is said and left out, the other waited for.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -60,16 +64,22 @@ def check_present(experiment: Any, uri: str) -> None:
         DeletedError: with the ways out.
     """
     if experiment.lifecycle_stage == DELETED:
-        restore = f"experiments restore --experiment-id {experiment.experiment_id}"
+        restore = _command(uri, f"experiments restore --experiment-id {experiment.experiment_id}")
         raise DeletedError(
-            f"MLflow's experiment {experiment.name!r} is deleted: `MLFLOW_TRACKING_URI={uri} mlflow {restore}` "
-            "brings it back, another tracking.experiment in config.yaml takes its place"
+            f"MLflow's experiment {experiment.name!r} is deleted: {restore} brings it back, another "
+            "tracking.experiment in config.yaml takes its place"
         )
 
 
 def deleted_run(run_id: str, uri: str) -> DeletedError:
     """The error for a run that is deleted, its experiment not."""
+    restore = _command(uri, f"runs restore --run-id {run_id}")
     return DeletedError(
-        f"MLflow's run {run_id} is deleted: `MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {run_id}` "
-        "brings it back; without mlflow.json in the run's folder, everything is sent to a new one"
+        f"MLflow's run {run_id} is deleted: {restore} brings it back; without mlflow.json in the run's "
+        "folder, everything is sent to a new one"
     )
+
+
+def _command(uri: str, words: str) -> str:
+    """What to type, without the password that a server's address may hold."""
+    return f"`MLFLOW_TRACKING_URI={re.sub(r':[^:/@]*@', ':PASSWORD@', uri)} mlflow {words}`"

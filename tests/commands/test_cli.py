@@ -87,6 +87,8 @@ def test_every_command_has_help_with_examples(command, capsys):
         (["train", "digits_demo", "evaluate.ood_score=kn"], "score: got 'kn', wanted one of msp"),
         (["metrics", "/nowhere"], "scores: got '/nowhere', wanted a Parquet file"),
         (["sync", "--output", "/nowhere"], "--output: there is no folder '/nowhere'"),
+        (["export", "x", "--register", "a/b"], "--register: got 'a/b', wanted a name without / and :"),
+        (["train", "digits_demo", "tracking.experiment="], "tracking.experiment"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):

@@ -113,6 +113,16 @@ def test_latex_escapes_and_has_cells_for_every_column():
         assert not re.search(r"(?<!\\)[%_]", table)
 
 
+def test_a_name_with_markup_in_it_stays_one_cell():
+    name = "a|b & {c}_"
+    groups = {name: "near", "dogs": "near"}
+    sets = {name: RESULT["sets"]["cats"], "dogs": RESULT["sets"]["dogs"]}
+    rows = pooled_rows({"run": {**RESULT, "sets": sets, "groups": groups}})
+    assert r"| a\|b \& {c}\_ | msp | **80.00** |" in FORMATS["md"](rows)
+    assert r"a\textbar{}b \& \{c\}\_ & msp & \textbf{80.00} &" in FORMATS["tex"](rows)
+    assert "<td>a|b &amp; {c}_</td><td>msp</td><td><b>80.00</b></td>" in FORMATS["html"](rows)
+
+
 def test_html_is_well_formed_and_names_runs_only_where_there_are_several():
     one, two = (
         FORMATS["html"](pooled_rows(results)) for results in ({"a": RESULT}, {"a<b": RESULT, "c": RESULT})
