@@ -151,13 +151,19 @@ class ComparedRuns:
         return "".join(table.to_html(index=False) for table in tables)
 
 
-def train(recipe: str | Path, overrides: Overrides = (), output: str | Path | None = None) -> TrainedRun:
+def train(
+    recipe: str | Path,
+    overrides: Overrides = (),
+    output: str | Path | None = None,
+    name: str | None = None,
+) -> TrainedRun:
     """Train a recipe, as `rtk train`.
 
     Args:
         recipe: name of a shipped recipe (`rtk recipes ls`), or a YAML file.
         overrides: values over the recipe's: `{"train.duration": "3ep"}`, or `["train.duration=3ep"]`.
         output: folder of the runs; None: the recipe's.
+        name: of the run and its folder; None: made of the recipe's and the time.
 
     Raises:
         ConfigError: naming the key, what was got and what was wanted; nothing has been started then.
@@ -167,7 +173,7 @@ def train(recipe: str | Path, overrides: Overrides = (), output: str | Path | No
     from rtk.train.launch import launch_training
 
     given = _as_overrides(overrides) + ([] if output is None else _as_overrides({"output": str(output)}))
-    return _trained(launch_training(load_config(recipe, given)))
+    return _trained(launch_training(load_config(recipe, given), name))
 
 
 def evaluate(

@@ -174,12 +174,13 @@ def print_turned(images: int) -> None:
 def run_views(options: Options) -> int:
     """`rtk data views`."""
     from rtk.config.errors import ConfigError
-    from rtk.config.load import load_with_origins
+    from rtk.config.load import load_with_origins, named_order
     from rtk.report.view_sheet import view_sheet
 
     config = load_with_origins(options.recipe, options.overrides).config
     try:
-        view_sheet(config, options.images).save(options.out)
+        order = named_order(options.recipe, "objective")
+        view_sheet(config, options.images, order=order).save(options.out)
     except OSError as error:
         raise ConfigError(f"--out: cannot write {options.out} ({error.strerror or error})") from None
     if options.json:

@@ -36,6 +36,13 @@ def print_some(title: str, lines: list[str], most: int = 10) -> None:
         print("\n".join(f"  {line}" for line in lines[:most]))
 
 
+def print_aligned(rows: list[list[str]]) -> None:
+    """Print rows, the first of which holds the headings, in columns as wide as they are: never broken."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        print("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip())
+
+
 def print_table(title: str, rows: list[list[str]]) -> None:
     """Print rows, the first of which holds the headings; only words of the last column may be broken."""
     from rich.console import Console

@@ -28,20 +28,19 @@ def run(options: Options) -> int:
     """`rtk sync`."""
     from rtk.config.errors import ConfigError
     from rtk.runs.folder import RunFolder
-    from rtk.runs.sweep import folders_to_sync, is_mirrored, trials_of
+    from rtk.runs.names import find_folder
+    from rtk.runs.sweep import SWEEP_FILE, folders_to_sync, trials_of
     from rtk.tracking.sending import sync as send_all
 
     if not options.runs and not Path(options.output).is_dir():
         raise ConfigError(f"--output: there is no folder {options.output!r}")
-    wanted = [Path(name) for name in options.runs]
-    wanted = [path if path.is_dir() else Path(options.output) / path for path in wanted]
-    unknown = [str(path) for path in wanted if not is_mirrored(RunFolder(path))]
-    if unknown:
-        raise ConfigError(
-            f"run: got {unknown[0]!r}, wanted a run or a sweep, or a name under {options.output}/"
-        )
-    chosen = [RunFolder(path.absolute()) for path in wanted]
-    chosen = [each for run in chosen for each in (run, *trials_of(run))]
+    chosen: list[RunFolder] = []
+    for name in options.runs:
+        path = find_folder(name, options.output, "config.yaml", SWEEP_FILE)
+        if path is None:
+            wanted = f"a run or a sweep, or a name under {options.output}/"
+            raise ConfigError(f"run: got {name!r}, wanted {wanted}")
+        chosen += [RunFolder(path), *trials_of(RunFolder(path))]
     outcome = send_all(chosen if options.runs else folders_to_sync(Path(options.output)))
     if options.json:
         print_json(outcome)

@@ -26,14 +26,15 @@ def add(commands: Parsers) -> None:
         run,
         "train a recipe on Ray Train workers, sharded by DeepSpeed",
         """rtk train digits_demo
-        rtk train digits_demo train.workers=1 sharpness.rho=0.1
+        rtk train digits_demo train.workers=1 sharpness.rho=0.1 --name small_rho
         rtk train my_recipe.yaml --print-config
         rtk train my_recipe.yaml --dry-run
-        rtk train --resume digits_demo-20261121-101500-ab12 train.duration=20ep""",
+        rtk train --resume last train.duration=20ep""",
     )
     parser.add_argument("recipe", nargs="?", help="a shipped recipe (rtk recipes ls) or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
     parser.add_argument("--resume", metavar="RUN", help="continue a run from its last checkpoint")
+    parser.add_argument("--name", help="name of the run (default: made of the recipe's and the time)")
     parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved config with origins and stop"
@@ -53,6 +54,8 @@ def run(options: Options) -> int:
         options.overrides.append(f"output={json.dumps(options.output)}")
     if options.resume and (options.dry_run or options.print_config):
         raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
+    if options.resume and options.name:
+        raise ConfigError("--resume: cannot be combined with --name, the run keeps its own")
     if options.print_config:
         return _print_config(options)
     from rtk.train import launch
@@ -70,7 +73,7 @@ def run(options: Options) -> int:
         if kept_builtin(loaded):
             launch.open_for_training(loaded.config)  # what is wrong with the sets is said first, and alone
             warn_of_kept_sets(loaded)
-        outcome = launch.launch_training(loaded.config)
+        outcome = launch.launch_training(loaded.config, options.name)
     summary = {
         "run": outcome.run.name,
         "path": str(outcome.run.path),

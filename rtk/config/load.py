@@ -81,6 +81,12 @@ def load_with_origins(
     return LoadedConfig(config, {key: _origin(origins, key) for key in leaves})
 
 
+def named_order(recipe: str | Path, section: str) -> list[str]:
+    """Keys of a section in the order in which a recipe, its `base` first, names them."""
+    tree, _ = _read_recipe(find_recipe(recipe))
+    return list(tree.get(section, {}))
+
+
 def override_config(config: RunConfig, values: Mapping[str, Any], where: str = "override") -> RunConfig:
     """A config with other values for some dotted keys (a sweep's trial, say).
 

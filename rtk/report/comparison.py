@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rtk.config.errors import ConfigError
 from rtk.config.search_space import SearchSpace
@@ -73,7 +72,7 @@ def compare(
         measured = set(iterate_metrics(entries))  # none, where every trial has failed
         wanted = [name for name in dict.fromkeys([*space.metrics, "val/accuracy"]) if name in measured]
         sort = sort or next((name for name in space.metrics if name in measured), None)
-        metrics, title = metrics or wanted, f"sweep {Path(sweep).name}"
+        metrics, title = metrics or wanted, f"sweep {entries[0].run.path.parent.name if entries else sweep}"
     elif experiment:
         entries, title = read_experiment(experiment, output), f"experiment {experiment}"
     else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +18,20 @@ from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import ImageDataset, open_dataset, read_rows
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import MIXING_MARGIN, View, ViewMaker
-from rtk.objectives import TERMS, ViewKind, view_makers
+from rtk.objectives import CLEAN, TERMS, Term, ViewKind, view_makers
 
 OTHERS = 32  # mixing pictures, and outliers, to choose from
-_CAPTION_WIDTH, _GAP, _CELL = 80, 4, 96  # pixels
+_CAPTION_WIDTH, _GAP, _CELL, _LINE = 80, 4, 96, 14  # pixels
 
 
-def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image:
+class Row(NamedTuple):
+    """A row of the sheet: images (n, 3, H, W), and for each the lines below it."""
+
+    images: torch.Tensor
+    texts: list[list[str]]
+
+
+def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0, order: Sequence[str] = ()) -> Image.Image:
     """Draw the views of the first images that can be decoded, with the recipe's settings and seed.
 
     Args:
@@ -29,9 +39,11 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image
             whatever the weight of its term, one that needs outliers only where there are any.
         count: number of images; mixing partners come from among them.
         epoch: whose draws are shown.
+        order: names of terms, as the recipe has them; the others follow, those of weight 0 at the end.
 
     Returns:
         RGB image, a labelled row for the view of each term; of several versions the first augmented one.
+        Below each tile stands its class, and what it was mixed with in which shares (lambda and the rest).
 
     Raises:
         ValueError: a data set is missing, or none of its images can be decoded.
@@ -43,19 +55,51 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0) -> Image.Image
     outliers = None
     if data.outliers is not None:
         outliers = _decode(_open(data.outliers, "data.outliers"), data.decoded_side, OTHERS, data.exif).images
-    maker = ViewMaker(
-        train,
-        mixing,
-        max(len(dataset.classes), int(train.labels.max()) + 1),
-        data,
-        view_makers(config.objective),
-        config.seed,
-        outliers,
-    )
+    # Each image is a class of its own here, so that the targets tell which one it was mixed with; one more is
+    # nobody's, and has a share of what is spread over all.
+    own = replace(train, labels=np.arange(len(train)))
+    makers = view_makers(config.objective)
+    maker = ViewMaker(own, mixing, len(train) + 1, data, makers, config.seed, outliers)
     terms = [term for term in TERMS.values() if outliers is not None or "outliers" not in term.block.needs]
-    kinds = [term.view for term in terms]
+    kinds = [term.view for term in sorted(terms, key=lambda term: _place(term, config, order))]
     views = maker(np.arange(len(train)), epoch, {kind.name for kind in kinds})
-    return _draw({kind.caption: _shown(views[kind.name], kind) for kind in kinds})
+    names = [_class_name(dataset.classes, label) for label in train.labels.tolist()]
+    return _draw({_caption(kind, config): _row(views[kind.name], kind, names) for kind in kinds})
+
+
+def _place(term: Term, config: RunConfig, order: Sequence[str]) -> tuple[bool, bool, int]:
+    """The clean view first, then those that are trained on, in the recipe's order."""
+    named = order.index(term.name) if term.name in order else len(order)
+    return term.view is not CLEAN, term.name not in config.objective.active(), named
+
+
+def _caption(kind: ViewKind, config: RunConfig) -> str:
+    """Name of a row; whether no term looks at it."""
+    active = {TERMS[name].view.name for name in config.objective.active()}
+    return kind.caption if kind.name in active else f"{kind.caption}\n(off)"
+
+
+def _class_name(classes: Sequence[str], label: int) -> str:
+    return classes[label] if label < len(classes) else str(label)
+
+
+def _row(view: View, kind: ViewKind, names: Sequence[str]) -> Row:
+    targets = view.targets.tolist()
+    return Row(
+        _shown(view, kind), [_tile_text(column, targets[column], names) for column in range(len(names))]
+    )
+
+
+def _tile_text(column: int, target: int | Sequence[float], names: Sequence[str]) -> list[str]:
+    """What a tile is: its class, and where it was mixed, in which shares with which."""
+    if not isinstance(target, Sequence):
+        return [names[column]]
+    spread = target[-1]  # nobody's class has nothing else
+    if spread > 0:
+        share = target[column] - spread
+        return [f"{share:.2f} {names[column]}", f"{1 - share:.2f} outlier"]
+    others = [other for other, share in enumerate(target) if share > 0 and other != column]
+    return [f"{target[place]:.2f} {name}" for place in [column, *others] for name in [names[place]]]
 
 
 def _shown(view: View, kind: ViewKind) -> torch.Tensor:
@@ -93,20 +137,31 @@ def _decode(dataset: ImageDataset, side: int, count: int, exif: str) -> ImageArr
     return ImageArrays(np.stack(images), np.array(labels), np.array(ids))
 
 
-def _draw(views: dict[str, torch.Tensor]) -> Image.Image:
-    """Grid of views (n, 3, H, W) by caption, enlarged to cells of at least 96 pixels by whole factors."""
-    count, _, height, width = next(iter(views.values())).shape
+def _draw(rows: dict[str, Row]) -> Image.Image:
+    """Grid of rows by caption; pictures are enlarged to at least 96 pixels by whole factors."""
+    count, _, height, width = next(iter(rows.values())).images.shape
     factor = max(1, -(-_CELL // max(height, width)))
-    cell_height, cell_width = height * factor + _GAP, width * factor + _GAP
-    sheet = Image.new("RGB", (_CAPTION_WIDTH + count * cell_width, len(views) * cell_height), "white")
-    font = ImageFont.load_default(size=16)
-    for row, (caption, images) in enumerate(views.items()):
-        middle = (8, row * cell_height + cell_height // 2)
-        ImageDraw.Draw(sheet).text(middle, caption, fill="black", font=font, anchor="lm")
-        pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        for column, picture in enumerate(pixels):
-            cell = Image.fromarray(picture).resize(
-                (width * factor, height * factor), Image.Resampling.NEAREST
-            )
-            sheet.paste(cell, (_CAPTION_WIDTH + column * cell_width, row * cell_height + _GAP // 2))
+    size = (width * factor, height * factor)
+    heights = [size[1] + _GAP + _LINE * max(map(len, row.texts)) for row in rows.values()]
+    sheet = Image.new("RGB", (_CAPTION_WIDTH + count * (size[0] + _GAP), sum(heights)), "white")
+    pen, top = ImageDraw.Draw(sheet), _GAP // 2
+    for (caption, row), row_height in zip(rows.items(), heights, strict=True):
+        middle = (8, top + size[1] // 2)
+        pen.text(middle, caption, fill="black", font=ImageFont.load_default(size=16), anchor="lm")
+        pixels = (row.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        for column, (picture, texts) in enumerate(zip(pixels, row.texts, strict=True)):
+            left = _CAPTION_WIDTH + column * (size[0] + _GAP)
+            sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.NEAREST), (left, top))
+            for number, text in enumerate(texts):
+                _write(pen, (left, top + size[1] + number * _LINE), text, size[0])
+        top += row_height
     return sheet
+
+
+def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int) -> None:
+    """A line below a tile, cut off where it is wider than the tile."""
+    font = ImageFont.load_default(size=12)
+    cut = text
+    while font.getlength(cut) > width and len(cut) > 1:
+        cut = f"{cut.rstrip('…')[:-1]}…"
+    pen.text(corner, cut, fill="black", font=font)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from rtk.config.plugin_files import find_plugins, load_plugins, plugin_hashes
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_json, write_text
+from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
 
 # What a run did where its config is from before the key, whose default is another for new ones.
@@ -56,17 +56,17 @@ class RunFolder:
 
     @classmethod
     def open(cls, run: str | Path, output: str = "runs") -> RunFolder:
-        """The folder of an existing run, by path or by name under `output`.
+        """The folder of an existing run, by path, by name under `output`, or `last`: the one started last.
 
         Raises:
             ConfigError: where there is no such run.
         """
-        for path in (Path(run), Path(output) / str(run)):
-            if (path / "config.yaml").is_file():
-                return cls(path.absolute())
-        raise ConfigError(
-            f"run: got {str(run)!r}, wanted a run folder (with config.yaml) or a name under {output}/"
-        )
+        path = find_folder(run, output, "config.yaml")
+        if path is None:
+            raise ConfigError(
+                f"run: got {str(run)!r}, wanted a run folder (with config.yaml) or a name under {output}/"
+            )
+        return cls(path)
 
     @property
     def name(self) -> str:
@@ -125,6 +125,7 @@ class RunFolder:
             if not (self.path / f"config.until-{step}.yaml").exists():  # or nothing was trained with it
                 write_text(self.path / f"config.until-{step}.yaml", before)
             write_text(self.path / "config.yaml", changed)
+        (self.path / "config.yaml").touch()  # the run that was started last
 
     # -- metrics.csv: one value a row, so that training, validation and evaluation can share it
 
@@ -208,9 +209,13 @@ def held(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def unique_name(prefix: str) -> str:
-    """`{prefix}-{date}-{time}-{hex4}`."""
-    return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+def is_held(folder: Path) -> bool:
+    """Whether a process trains in a run's or a sweep's folder; also where nobody may look."""
+    try:
+        with held(folder, "run"):
+            return False
+    except (ConfigError, OSError):
+        return True
 
 
 def open_runs(runs: Iterable[str | Path], output: str = "runs") -> list[RunFolder]:

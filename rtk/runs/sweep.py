@@ -15,6 +15,7 @@ from rtk.config.search_space import SearchSpace, parse_space
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_text
 from rtk.runs.folder import RunFolder, as_trained
+from rtk.runs.names import find_folder, free_folder
 from rtk.runs.plugins import copy_plugins, tree_with_copies, unchanged_copies
 
 SWEEP_FILE = "sweep.yaml"
@@ -33,7 +34,7 @@ class Sweep:
         Raises:
             ConfigError: where it is there already or cannot be written.
         """
-        sweep = cls(cls.check_free(config, name))
+        sweep = cls(free_folder(name, config.output))
         config = override_config(config, {"output": str(sweep.path)})
         try:
             sweep.path.mkdir(parents=True)
@@ -44,28 +45,18 @@ class Sweep:
         return sweep
 
     @classmethod
-    def check_free(cls, config: RunConfig, name: str) -> Path:
-        """Where a new sweep's folder goes.
-
-        Raises:
-            ConfigError: where there is something already.
-        """
-        path = Path(config.output).absolute() / name
-        if path.exists():
-            raise ConfigError(f"--name: {path} exists already; --resume {name} continues it")
-        return path
-
-    @classmethod
     def open(cls, name: str | Path, output: str = "runs") -> Sweep:
-        """The folder of an existing sweep, by path or by name under `output`.
+        """The folder of an existing sweep, by path, by name under `output`, or `last`: the one started last.
 
         Raises:
             ConfigError: where there is no such sweep.
         """
-        for path in (Path(name), Path(output) / name):
-            if (path / SWEEP_FILE).is_file():
-                return cls(path.absolute())
-        raise ConfigError(f"sweep: got {str(name)!r}, wanted a sweep's folder or its name under {output}/")
+        path = find_folder(name, output, SWEEP_FILE)
+        if path is None:
+            raise ConfigError(
+                f"sweep: got {str(name)!r}, wanted a sweep's folder or its name under {output}/"
+            )
+        return cls(path)
 
     @property
     def name(self) -> str:
@@ -98,11 +89,6 @@ def trial_name(number: int) -> str:
 def sweep_of(run: RunFolder) -> RunFolder | None:
     """The folder of the sweep that a run is a trial of; None for any other run."""
     return RunFolder(run.path.parent) if (run.path.parent / SWEEP_FILE).exists() else None
-
-
-def is_mirrored(run: RunFolder) -> bool:
-    """Whether a folder is a run or a sweep."""
-    return any((run.path / name).is_file() for name in ("config.yaml", SWEEP_FILE))
 
 
 def read_tree(run: RunFolder) -> dict[str, Any]:

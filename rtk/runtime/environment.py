@@ -31,12 +31,14 @@ def describe_environment(plugins: Sequence[str] = ()) -> dict[str, Any]:
     """Versions, commit, hardware and the hashes of plug-ins as plain data."""
     from rtk import __version__
 
+    own, here = source_commit(Path(__file__)), git_commit()
     return {
         "rtk": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": package_versions(),
-        "commit": git_commit(),
+        "commit": own or here,
+        **({"working_folder_commit": here} if own and here and own["hash"] != here["hash"] else {}),
         "hardware": describe_hardware(),
         **({"plugins": plugin_hashes(plugins)} if plugins else {}),
     }
@@ -51,6 +53,19 @@ def package_versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[name] = None
     return versions
+
+
+def source_commit(file: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that a source file runs from, as after `pip install -e`; None for a copy.
+
+    A copy may well lie in somebody's repository, in a virtual environment, but is not a part of it.
+    """
+    file = file.resolve()
+    try:
+        _git(["ls-files", "--error-unmatch", file.name], file.parent)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return git_commit(file.parent)
 
 
 def git_commit(folder: Path | None = None) -> dict[str, Any] | None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
+# What sends a signal to a process and to its group, as GNU timeout does, sends it twice: that is one request.
+REPEAT_SECONDS = 1.0
+
 
 class Interrupts:
-    """A context that notes SIGINT and SIGTERM in `signal` instead of raising them; a second one is raised.
+    """A context that notes SIGINT and SIGTERM in `signal` instead of raising them; a later one is raised.
 
     Only the main thread can take signals: in any other (a sweep's trial) it does nothing.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._repeats = Repeats()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -29,6 +34,32 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._repeats.is_one():
+            return
         if self.signal is not None:
             raise KeyboardInterrupt(number)
         self.signal = number
+
+
+class Repeats:
+    """Tells a signal that belongs to the one before from one that is sent anew."""
+
+    def __init__(self) -> None:
+        self._last = -REPEAT_SECONDS
+
+    def is_one(self) -> bool:
+        """Whether the signal that comes now belongs to the one before."""
+        before, self._last = self._last, time.monotonic()
+        return self._last - before < REPEAT_SECONDS
+
+
+def raise_termination() -> None:
+    """Have SIGTERM raise `KeyboardInterrupt(SIGTERM)` where this is the main thread."""
+    repeats = Repeats()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if not repeats.is_one():
+            raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
+
+from rtk.runtime.interrupts import raise_termination
+
+SECONDS_TO_ANSWER = 20.0  # a cluster that is there answers within one
 
 # Read when ray is first imported; a user's own setting wins.
 QUIET_AND_QUICK = {
@@ -28,8 +32,11 @@ def start_ray(dashboard: bool = False) -> Any:
     `dashboard` starts Ray's dashboard beside it, through which Ray Train finds out that a driver of
     workers has died (a sweep's trial of several workers), and frees what they held.
 
-    Without RAY_ADDRESS, Ray itself would join whatever cluster was last started here, and hang if
-    that one has died; `RAY_ADDRESS=auto` asks for it.
+    Without RAY_ADDRESS, or where it is empty, Ray itself would join whatever cluster was last started here,
+    and hang if that one has died; `RAY_ADDRESS=auto` asks for it.
+
+    Raises:
+        ValueError: naming RAY_ADDRESS, where no cluster answers there.
     """
     for name, value in QUIET_AND_QUICK.items():
         os.environ.setdefault(name, value)
@@ -37,20 +44,70 @@ def start_ray(dashboard: bool = False) -> Any:
 
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "local")
     if not ray.is_initialized():
-        with _silent_native_stderr():
+        address = _address()
+        with _silent_native_stderr(), _daemons_in_own_session():
+            _check_answer(address)
             ray.init(
                 address=address,
                 include_dashboard=dashboard if address == "local" else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        if threading.current_thread() is threading.main_thread():
-            # Ray's own handler would end the process with exit code 15.
-            signal.signal(signal.SIGTERM, _terminate)
+        raise_termination()  # Ray's own handler would end the process with exit code 15
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     return ray
+
+
+def _address() -> str:
+    """The cluster to join, or `local`."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if not address:
+        os.environ.pop("RAY_ADDRESS", None)  # Ray's libraries would take it for an address
+    return address or "local"
+
+
+def _check_answer(address: str) -> None:
+    """Refuse an address where no cluster answers, for which Ray itself would wait for many minutes.
+
+    Raises:
+        ValueError: naming RAY_ADDRESS.
+    """
+    if address == "local" or "://" in address:  # Ray's client has a limit of its own
+        return
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._raylet import GcsClient
+
+    answers = threading.Event()
+
+    def ask() -> None:
+        with suppress(Exception):  # none comes in time, and that is all there is to know
+            GcsClient(address=found)
+            answers.set()
+
+    try:
+        found = canonicalize_bootstrap_address_or_die(address)
+    except (ValueError, ConnectionError, OSError) as error:
+        raise ValueError(f"RAY_ADDRESS: got {address!r}, wanted host:port, auto or local ({error})") from None
+    threading.Thread(target=ask, daemon=True).start()
+    if not answers.wait(SECONDS_TO_ANSWER):
+        raise ValueError(
+            f"RAY_ADDRESS: got {address!r}, where no Ray cluster has answered for {SECONDS_TO_ANSWER:g} s; "
+            "without RAY_ADDRESS, Ray is started on this machine"
+        )
+
+
+def is_alive() -> bool:
+    """Whether the daemons of Ray that this process has started are all there; True where it has started none.
+
+    Asking Ray itself would block for a minute once they are gone, and then end this process.
+    """
+    import ray
+
+    node = ray._private.worker._global_node
+    started = {} if node is None else node.all_processes
+    daemons = [found.process for kind in ("gcs_server", "raylet") for found in started.get(kind, ())]
+    return all(daemon.poll() is None for daemon in daemons)
 
 
 def hide_unassigned_gpus() -> None:
@@ -76,8 +133,22 @@ def _gpu_memory() -> int:
     return torch.cuda.get_device_properties(0).total_memory
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
+@contextmanager
+def _daemons_in_own_session() -> Iterator[None]:
+    """Keep the signals that end this process's group from Ray's daemons, without which nothing can be saved.
+
+    They end with this process all the same, by Linux's parent-death signal; elsewhere Ray ends them by their
+    group, so that they have to stay in it.
+    """
+    from ray._private import services
+
+    started_by = services.ConsolePopen
+    if sys.platform == "linux":
+        services.ConsolePopen = partial(started_by, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = started_by
 
 
 @contextmanager

@@ -19,10 +19,11 @@ from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import ImageDataset, content_hash
 from rtk.data.sets.of_run import RunSets, open_training_sets, trained_rows
 from rtk.runs.folder import RunFolder, held
+from rtk.runs.names import free_folder
 from rtk.runs.sweep import sweep_of
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import Interrupts
-from rtk.runtime.ray_session import check_resources, start_ray, units_of_cluster, worker_memory
+from rtk.runtime.ray_session import check_resources, is_alive, start_ray, units_of_cluster, worker_memory
 from rtk.runtime.shared_storage import check_output
 from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
@@ -36,6 +37,7 @@ from rtk.train.training_data import load_training_data
 
 SKIPPED_FILE = "skipped.csv"
 POLL_SECONDS = 0.2
+RAY_ENDED = "Ray has ended on this machine; the run can go on from its last checkpoint"
 LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
 
 
@@ -53,20 +55,26 @@ class Outcome:
     signal: int | None = None
 
 
-def launch_training(config: RunConfig) -> Outcome:
+def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     """Train a new run.
+
+    Args:
+        config: what is trained.
+        name: name of the run and its folder; None: `{recipe}-{date}-{time}-{hex4}`.
 
     Raises:
         ValueError: where config, data or cluster do not fit; nothing has been started then.
         TrainingError: where the run failed.
     """
+    if name is not None:
+        free_folder(name, config.output)
     sets = open_for_training(config)
     num_classes = len(sets.train.classes)
     check_model(config, num_classes)
     if total_steps(config, sets.train) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
     config = settle_on_cluster(config, num_classes, Path(config.output))
-    run = RunFolder.create(config)
+    run = RunFolder.create(config, name)
     config = run.config()  # names the run's copies of plug-ins, which its workers can read
     hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
     run.write_json("environment.json", {**describe_environment(config.plugins), "data": hashes})
@@ -156,11 +164,13 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
 
     run.clear_stop()
     # MLflow's thread starts first: making its database takes as long as decoding the data.
-    with mirrored(run) as mirror, Interrupts() as interrupts:
+    with mirrored(run) as mirror:
+        # There is nothing to save before the workers have begun: an interrupt ends it at once.
         data = load_training_data(config, sets, run.path / SKIPPED_FILE)
         num_classes = len(sets.train.classes)
         job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, data.train_rows, resume)
-        result = _watch(job, ray.put(data), interrupts)
+        with Interrupts() as interrupts:
+            result = _watch(job, ray.put(data), interrupts)
         if result["status"] == "failed":
             raise TrainingError(result["message"])
         if result["status"] == "interrupted":
@@ -184,15 +194,20 @@ def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any
     workers, gpus = job.config.train.workers, _use_gpus()
     complete = True
     with ProgressDisplay(job.run) as display:
-        while thread.is_alive():
+        while thread.is_alive() and is_alive():
             thread.join(POLL_SECONDS)
             display.refresh()
-            if complete != (units_of_cluster(gpus) >= workers):
+            if interrupts.signal is not None:  # what ends this process may be ending Ray: it is not asked
+                if not job.run.stop_requested():
+                    display.say("stopping: writing a checkpoint (once more to stop at once)")
+                    job.run.request_stop()
+            elif is_alive() and complete != (units_of_cluster(gpus) >= workers):
                 complete = not complete
                 display.say("the nodes are back" if complete else LOST_NODE.format(workers=workers))
-            if interrupts.signal is not None and not job.run.stop_requested():
-                display.say("stopping: writing a checkpoint (once more to stop at once)")
-                job.run.request_stop()
+        if thread.is_alive():
+            display.say(RAY_ENDED)
+            status = "failed" if interrupts.signal is None else "interrupted"
+            result = {"status": status, "message": RAY_ENDED, "metrics": {}}
     job.run.clear_stop()
     return result
 

@@ -18,7 +18,8 @@ from rtk.config.schema import RunConfig
 from rtk.config.search_space import SearchSpace, points
 from rtk.data.sets.dataset import ImageDataset, content_hash
 from rtk.data.sets.of_run import RunSets
-from rtk.runs.folder import RunFolder, held, unique_name
+from rtk.runs.folder import RunFolder, held
+from rtk.runs.names import free_folder, unique_name
 from rtk.runs.sweep import Sweep
 from rtk.runtime.console import progress_bar
 from rtk.runtime.environment import describe_environment
@@ -61,7 +62,7 @@ def launch_sweep(
         ValueError: where space, config, data or cluster do not fit; nothing has been started then.
     """
     name = name or unique_name(f"sweep-{config.name}")
-    Sweep.check_free(config, name)
+    free_folder(name, config.output)
     check_space(space, config)
     sets = open_data(space, config)
     _start_ray(space, config)
@@ -168,6 +169,9 @@ def _run(
         scheduler = build_scheduler(space, epochs(config, sets.train), study, sweep.path)
         try:
             _fit(sweep, space, plan, ray.put(data), searcher, scheduler)
+        except KeyboardInterrupt:
+            print(f"stopped: rtk sweep --resume {sweep.path} goes on", file=sys.stderr, flush=True)
+            raise
         finally:
             for copy in sweep.path.glob("tune/*/checkpoint_*"):  # of a population; its trials have their own
                 shutil.rmtree(copy, ignore_errors=True)

@@ -271,13 +271,17 @@ def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, ray_
             command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
         _wait_for_step(tmp_path, process)
-        # A terminal's Ctrl-C reaches the whole foreground group; a scheduler's SIGTERM the process alone.
-        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        # A terminal's Ctrl-C and a batch system's SIGTERM reach the whole group, GNU timeout's the process too.
+        os.killpg(process.pid, number)
+        if number == signal.SIGTERM:
+            process.send_signal(number)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == code, (tmp_path / "err").read_text()
     summary = json.loads(output)
     assert summary["status"] == "interrupted"
     state = json.loads(Path(summary["path"], "checkpoints", "last", "state.json").read_text())
+    assert RunFolder.open(summary["path"]).read_json("status.json")["status"] == "KILLED"
+    assert "stopping: writing a checkpoint" in (tmp_path / "err").read_text()
     if number == signal.SIGTERM:
         return
     duration = f"train.duration={state['step'] + 2}steps"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 
 import pytest
 
-from rtk.runtime.environment import available_cpus, cpu_quota
+from rtk.runtime.environment import available_cpus, cpu_quota, source_commit
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,26 @@ def test_a_process_that_is_bound_to_one_cpu_counts_one():
         assert available_cpus() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def git(folder, *words: str) -> str:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false"]
+    return subprocess.check_output(["git", *who, *words], cwd=folder, text=True).strip()
+
+
+def test_commit_is_that_of_the_checkout_that_the_code_runs_from(tmp_path, monkeypatch):
+    monkeypatch.delenv("GIT_DIR", raising=False)
+    source, copy = tmp_path / "rtk" / "code.py", tmp_path / "venv" / "code.py"
+    for file in (source, copy):
+        file.parent.mkdir()
+        file.write_text("1")
+    assert source_commit(source) is None
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "rtk")
+    git(tmp_path, "commit", "-qm", "first")
+    commit = {"hash": git(tmp_path, "rev-parse", "HEAD"), "dirty": False}
+    assert source_commit(source) == commit
+    (tmp_path / "link").symlink_to(source.parent)
+    source.write_text("2")
+    assert source_commit(tmp_path / "link" / "code.py") == commit | {"dirty": True}
+    assert source_commit(copy) is None

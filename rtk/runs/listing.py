@@ -1,0 +1,103 @@
+"""Runs and sweeps of a folder as a person asks for them: how they stand, how good and how large they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rtk.config.errors import ConfigError
+from rtk.runs.folder import RunFolder, is_held
+from rtk.runs.results import read_result
+from rtk.runs.sweep import SWEEP_FILE, Sweep, read_tree, sweep_of, trials_of
+
+STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run or a sweep.
+
+    Attributes:
+        path: its folder.
+        kind: `run` or `sweep`.
+        status: `running`, `finished`, `failed`, `interrupted`, `lost` (its process has died), or `unknown`.
+        recipe: name of its recipe.
+        epoch: of a run, how far it is; of a sweep, the trials that have ended.
+        epochs: of how many; None where it is not known.
+        metrics: headline metrics of the test and `val/...` of the last validation, as fractions.
+        started: when it was started or resumed last, seconds since 1970.
+        size: of all its files, bytes.
+    """
+
+    path: Path
+    kind: str
+    status: str
+    recipe: str
+    epoch: float
+    epochs: float | None
+    metrics: Mapping[str, float]
+    started: float
+    size: int
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.time() - self.started
+
+
+def list_runs(output: Path) -> list[Listed]:
+    """Runs and sweeps under a folder, those started first at the top."""
+    found = [path for marker in ("config.yaml", SWEEP_FILE) for path in output.glob(f"[!.]*/{marker}")]
+    return sorted((read_listed(path.parent.absolute()) for path in found), key=lambda one: one.started)
+
+
+def read_listed(path: Path) -> Listed:
+    """A run or a sweep as it stands now."""
+    run, is_sweep = RunFolder(path), (path / SWEEP_FILE).exists()
+    epoch, epochs = _trials(run) if is_sweep else _epochs(run)
+    return Listed(
+        path=path,
+        kind="sweep" if is_sweep else "run",
+        status=status_of(run),
+        recipe=str(read_tree(run).get("name", "–")),
+        epoch=epoch,
+        epochs=epochs,
+        metrics={} if is_sweep else _metrics(run),
+        started=(path / (SWEEP_FILE if is_sweep else "config.yaml")).stat().st_mtime,
+        size=sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir()),
+    )
+
+
+def status_of(run: RunFolder) -> str:
+    """How a run or a sweep stands; one whose process has died without a word is `lost`."""
+    noted = (run.read_json("status.json") or {}).get("status")
+    if noted != "RUNNING":
+        return STATUS.get(noted, "unknown")
+    folder = sweep_of(run) or run
+    return "running" if is_held(folder.path) else "lost"
+
+
+def _epochs(run: RunFolder) -> tuple[float, float | None]:
+    progress = run.read_json("progress.json") or {}
+    if "epoch" in progress:
+        return progress["epoch"], progress["epochs"]
+    return max((row["epoch"] for row in run.read_metrics()), default=0.0), None
+
+
+def _trials(run: RunFolder) -> tuple[float, float | None]:
+    ended = sum(trial.read_json("status.json") is not None for trial in trials_of(run))
+    return ended, Sweep(run.path).space().trials
+
+
+def _metrics(run: RunFolder) -> dict[str, float]:
+    metrics: dict[str, Any] = {
+        r["key"]: r["value"] for r in run.read_metrics() if r["key"].startswith("val/")
+    }
+    if (run.evaluation / "metrics.json").exists():
+        with suppress(ConfigError):  # another version of rtk has written it: there is the rest to show
+            metrics |= read_result(run)["summary"]
+    return metrics

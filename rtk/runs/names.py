@@ -1,0 +1,48 @@
+"""Names of runs and sweeps: which folder one means, and which a new one may have."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+from rtk.config.errors import ConfigError
+
+LAST = "last"  # the run, or sweep, that was started or resumed last
+
+
+def find_folder(name: str | Path, output: str | Path, *markers: str) -> Path | None:
+    """Folder of a run or a sweep; None where there is none.
+
+    Args:
+        name: path, name under `output`, or `last`.
+        output: folder of the runs.
+        markers: names of files of which such a folder has one; their time is that of the last start.
+    """
+    for path in (Path(name), Path(output) / name):
+        if any((path / marker).is_file() for marker in markers):
+            return path.absolute()
+    if str(name) != LAST:
+        return None
+    started = [path for marker in markers for path in Path(output).glob(f"[!.]*/{marker}")]
+    newest = max(started, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return None if newest is None else newest.parent.absolute()
+
+
+def free_folder(name: str, output: str) -> Path:
+    """Where the folder of a new run or sweep goes.
+
+    Raises:
+        ConfigError: there is one already, or it is no name for a folder.
+    """
+    if name in ("", ".", "..", LAST) or Path(name).name != name:
+        raise ConfigError(f"--name: got {name!r}, wanted a name for a folder, and not {LAST!r}")
+    path = Path(output).absolute() / name
+    if path.exists():
+        raise ConfigError(f"--name: {path} exists already; --resume {name} continues it")
+    return path
+
+
+def unique_name(prefix: str) -> str:
+    """`{prefix}-{date}-{time}-{hex4}`."""
+    return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -1,0 +1,56 @@
+"""Signals as requests."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from rtk.runtime import interrupts
+from rtk.runtime.interrupts import Interrupts, raise_termination
+
+
+@pytest.fixture
+def own_handler():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_a_signal_that_comes_twice_at_once_is_one_request():
+    with Interrupts() as noted:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)  # GNU timeout: to the process, and to its group
+        assert noted.signal == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_later_signal_stops_at_once(number, monkeypatch):
+    monkeypatch.setattr(interrupts, "REPEAT_SECONDS", 0.0)
+    with Interrupts() as noted:
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt) as stop:
+            send(number)
+    assert stop.value.args == (number,)
+    assert noted.signal == signal.SIGINT
+
+
+def test_termination_is_raised_once(own_handler):
+    raise_termination()
+    with pytest.raises(KeyboardInterrupt) as stop:
+        send(signal.SIGTERM)
+    assert stop.value.args == (signal.SIGTERM,)
+    send(signal.SIGTERM)
+
+
+def test_handlers_are_given_back(own_handler):
+    raise_termination()
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
