@@ -36,6 +36,15 @@ def print_some(title: str, lines: list[str], most: int = 10) -> None:
         print("\n".join(f"  {line}" for line in lines[:most]))
 
 
+def duration(seconds: float) -> str:
+    """A time as `48 s`, `3 min 20 s` or `2 h 05 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
 def print_aligned(rows: list[list[str]]) -> None:
     """Print rows, the first of which holds the headings, in columns as wide as they are: never broken."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

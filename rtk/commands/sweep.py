@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
+
+if TYPE_CHECKING:
+    from rtk.runs.results import Entry
+    from rtk.runs.sweep import Sweep
+    from rtk.tune.summary import SweepSummary
 
 
 def add(commands: Parsers) -> None:
@@ -39,6 +46,7 @@ def run(options: Options) -> int:
     from rtk.report.sweep_page import write_sweep_page
     from rtk.runs.sweep import Sweep
     from rtk.tune import sweep as sweeps
+    from rtk.tune.summary import summarise
 
     changes = {key: getattr(options, key) for key in ("trials", "concurrent") if getattr(options, key)}
     if options.resume:
@@ -57,10 +65,33 @@ def run(options: Options) -> int:
             *([override_text("output", options.output)] if options.output else []),
         ]
         config = spaces.base_config(space, options.recipe, overrides)
-        done = sweeps.launch_sweep(space, config, options.name, write_sweep_page)
-    summary = {"sweep": done.name, "path": str(done.path)}
+        given = [options.recipe, *overrides]
+        done = sweeps.launch_sweep(space, config, options.name, write_sweep_page, given)
+    summary = summarise(done)
     if options.json:
-        print_json(summary)
+        print_json({"sweep": done.name, "path": str(done.path), **summary.plain()})
     else:
-        print(f"finished: {done.path}")
+        print("\n".join([f"finished: {done.path}", *_ending(done, summary)]))
     return 0
+
+
+def _ending(sweep: Sweep, summary: SweepSummary) -> list[str]:
+    """What a person wants to know once a sweep is over."""
+    lines = []
+    if summary.best is not None:
+        lines.append(f"best: {_trial(summary, summary.best)}")
+        lines += [f"  {key}: {value}" for key, value in summary.values.items()]
+    if summary.default is not None:
+        lines.append(f"the recipe's own values: {_trial(summary, summary.default)}")
+    if summary.command is not None:
+        lines.append(f"train it in full: {summary.command}")
+    return [*lines, f"report: {sweep.path / 'evaluation' / 'report.html'}"]
+
+
+def _trial(summary: SweepSummary, trial: Entry) -> str:
+    from rtk.report.comparison_table import named_metrics
+
+    state, number = trial.attributes["state"], trial.attributes["number"]
+    reached = {name: trial.metrics[name] for name in summary.objectives if name in trial.metrics}
+    early = {"complete": "", "pruned": " (stopped early)"}.get(state, f" ({state})")
+    return f"trial {number}{early}, {named_metrics(reached)}".rstrip(", ")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtk.commands.output import print_json, warn_of_kept_sets
+from rtk.commands.output import duration, print_json, warn_of_kept_sets
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
+    from rtk.runs.trained import Trained
+    from rtk.train.launch import Outcome
 
 EVALUATED_ROWS = 256  # by --dry-run
 INTERRUPTED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -58,6 +61,7 @@ def run(options: Options) -> int:
         raise ConfigError("--resume: cannot be combined with --name, the run keeps its own")
     if options.print_config:
         return _print_config(options)
+    from rtk.runs.trained import read_trained
     from rtk.train import launch
 
     if options.resume:
@@ -74,19 +78,28 @@ def run(options: Options) -> int:
             launch.open_for_training(loaded.config)  # what is wrong with the sets is said first, and alone
             warn_of_kept_sets(loaded)
         outcome = launch.launch_training(loaded.config, options.name)
-    summary = {
-        "run": outcome.run.name,
-        "path": str(outcome.run.path),
-        "status": outcome.status,
-        **outcome.metrics,
-    }
+    trained = read_trained(outcome.run)
     if options.json:
-        print_json(summary)
+        summary = {"run": outcome.run.name, "path": str(outcome.run.path), "status": outcome.status}
+        print_json({**summary, **outcome.metrics, **asdict(trained), "seconds": outcome.seconds})
     else:
-        print(f"{outcome.status}: {outcome.run.path}")
-        command = "evaluate" if outcome.status == "finished" else "train --resume"
-        print(f"next: rtk {command} {outcome.run.path}")
+        print("\n".join(_ending(outcome, trained)))
     return INTERRUPTED[outcome.signal] if outcome.status == "interrupted" and outcome.signal else 0
+
+
+def _ending(outcome: Outcome, trained: Trained) -> list[str]:
+    """What a person wants to know once training is over."""
+    from rtk.report.comparison_table import named_metrics
+
+    lines = [f"{outcome.status}: {outcome.run.path}"]
+    if trained.best is not None:
+        lines.append(f"best: epoch {trained.best_epoch:g}, {named_metrics(trained.best)}")
+    speed = "" if trained.images_per_second is None else f", {trained.images_per_second:,.0f} images/s"
+    lines.append(f"time: {duration(outcome.seconds)}{speed}")
+    finished = outcome.status == "finished"
+    if finished or (outcome.run.checkpoints / "last").exists():
+        lines.append(f"next: rtk {'evaluate' if finished else 'train --resume'} {outcome.run.path}")
+    return lines
 
 
 def _recipe(options: Options) -> str:

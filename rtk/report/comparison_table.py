@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,6 +93,11 @@ def cell(metric: str, values: Sequence[float]) -> str:
     if _is_known(name):
         return format_value(name, values[0] if len(values) == 1 else list(values))
     return f"{np.mean(values):.4f}"
+
+
+def named_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics in a line, each with its name and unit."""
+    return ", ".join(f"{heading(key)} {cell(key, [value])}" for key, value in metrics.items())
 
 
 def _is_known(name: str) -> bool:

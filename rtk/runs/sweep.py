@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,14 @@ class Sweep:
     path: Path
 
     @classmethod
-    def create(cls, space: SearchSpace, config: RunConfig, name: str) -> Sweep:
+    def create(cls, space: SearchSpace, config: RunConfig, name: str, given: Sequence[str] = ()) -> Sweep:
         """Make the folder; the trials' runs go into it.
+
+        Args:
+            space: what is searched.
+            config: what all trials start from.
+            name: of the folder.
+            given: recipe and overrides as they were typed, without what the space fixes.
 
         Raises:
             ConfigError: where it is there already or cannot be written.
@@ -39,7 +45,7 @@ class Sweep:
         try:
             sweep.path.mkdir(parents=True)
             copy_plugins(config.plugins, sweep.path)
-            sweep.save(space, config)
+            sweep.save(space, config, given)
         except OSError as error:
             raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
         return sweep
@@ -72,9 +78,17 @@ class Sweep:
         load_plugins(unchanged_copies(self.path))
         return build_config(as_trained(self._tree()["config"]), folder=self.path)
 
-    def save(self, space: SearchSpace, config: RunConfig) -> None:
+    def given(self) -> list[str]:
+        """Recipe and overrides as they were typed; empty where an older version of rtk has started it."""
+        return list(self._tree().get("given", ()))
+
+    def save(self, space: SearchSpace, config: RunConfig, given: Sequence[str] = ()) -> None:
         """Write `sweep.yaml`, whole or not at all."""
-        tree = {"space": space.model_dump(mode="json"), "config": tree_with_copies(config)}
+        tree = {
+            "given": list(given),
+            "space": space.model_dump(mode="json"),
+            "config": tree_with_copies(config),
+        }
         write_text(self.path / SWEEP_FILE, dump_yaml(tree))
 
     def _tree(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,20 @@ class TrainingError(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `status` is `finished` or `interrupted` (by `signal`), with its last metrics."""
+    """How a run ended.
+
+    Attributes:
+        run: its folder.
+        status: `finished`, or `interrupted` (by `signal`, where it was one).
+        metrics: of the last validation.
+        seconds: that it took, from the first image decoded on; of a resumed run, since then.
+        signal: its number.
+    """
 
     run: RunFolder
     status: str
     metrics: dict[str, float]
+    seconds: float
     signal: int | None = None
 
 
@@ -162,6 +172,7 @@ def _use_gpus() -> bool:
 def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset], resume: bool) -> Outcome:
     import ray
 
+    started = time.monotonic()
     run.clear_stop()
     # MLflow's thread starts first: making its database takes as long as decoding the data.
     with mirrored(run) as mirror:
@@ -175,7 +186,8 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
             raise TrainingError(result["message"])
         if result["status"] == "interrupted":
             mirror.final_status = "KILLED"
-    return Outcome(run, result["status"], result["metrics"], interrupts.signal)
+        seconds = time.monotonic() - started
+    return Outcome(run, result["status"], result["metrics"], seconds, interrupts.signal)
 
 
 def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,11 @@ TUNE_SETTINGS = {
 
 
 def launch_sweep(
-    space: SearchSpace, config: RunConfig, name: str | None = None, at_end: AtEnd | None = None
+    space: SearchSpace,
+    config: RunConfig,
+    name: str | None = None,
+    at_end: AtEnd | None = None,
+    given: Sequence[str] = (),
 ) -> Sweep:
     """Run a new sweep to its end.
 
@@ -57,6 +61,7 @@ def launch_sweep(
         config: what all trials start from.
         name: name of the sweep; None: made of the recipe's.
         at_end: called once the trials have ended, before the last files are sent to MLflow.
+        given: recipe and overrides as they were typed, for the command that trains the best values in full.
 
     Raises:
         ValueError: where space, config, data or cluster do not fit; nothing has been started then.
@@ -69,7 +74,7 @@ def launch_sweep(
     trials = space.concurrent or _places(space, config)
     memory = worker_memory(config.train.workers * trials, _resources(space).get("GPU", 0))
     config = choose_stage(config, len(sets.train.classes), memory)
-    sweep = Sweep.create(space, config, name)
+    sweep = Sweep.create(space, config, name, given)
     with held(sweep.path, "sweep"):
         study = open_study(sweep.path, space)
         for point in points(space, config):
@@ -100,7 +105,7 @@ def resume_sweep(
             )
         sets = open_data(space, config)
         _start_ray(space, config)
-        sweep.save(space, config)
+        sweep.save(space, config, sweep.given())
         _run(sweep, space, study, sets, at_end)
     return sweep
 

@@ -271,7 +271,7 @@ def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, ray_
             command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
         _wait_for_step(tmp_path, process)
-        # A terminal's Ctrl-C and a batch system's SIGTERM reach the whole group, GNU timeout's the process too.
+        # A terminal's Ctrl-C and a batch system's SIGTERM reach the group; GNU timeout's the process too.
         os.killpg(process.pid, number)
         if number == signal.SIGTERM:
             process.send_signal(number)

@@ -1,0 +1,72 @@
+"""What a sweep has come to: its best trial, the recipe's own values, and how to train the best in full."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rtk.config.search_space import RECIPE_POINT, SearchSpace
+from rtk.runs.results import Entry
+from rtk.runs.sweep import Sweep
+from rtk.tune.results import best_trial, read_trials
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """A sweep's end.
+
+    Attributes:
+        best: the best whole trial by the first objective; None where there is none.
+        values: its values of what is searched.
+        default: the trial with the recipe's own values; None where the space does not have it tried.
+        objectives: names of the metrics that were wanted.
+        command: what trains the best values at the recipe's own length and size.
+    """
+
+    best: Entry | None
+    values: dict[str, Any]
+    default: Entry | None
+    objectives: list[str]
+    command: str | None
+
+    def plain(self) -> dict[str, Any]:
+        """For programs."""
+        trials = {"best": self.best, "default": self.default}
+        shown = {kind: trial and self._trial(trial) for kind, trial in trials.items()}
+        return {**shown, "values": self.values, "command": self.command}
+
+    def _trial(self, trial: Entry) -> dict[str, Any]:
+        metrics = {name: trial.metrics[name] for name in self.objectives if name in trial.metrics}
+        return {"number": trial.attributes["number"], "state": trial.attributes["state"], **metrics}
+
+
+def summarise(sweep: Sweep) -> SweepSummary:
+    """Read it."""
+    space, best = sweep.space(), best_trial(sweep)
+    numbers = {trial.attributes["number"]: trial for trial in read_trials(sweep)}
+    tried = RECIPE_POINT in space.warm_starts  # warm starts are the first trials
+    default = numbers.get(space.warm_starts.index(RECIPE_POINT)) if tried else None
+    values = {} if best is None else searched_values(space, best.params)
+    command = (
+        None if best is None else " ".join(["rtk train", *map(shlex.quote, _words(sweep, best, values))])
+    )
+    return SweepSummary(best, values, default, space.metrics, command)
+
+
+def searched_values(space: SearchSpace, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's values of the searched keys, without those whose condition does not hold."""
+    values: dict[str, Any] = {}
+    for key, parameter in space.space.items():
+        if parameter.applies(values):
+            values[key] = params[key]
+    return values
+
+
+def _words(sweep: Sweep, best: Entry, values: Mapping[str, Any]) -> list[str]:
+    given = sweep.given()
+    if not given:  # of an older version of rtk: as long and large as the trial
+        given = [str(best.run.path / "config.yaml")]
+    return [*given, *(f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in values.items())]
