@@ -110,17 +110,28 @@ def _collective() -> str:
     """One ZeRO-1 step on two processes: process group, collectives and DeepSpeed's engine at once."""
     import torch.multiprocessing as mp
 
+    from rtk.train.engine import import_deepspeed
+
+    import_deepspeed()  # once, for forked ranks have it
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_sharded_step, args=(port, folder), nprocs=COLLECTIVE_RANKS)
+        mp.start_processes(_sharded_step, (port, folder), COLLECTIVE_RANKS, start_method=_start_method())
         weights = {Path(folder, str(rank)).read_text(encoding="utf-8") for rank in range(COLLECTIVE_RANKS)}
     if len(weights) != 1:
         raise RuntimeError(f"after a sharded step the ranks hold different weights: {weights}")
     seconds = time.monotonic() - started
     return f"a ZeRO-1 step on {COLLECTIVE_RANKS} processes works ({seconds:.1f} s with their start)"
+
+
+def _start_method() -> str:
+    """How the ranks start: forked at once, but where CUDA or Ray is in use, which a fork would break."""
+    import ray
+    import torch
+
+    return "spawn" if torch.cuda.is_available() or ray.is_initialized() else "fork"
 
 
 def _sharded_step(rank: int, port: int, folder: str) -> None:
