@@ -20,7 +20,7 @@ def add(commands: Parsers) -> None:
         rtk compare --experiment rtk --where "params.model.width = 8 and metrics.accuracy > 0.9"
         rtk compare runs/digits_* --csv runs.csv""",
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs, those of the baseline first")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="runs (or last), those of the baseline first")
     parser.add_argument("--sweep", metavar="NAME", help="the trials of a sweep")
     parser.add_argument("--experiment", metavar="NAME", help="all runs of a tracking.experiment")
     parser.add_argument(

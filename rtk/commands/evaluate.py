@@ -26,7 +26,7 @@ def add(commands: Parsers) -> None:
         rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
         rtk evaluate RUN --scores msp energy --bootstrap 1000 --json""",
     )
-    parser.add_argument("run", help="run folder, or its name under --output")
+    parser.add_argument("run", help="run folder, its name under --output, or last")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of evaluate.*")
     _add_sets(parser)
     parser.add_argument(

@@ -17,7 +17,7 @@ def add(commands: Parsers) -> None:
         rtk export RUN
         rtk export RUN --register flowers""",
     )
-    parser.add_argument("run", help="evaluated run with a decision rule: its folder, or its name")
+    parser.add_argument("run", help="evaluated run with a decision rule: its folder, its name, or last")
     parser.add_argument("--register", metavar="NAME", help="register it under this name in MLflow")
     parser.add_argument("--no-mlflow", action="store_true", help="write the folder only")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")

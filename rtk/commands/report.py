@@ -19,7 +19,7 @@ def add(commands: Parsers) -> None:
         rtk report BASELINE_RUN RUN --out comparison.html
         rtk report BASELINE_RUN RUN --table results.tex results.csv""",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs, the baseline first")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs (or last), the baseline first")
     parser.add_argument("--out", metavar="FILE", help="default: evaluation/report.html of the last run")
     parser.add_argument(
         "--table",

@@ -17,6 +17,7 @@ from rtk.data.image_files import read_tree
 from rtk.data.sets.columns import image_bytes, image_column
 from rtk.data.sets.storage import locate
 from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel, failed_row
+from rtk.runs.names import find_folder
 from rtk.runtime.console import Progress
 
 Encoded = bytes | BadImageError
@@ -35,6 +36,8 @@ def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) ->
         ConfigError: where there is none.
     """
     roots = [_download(place, output)] if ":/" in place else [Path(place), Path(output) / place]
+    run = find_folder(place, output, "config.yaml")  # `last`, too
+    roots += [run] if run is not None else []
     for root in roots:
         # In an MLflow model the folder lies in `data/`.
         for folder in (root, root / "export", *sorted(root.glob("data/*"))):

@@ -45,6 +45,9 @@ def test_help_loads_nothing_heavy():
         "compare",
         "metrics",
         "sync",
+        "runs ls",
+        "runs show",
+        "runs rm",
     ],
 )
 def test_every_command_has_help_with_examples(command, capsys):

@@ -12,6 +12,7 @@ import pytest
 from rtk.cli import main
 from rtk.config import ConfigError, load_config
 from rtk.config.search_space import parse_space
+from rtk.deploy.predict import open_model
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.listing import read_listed
 from rtk.runs.names import find_folder, free_folder
@@ -61,6 +62,11 @@ def test_a_run_is_running_while_its_process_holds_it(output, capsys):
     assert (output / "young" / "config.yaml").exists()
     with held(output / "s", "sweep"):
         assert main(["runs", "rm", str(output / "s" / "trial-0000"), "--yes"]) == 2
+
+
+def test_last_is_taken_for_a_model_too(output):
+    started(output / "old" / "config.yaml", 2e9)
+    assert open_model("last", str(output)).origin["run"] == open_model("old", str(output)).origin["run"]
 
 
 def test_show(output, capsys):
