@@ -74,7 +74,7 @@ def read_listed(path: Path) -> Listed:
 
 def status_of(run: RunFolder) -> str:
     """How a run or a sweep stands; one whose process has died without a word is `lost`."""
-    noted = (run.read_json("status.json") or {}).get("status")
+    noted = str((run.read_json("status.json") or {}).get("status"))
     if noted != "RUNNING":
         return STATUS.get(noted, "unknown")
     folder = sweep_of(run) or run

@@ -76,7 +76,7 @@ def _check_answer(address: str) -> None:
     if address == "local" or "://" in address:  # Ray's client has a limit of its own
         return
     from ray._private.services import canonicalize_bootstrap_address_or_die
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of compiled code
 
     answers = threading.Event()
 
