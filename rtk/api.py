@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rtk.deploy.loaded_model import LoadedModel
     from rtk.runs.folder import RunFolder
 
+Place = str | Path
 Overrides = Mapping[str, Any] | Sequence[str]
 
 
@@ -152,10 +153,7 @@ class ComparedRuns:
 
 
 def train(
-    recipe: str | Path,
-    overrides: Overrides = (),
-    output: str | Path | None = None,
-    name: str | None = None,
+    recipe: Place, overrides: Overrides = (), output: Place | None = None, name: str | None = None
 ) -> TrainedRun:
     """Train a recipe, as `rtk train`.
 
@@ -177,16 +175,16 @@ def train(
 
 
 def evaluate(
-    run: TrainedRun | str | Path,
+    run: TrainedRun | Place,
     overrides: Overrides = (),
     *,
     scores: Sequence[str] | None = None,
     suite: str | None = None,
-    ood: Mapping[str, str | Path] | None = None,
+    ood: Mapping[str, Place] | None = None,
     risk: float | None = None,
-    plugins: Sequence[str | Path] = (),
+    plugins: Sequence[Place] = (),
     checkpoint: str = "best",
-    output: str | Path = "runs",
+    output: Place = "runs",
 ) -> Evaluation:
     """Measure a run, as `rtk evaluate`: predictions, scores, metrics for every OOD set; write `evaluation/`.
 
@@ -227,14 +225,14 @@ def evaluate(
 
 
 def compare(
-    runs: Sequence[TrainedRun | str | Path] = (),
+    runs: Sequence[TrainedRun | Place] = (),
     *,
     sweep: str | None = None,
     experiment: str | None = None,
     where: str | None = None,
     metrics: Sequence[str] = (),
     sort: str | None = None,
-    output: str | Path = "runs",
+    output: Place = "runs",
 ) -> ComparedRuns:
     """Set runs, a sweep's trials or an experiment side by side, as `rtk compare`; exactly one of the three.
 
@@ -264,9 +262,7 @@ def compare(
     )
 
 
-def load_model(
-    place: str | Path, output: str | Path = "runs", plugins: Sequence[str | Path] = ()
-) -> LoadedModel:
+def load_model(place: Place, output: Place = "runs", plugins: Sequence[Place] = ()) -> LoadedModel:
     """Load a model to call on images (`LoadedModel`): `rtk.load_model("runs/flowers")("photo.jpg")`.
 
     Args:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rtk.config.overrides import override_text
 from rtk.config.search_space import RECIPE_POINT, SearchSpace
 from rtk.runs.results import Entry
 from rtk.runs.sweep import Sweep
@@ -69,4 +69,4 @@ def _words(sweep: Sweep, best: Entry, values: Mapping[str, Any]) -> list[str]:
     given = sweep.given()
     if not given:  # of an older version of rtk: as long and large as the trial
         given = [str(best.run.path / "config.yaml")]
-    return [*given, *(f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in values.items())]
+    return [*given, *(override_text(key, value) for key, value in values.items())]
