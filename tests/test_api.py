@@ -50,7 +50,7 @@ def test_a_callable_package_is_still_a_package():
 
     assert rtk.train.launch.launch_training
     assert pickle.loads(pickle.dumps(rtk.train)) is rtk.train
-    assert list(inspect.signature(rtk.train).parameters) == ["recipe", "overrides", "output"]
+    assert list(inspect.signature(rtk.train).parameters) == ["recipe", "overrides", "output", "name"]
     assert "suite" in inspect.signature(rtk.evaluate).parameters
 
 
