@@ -37,5 +37,5 @@ def _settings(run: RunFolder) -> Iterator[tuple[str, Any]]:
     path = run.path / SWEEP_FILE
     yield from flatten(read_mapping(path) if path.exists() else run.config_tree())
     for kind, prefix in (("packages", "version."), ("data", "hash.")):
-        yield from flatten(environment.get(kind, {}), prefix)
+        yield from ((f"{prefix}{key}", value) for key, value in flatten(environment.get(kind, {})))
     yield from ((f"version.{name}", environment[name]) for name in ("rtk", "python") if name in environment)
