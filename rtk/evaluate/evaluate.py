@@ -67,15 +67,16 @@ def evaluate_run(
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
     measured = PROTOCOLS[config.evaluate.protocol](evaluation)
     result = measured.result | {"run": run.name, "checkpoint": checkpoint, "step": step}
-    result["calibration"] = calibration(predictions["test"]["logits"], predictions["test"]["label"])
+    tested = predictions["test"]
+    result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
     result["skipped"] = {
         name: len(selection.left_out) for name, selection in selections.items() if selection.left_out
     }
     if config.evaluate.risk is not None:
         result["decision"] = decide_for_run(evaluation, measured, run.evaluation / DECISION_FILE, step)
     if corrupted is not None:
-        tested = selections["test"].first(corrupted) if corrupted else selections["test"]
-        shifted = _measure_corruptions(Pool(run, checkpoint, config.evaluate), tested, measured)
+        chosen = selections["test"].first(corrupted) if corrupted else selections["test"]
+        shifted = _measure_corruptions(Pool(run, checkpoint, config.evaluate), chosen, measured)
         corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
         result["corruptions"] = corruptions.summarise(shifted)
     _write(run, measured.table, result)

@@ -27,6 +27,7 @@ from rtk.metrics import (
 )
 from rtk.runtime.console import Progress
 from rtk.runtime.parallel import in_parallel
+from rtk.scores import Predictions, fit_temperature
 
 RELIABILITY_BINS = 15
 LEVEL = 0.95  # of bootstrap intervals
@@ -154,15 +155,25 @@ def ood_metrics(
     return {**ood_detection(id_columns.score, ood_columns.score), **joint_metrics(*five, method=ds_method)}
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def calibration(logits: np.ndarray, labels: np.ndarray, validation: Predictions) -> dict[str, Any]:
     """Whether the softmax means what it says: `ece`, `adaptive_ece`, `nll` (nats), `brier`, `reliability`.
 
+    And what would mend it: `temperature`, fitted on validation images where there are any, and
+    `ece_at_temperature`.
+
     Args:
-        logits: (N, C).
+        logits: (N, C), of the test images.
         labels: (N,).
+        validation: predictions for the validation images.
     """
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    probabilities = shifted / shifted.sum(1, keepdims=True)
+    probabilities = _softmax(logits)
+    mended = {}
+    if len(validation.labels):
+        best = fit_temperature(validation.logits, validation.labels)
+        mended = {
+            "temperature": best,
+            "ece_at_temperature": ece(_softmax(logits / best), labels, RELIABILITY_BINS),
+        }
     curve = reliability_curve(probabilities, labels, RELIABILITY_BINS)
     filled = curve.count > 0
     return {
@@ -170,12 +181,19 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "adaptive_ece": adaptive_ece(probabilities, labels, RELIABILITY_BINS),
         "nll": nll(probabilities, labels),
         "brier": brier(probabilities, labels),
+        **mended,
         "reliability": {
             "confidence": curve.confidence[filled].tolist(),
             "accuracy": curve.accuracy[filled].tolist(),
             "count": curve.count[filled].tolist(),
         },
     }
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, C), in float64."""
+    shifted: np.ndarray = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
 
 
 def reduce_leaves(results: Sequence[Any], function: Callable[[np.ndarray], Any]) -> Any:

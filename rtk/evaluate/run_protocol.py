@@ -109,6 +109,7 @@ def _describe(evaluation: Evaluation, tuned: TunedScores) -> dict[str, Any]:
     return {
         "ood_score": settings.ood_score,
         "confidence": settings.confidence,
+        "ds_method": settings.ds_method,
         "groups": {name: entry.group for name, entry in evaluation.sets.items()},
         "paths": {
             "test": evaluation.config.data.test,

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from sklearn.metrics import roc_curve
 
 from rtk.config.data import GROUPS
 from rtk.evaluate import corruptions
-from rtk.evaluate.score_table import rows_of
-from rtk.metrics import ds_best_thresholds, ds_f1_surface, ds_risk_coverage, risk_coverage
+from rtk.metrics import ds_best_thresholds, ds_f1_surface
 from rtk.report import plots
-from rtk.runs.folder import RunFolder
-from rtk.runs.results import read_result, read_scores
+from rtk.report.curves import Curve, area, every_nth, joint_curve, selective_curve, thinned
+from rtk.report.evaluated import EvaluatedRun
+from rtk.report.tables import format_value, how_shown
+from rtk.report.verdict import calibration_words
 
 ROC_LINES = 6
-Five = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+F1_WORDS = (
+    "F1 of the accepted images at every pair of thresholds. Good: a high and broad summit, for then "
+    "thresholds need not be exact; a summit at an edge means that one score does not help."
+)
+SAME_AREA = 1e-6  # two areas that differ by less are shown with the same digits
 
 
 class Captioned(NamedTuple):
@@ -29,129 +32,121 @@ class Captioned(NamedTuple):
     caption: str
 
 
-@dataclass(frozen=True)
-class EvaluatedRun:
-    """An evaluated run as the report needs it: its folder, a short label, its result and its score table."""
-
-    run: RunFolder
-    label: str
-    result: dict[str, Any]
-    table: pa.Table
-
-    @classmethod
-    def read(cls, run: RunFolder, label: str) -> EvaluatedRun:
-        """Read what `rtk evaluate` wrote.
-
-        Raises:
-            ConfigError: the run has not been evaluated.
-        """
-        return cls(run, label, read_result(run), read_scores(run))
-
-    @property
-    def groups(self) -> list[str]:
-        """Those of `near` and `far` that have images."""
-        there = set(self.result["groups"].values())
-        return [group for group in GROUPS if group in there]
-
-    def column(self, group: str, kind: str) -> np.ndarray:
-        """`confidence`, `ood_score` or `is_correct`, (N,), of a group (`id`, `near`, `far`)."""
-        names = {"confidence": self.result["confidence"], "ood_score": self.result["ood_score"]}
-        name = names.get(kind, kind)
-        return self.scores_of(group, [name])[name]
-
-    def scores_of(self, group: str, names: list[str]) -> dict[str, np.ndarray]:
-        """Columns of a group; infinite scores (Gram's, far from all classes) become the last finite ones."""
-        chosen = rows_of(self.table.select(["set", "group", *names]), "group", group)
-        return {name: _clipped(chosen[name], self.table[name].to_numpy()) for name in names}
-
-    def corruption_rows(self) -> list[dict[str, Any]]:
-        """What `corruptions.csv` says about the evaluated checkpoint."""
-        return corruptions.read_rows(self.run.evaluation, self.result["step"])
-
-    def five(self, group: str) -> Five:
-        """The arguments of the DS metrics, ID test set against all sets of a group."""
-        pair = ("confidence", "ood_score")
-        id_part = [self.column("id", kind) for kind in (*pair, "is_correct")]
-        ood_part = [self.column(group, kind) for kind in pair]
-        return id_part[0], id_part[1], id_part[2], ood_part[0], ood_part[1]
-
-
-def _clipped(values: np.ndarray, all_values: np.ndarray) -> np.ndarray:
-    finite = all_values[np.isfinite(all_values)]
-    return values.clip(finite.min(), finite.max()) if values.dtype.kind == "f" and len(finite) else values
+def run_numbers(evaluated: Sequence[EvaluatedRun]) -> dict[str, int]:
+    """Number of each run of a page, by label: a figure that lacks one leaves the others their colours."""
+    return {entry.label: entry.number for entry in evaluated}
 
 
 def risk_coverage_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
     """Risk-coverage of the test set alone, and jointly with the near and far sets; a line for each run."""
-    alone = {}
-    for entry in evaluated:
-        curve = risk_coverage(entry.column("id", "confidence"), entry.column("id", "is_correct"))
-        alone[entry.label] = (curve.coverage, curve.risk)
+    numbers = run_numbers(evaluated)
+    alone = {
+        entry.label: thinned(
+            selective_curve(entry.column("id", "confidence"), entry.column("id", "is_correct"))
+        )
+        for entry in evaluated
+    }
     yield Captioned(
-        plots.curves(alone, "Test set alone", "coverage", "risk"),
+        plots.curves(alone, "Test set alone", "coverage", "risk", numbers),
         "Errors left when only the most confident images are accepted. Good: near zero for long, and low at "
-        "full coverage. The area below is AURC.",
+        f"full coverage. {_areas('aurc', alone, evaluated)}",
     )
     for group in GROUPS:
-        joint = {
-            entry.label: ds_risk_coverage(*entry.five(group)) for entry in evaluated if group in entry.groups
-        }
+        joint = {entry.label: thinned(_joint(entry, group)) for entry in evaluated if group in entry.groups}
         if joint:
             title = f"With {group}-OOD images, two thresholds"
+            several = max(len(entry.sets_of(group)) for entry in evaluated) > 1
+            mean = f", mean over the {group} sets" if several else ""
             yield Captioned(
-                plots.curves(joint, title, "coverage of the test set", "lowest risk"),
-                f"Lowest share of wrong or {group}-OOD images among the accepted, over both thresholds. "
-                "Good: low everywhere. The area below is DS-AURC.",
+                plots.curves(joint, title, "coverage of the test set", "lowest risk", numbers),
+                f"Lowest share of wrong or {group}-OOD images among the accepted, over both thresholds"
+                f"{mean}. Good: low everywhere. {_areas(f'ds_aurc_{group}', joint, evaluated)}",
             )
+
+
+def _joint(entry: EvaluatedRun, group: str) -> Curve:
+    ood_pairs = [entry.pair(name) for name in entry.sets_of(group)]
+    return joint_curve(entry.pair("test"), entry.column("id", "is_correct"), ood_pairs, entry.ds_method)
+
+
+def _areas(key: str, lines: dict[str, Curve], evaluated: Sequence[EvaluatedRun]) -> str:
+    """The areas below the lines as drawn, called by the metric's name where they are the table's value."""
+    stem, unit = how_shown(key).heading.rsplit(" ", 1)
+    parts = []
+    for entry in evaluated:
+        if entry.label in lines:
+            drawn, value = area(lines[entry.label]), entry.result["summary"].get(key)
+            other = "" if value is not None and abs(value - drawn) <= SAME_AREA else _explained(entry, key)
+            name = f"{entry.label} " if len(evaluated) > 1 else ""
+            parts.append(f"{name}{format_value(key, drawn)} {unit}{other}")
+    return f"The area below is {stem}: {', '.join(parts)}."
+
+
+def _explained(entry: EvaluatedRun, key: str) -> str:
+    """Why the summary has another value than the area below the line of a run."""
+    splits = ", the mean over the splits of which this is the first" if entry.result.get("std") else ""
+    return f" (in the summary {format_value(key, entry.result['summary'].get(key))}{splits})"
 
 
 def score_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
     """Histograms of the confidence and the OOD score, ROC of the best scores, reliability."""
     correct = entry.column("id", "is_correct")
+    rule = entry.decision or {}
+    thresholds = {"confidence": rule.get("tau_id"), "ood_score": rule.get("tau_ood")}
     for kind, title in (("confidence", "Confidence"), ("ood_score", "OOD score")):
-        id_values = entry.column("id", kind)
+        id_values = entry.finite("id", kind)
         parts = {"right": id_values[correct], "wrong": id_values[~correct]}
-        parts |= {group: entry.column(group, kind) for group in entry.groups}
+        parts |= {group: entry.finite(group, kind) for group in entry.groups}
         good = {
             "confidence": "right predictions far to the right of wrong ones",
             "ood_score": "right and wrong alike far to the right of near- and far-OOD",
         }[kind]
+        name = f"{entry.result[kind]} (larger = more trustworthy)"
         yield Captioned(
-            plots.histograms(parts, title, f"{entry.result[kind]} (larger = more trustworthy)"),
+            plots.histograms(parts, title, name, thresholds[kind]),
             f"Good: {good}. The outermost bins hold what lies beyond.",
         )
+    shown = _shown_scores(entry)
     for group in entry.groups:
-        yield _roc(entry, group)
-    curve = entry.result["calibration"]["reliability"]
-    error = entry.result["calibration"]["ece"]
+        yield _roc(entry, group, shown)
+    found = entry.result["calibration"]
+    svg = plots.reliability(
+        **found["reliability"], title=f"Reliability: ECE {found['ece']:.3f}", number=entry.number
+    )
     yield Captioned(
-        plots.reliability(**curve, title=f"Reliability: ECE {error:.3f}"),
+        svg,
         "Share of right predictions at each softmax confidence. Good: on the diagonal; below it the model is "
-        "too sure of itself, above it too modest.",
+        f"too sure of itself, above it too modest. {calibration_words(found)}".strip(),
     )
 
 
-def surface_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
-    """DS-F1 over both thresholds, for the near and the far sets."""
+def f1_figures(entry: EvaluatedRun) -> tuple[list[Captioned], list[Captioned]]:
+    """DS-F1 over both thresholds, for the near and the far sets: as maps, and the same as surfaces."""
+    maps, surfaces = [], []
+    rule, axis = entry.decision, entry.result["ood_score"]
+    chosen = (rule["tau_ood"], rule["tau_id"]) if rule else None
     for group in entry.groups:
-        five = entry.five(group)
-        best = ds_best_thresholds(*five)
-        svg = plots.f1_surface(
-            ds_f1_surface(*five),
-            (best.f1, best.tau_ood, best.tau_id),
-            f"DS-F1 with {group}-OOD",
-            entry.result["ood_score"],
-        )
-        yield Captioned(
-            svg,
-            "F1 of the accepted images at every pair of thresholds. Good: a high and broad summit, for then "
-            "thresholds need not be exact; a summit at an edge means that one score does not help.",
-        )
+        five, title = entry.pooled(group), f"DS-F1 with {group}-OOD"
+        best, surface = ds_best_thresholds(*five), ds_f1_surface(*five)
+        svg = plots.f1_map(surface, (best.f1, best.tau_ood, best.tau_id), title, axis, chosen)
+        maps.append(Captioned(svg, F1_WORDS + _pooled(entry, group)))
+        svg = plots.f1_surface(surface, best.f1, title, axis)
+        surfaces.append(Captioned(svg, "The same as a surface."))
+    return maps, surfaces
+
+
+def _pooled(entry: EvaluatedRun, group: str) -> str:
+    """A sentence where a figure shows several sets as one."""
+    count = len(entry.sets_of(group))
+    together = f" Here the {count} {group} sets are one; the tables have the mean over them."
+    return together if count > 1 else ""
 
 
 def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
     """Accuracy and error AUROC against severity, means over the types; one line for each run."""
     rows = {entry.label: entry.corruption_rows() for entry in evaluated}
+    missing = [label for label, own in rows.items() if not own]
+    without = f" Not measured: {', '.join(missing)}." if missing else ""
     for key, title, good in (
         ("accuracy", "Accuracy under corruptions", "high, and falling slowly"),
         ("auroc_errors", "AUROC of errors under corruptions", "level: errors stay as easy to tell"),
@@ -160,51 +155,69 @@ def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]
             label: line for label, own in rows.items() if own and len((line := _by_severity(own, key))[0])
         }
         if lines:
+            label = how_shown(key).heading
             yield Captioned(
-                plots.curves(lines, title, "severity (0: clean)", key.replace("_", " "), percent=False),
-                f"Mean over the corruption types at each severity. Good: {good}.",
+                plots.histories(lines, title, "severity (0: clean)", label, run_numbers(evaluated)),
+                f"Mean over the corruption types at each severity. Good: {good}.{without}",
             )
 
 
-def training_figures(run: RunFolder) -> Iterator[Captioned]:
-    """Loss terms and validation accuracy along the run."""
-    rows = run.read_metrics()
+def training_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
+    """Loss terms and validation accuracy along the run, with the epoch whose checkpoint was evaluated."""
+    rows = entry.run.read_metrics()
+    step = entry.result["step"]
+    epoch = next((row["epoch"] for row in rows if row["step"] == step), None)
+    mark = None if epoch is None else (epoch, f"evaluated: epoch {epoch:g}")
     for prefix, title, label, good in (
         ("train/loss/", "Training loss", "nats", "every term falls and levels off"),
-        ("val/acc", "Validation", "accuracy", "rises and levels off without falling back"),
+        ("val/acc", "Validation", "accuracy %", "rises and levels off without falling back"),
     ):
         keys = dict.fromkeys(row["key"] for row in rows if row["key"].startswith(prefix))
-        lines = {key.rpartition("/")[2]: _history(rows, key) for key in keys}
+        factor = 100 if label.endswith("%") else 1
+        lines = {key.rpartition("/")[2]: every_nth(_history(rows, key, factor)) for key in keys}
         if lines:
-            yield Captioned(plots.curves(lines, title, "epoch", label, percent=False), f"Good: {good}.")
+            yield Captioned(plots.histories(lines, title, "epoch", label, mark=mark), f"Good: {good}.")
 
 
-def _roc(entry: EvaluatedRun, group: str) -> Captioned:
-    """ROC of the headline OOD score and of the others with the largest AUROC, all sets of a group pooled."""
-    headline = entry.result["ood_score"]
-    ranked = sorted(entry.result["scores"], key=lambda name: -entry.result["scores"][name][f"auroc_{group}"])
+def _shown_scores(entry: EvaluatedRun) -> list[str]:
+    """The headline OOD score and the others with the largest AUROC over all groups, the same in every ROC."""
+    by_score = entry.result["scores"]
+    values = {name: [own[f"auroc_{group}"] for group in entry.groups] for name, own in by_score.items()}
+    ranked = sorted(values, key=lambda name: -sum(values[name]))
     # Some scores are functions of each other: of lines that coincide, one is enough.
-    distinct = {round(entry.result["scores"][name][f"auroc_{group}"], 4): name for name in ranked[::-1]}
+    distinct = {tuple(round(value, 4) for value in values[name]): name for name in ranked[::-1]}
+    headline = entry.result["ood_score"]
     others = [name for name in ranked if name in distinct.values() and name != headline]
-    shown = [headline, *others][:ROC_LINES]
+    return [headline, *others][:ROC_LINES]
+
+
+def _roc(entry: EvaluatedRun, group: str, shown: list[str]) -> Captioned:
+    """ROC of some scores, all sets of a group pooled."""
     id_scores, ood_scores = (entry.scores_of(part, shown) for part in ("id", group))
-    is_ood = np.repeat([False, True], [len(id_scores[headline]), len(ood_scores[headline])])
-    lines = {name: roc_curve(is_ood, -np.append(id_scores[name], ood_scores[name]))[:2] for name in shown}
+    is_ood = np.repeat([False, True], [len(id_scores[shown[0]]), len(ood_scores[shown[0]])])
+    lines = {}
+    for name in shown:
+        # By their ranks, which are finite: Gram's scores need not be.
+        _, ranks = np.unique(np.append(id_scores[name], ood_scores[name]), return_inverse=True)
+        lines[name] = thinned(roc_curve(is_ood, -ranks)[:2])
     title = f"ROC, {group}-OOD against the test set"
     svg = plots.curves(lines, title, "test images called OOD", "OOD images found", diagonal=True)
-    more = f" and the best others of {len(ranked)} scores" if others else ""
-    return Captioned(svg, f"The headline score{more}. Good: close to the upper left; the diagonal is chance.")
+    more = f" and the best others of {len(entry.result['scores'])} scores" if len(shown) > 1 else ""
+    words = f"The headline score{more}. Good: close to the upper left; the diagonal is chance."
+    return Captioned(svg, words + _pooled(entry, group))
 
 
-def _by_severity(rows: Sequence[dict[str, Any]], key: str) -> plots.Curve:
+def _by_severity(rows: Sequence[dict[str, Any]], key: str) -> Curve:
+    """Mean over the types at each severity, as shown in tables."""
     means = {
         severity: [row[key] for row in rows if row["severity"] == severity and key in row]
         for severity in range(len(corruptions.SEVERITIES) + 1)
     }
-    known = {severity: float(np.mean(values)) for severity, values in means.items() if values}
+    factor = how_shown(key).factor
+    known = {severity: factor * float(np.mean(values)) for severity, values in means.items() if values}
     return np.array(list(known)), np.array(list(known.values()))
 
 
-def _history(rows: Sequence[dict[str, Any]], key: str) -> plots.Curve:
+def _history(rows: Sequence[dict[str, Any]], key: str, factor: float) -> Curve:
     chosen = [row for row in rows if row["key"] == key]
-    return np.array([row["epoch"] for row in chosen]), np.array([row["value"] for row in chosen])
+    return np.array([row["epoch"] for row in chosen]), factor * np.array([row["value"] for row in chosen])

@@ -56,12 +56,13 @@ def _opened(image: bytes | np.ndarray) -> Image.Image:
 
 
 def _image(image: Image.Image, alternative: str) -> Markup:
-    """An `<img>` with the picture in it as a JPEG; pixels of a small one stay sharp squares."""
+    """An `<img>` with the picture in it as a JPEG; pixels of an enlarged one stay sharp squares."""
+    kind = "enlarged" if max(image.size) < SHOWN else ""
     if max(image.size) > SIDE:
         image.thumbnail((SIDE, SIDE))
     width, height = (max(1, round(side * SHOWN / max(image.size))) for side in image.size)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY)
-    return Markup('<img src="data:image/jpeg;base64,{}" width="{}" height="{}" alt="{}">').format(
-        base64.b64encode(buffer.getvalue()).decode(), width, height, alternative
-    )
+    data = base64.b64encode(buffer.getvalue()).decode()
+    template = Markup('<img src="data:image/jpeg;base64,{}" width="{}" height="{}" class="{}" alt="{}">')
+    return template.format(data, width, height, kind, alternative)

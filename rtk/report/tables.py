@@ -98,10 +98,17 @@ def format_value(key: str, value: Any, spread: Any = None) -> str:
     _, factor, decimals = how_shown(key)
     if isinstance(value, list):
         value, spread = float(np.mean(value)), float(np.std(value, ddof=1))
+    around = format_spread(key, spread)
     text = f"{value * factor:.{decimals}f}"
+    return f"{text} {around}" if around else text
+
+
+def format_spread(key: str, spread: Any) -> str:
+    """The two ends of an interval, or a standard deviation, as papers show it; nothing for None."""
+    _, factor, decimals = how_shown(key)
     if isinstance(spread, Sequence):
-        return f"{text} [{spread[0] * factor:.{decimals}f}, {spread[1] * factor:.{decimals}f}]"
-    return text if spread is None else f"{text} ± {spread * factor:.{decimals}f}"
+        return f"[{spread[0] * factor:.{decimals}f}, {spread[1] * factor:.{decimals}f}]"
+    return "" if spread is None else f"± {spread * factor:.{decimals}f}"
 
 
 def metric_rows(columns: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

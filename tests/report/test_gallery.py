@@ -25,7 +25,7 @@ def test_pictures_are_in_the_page_and_small(photo):
     sizes = [image.size for image in inlined(html)]
     assert sizes == [(48, 40), (16, 8), (SIDE, 71)]
     assert np.abs(np.asarray(inlined(html)[1]).astype(int) - red).max() <= 4
-    assert 'width="120" height="60" alt="red"' in html
+    assert 'width="120" height="60" class="enlarged" alt="red"' in html
     assert "<b>red</b><br>msp 0.91" in html
     assert html.count("<figure>") == 3
 
