@@ -251,12 +251,13 @@ def compare(
     import pandas as pd
 
     from rtk.report import comparison, comparison_table
+    from rtk.report.differences import difference_records
 
     places = [str(run.path if isinstance(run, TrainedRun) else run) for run in runs]
     found = comparison.compare(places, sweep, experiment, where, metrics, sort, str(output))
     headings, *rows = comparison_table.rows(found.groups, found.metrics)
     records = comparison_table.as_records(found.groups)
-    differences = comparison_table.difference_records(found.differences)
+    differences = difference_records(found.differences)
     return ComparedRuns(
         pd.DataFrame(rows, columns=headings), pd.json_normalize(records), pd.DataFrame(differences)
     )

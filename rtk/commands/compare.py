@@ -41,7 +41,8 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk compare`."""
     from rtk.report.comparison import compare as compare_runs
-    from rtk.report.comparison_table import as_csv, as_records, as_text, difference_records, heading
+    from rtk.report.comparison_table import as_csv, as_records, as_text, heading, shown_difference
+    from rtk.report.differences import difference_records
 
     keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output")
     found = compare_runs(**{key: getattr(options, key) for key in keys})
@@ -60,8 +61,9 @@ def run(options: Options) -> int:
     print(found.title, as_text(found.groups, found.metrics), sep="\n\n")
     for one in found.differences:
         sure = "significant" if one.is_significant else "not significant"
-        interval = f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
-        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.seeds} seeds)")
+        shown = [shown_difference(one.metric, number) for number in (one.difference, one.low, one.high)]
+        interval = f"{shown[0]} [{shown[1]}, {shown[2]}]"
+        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.over})")
     for path in written:
         print(f"written: {path}")
     return 0

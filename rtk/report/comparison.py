@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rtk.config.errors import ConfigError
 from rtk.config.search_space import SearchSpace
-from rtk.report.comparison_table import Difference, differences, shown_metrics, sort_groups, sort_key
+from rtk.report.comparison_table import shown_metrics, sort_groups, sort_key
+from rtk.report.differences import Difference, differences
 from rtk.runs.folder import open_runs
 from rtk.runs.results import (
     Entry,
@@ -28,6 +29,7 @@ class Comparison:
         groups: from the best to the worst.
         metrics: those that are shown.
         differences: of each group from that of the first run given.
+        given: labels of the groups in the order in which they were given, the baseline's first.
         space: search space where it is a sweep.
         importances: share of each searched key in a sweep's objective.
     """
@@ -36,6 +38,7 @@ class Comparison:
     groups: list[Group]
     metrics: list[str]
     differences: list[Difference]
+    given: list[str]
     space: SearchSpace | None
     importances: dict[str, float]
 
@@ -88,7 +91,8 @@ def compare(
     groups = [Group(entry.name, (entry,)) for entry in entries] if sweep else group_by_seed(entries)
     found = [] if sweep else differences(groups, shown)
     ordered = sort_groups(groups, sort_key(entries, sort))
-    return Comparison(title, ordered, shown, found, space, importances)
+    given = [group.label for group in groups]
+    return Comparison(title, ordered, shown, found, given, space, importances)
 
 
 def _read_sweep(name: str, output: str) -> tuple[list[Entry], SearchSpace, dict[str, float]]:

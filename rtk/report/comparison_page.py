@@ -6,13 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rtk.config.metric_names import larger_is_better
 from rtk.config.search_space import SearchSpace
 from rtk.report import search_plots as plots
 from rtk.report.comparison import Comparison
-from rtk.report.comparison_table import Difference, cell, heading, rows, short_keys
-from rtk.report.figures import Captioned, EvaluatedRun, risk_coverage_figures
+from rtk.report.comparison_table import factor, heading, rows, setting, short_keys, shown_difference
+from rtk.report.differences import Difference
+from rtk.report.evaluated import EvaluatedRun
+from rtk.report.figures import Captioned, risk_coverage_figures
 from rtk.report.page import write_page
+from rtk.report.page_tables import Cell, Grid, fit_width
 from rtk.runs.results import Entry, Group, changed_keys
 
 MOST_LINES = 7  # that can be told apart in one figure
@@ -22,20 +27,57 @@ MOST_AXES = 9
 
 def write_comparison(found: Comparison, path: Path) -> Path:
     """Write the page; the first of its metrics colours the figures."""
-    groups, metrics = found.groups, found.metrics
+    groups, metrics, is_sweep = found.groups, found.metrics, found.space is not None
     entries = [entry for group in groups for entry in group.entries]
     return write_page(
         path,
         "comparison_page.html",
         title=found.title,
-        table=rows(groups, metrics),
-        best=_best_rows(groups, metrics),
+        is_sweep=is_sweep,
+        baseline=found.given[0],
+        tables=_tables(found),
+        settings=[] if is_sweep else _settings(found),
         differences=[_difference_row(one) for one in found.differences],
         wide=list(_coordinates(entries, metrics[0], found.space)) if metrics else [],
         search=list(_search_figures(entries, found.space, found.importances)) if found.space else [],
-        curves=list(_curves(groups)),
+        curves=list(_curves(found)),
         failed=[(e.name, e.attributes["reason"]) for e in entries if "reason" in e.attributes],
     )
+
+
+def _tables(found: Comparison) -> list[Grid]:
+    """Metrics of every group, below them the difference to the first run; of a sweep, the values tried too."""
+    groups, metrics, is_sweep = found.groups, found.metrics, found.space is not None
+    (first, *columns), *lines = rows(groups, metrics, with_settings=is_sweep)
+    best = _best_rows(groups, metrics)
+    baseline = next((group for group in groups if group.label == found.given[0]), None)
+    around = {heading(metric): metric for metric in metrics if not is_sweep}
+    table = []
+    for number, (group, (name, *texts)) in enumerate(zip(groups, lines, strict=True)):
+        cells = [
+            Cell(text, _against(group, baseline, around.get(column)), best.get(column) == number)
+            for column, text in zip(columns, texts, strict=True)
+        ]
+        table.append((name, cells))
+    keep = len(metrics) if is_sweep else 0
+    return fit_width(Grid(columns, table, first=first), keep)
+
+
+def _against(group: Group, baseline: Group | None, metric: str | None) -> str:
+    """The mean of a group minus that of the baseline; nothing for itself."""
+    if metric is None or baseline is None or group is baseline:
+        return ""
+    one, two = baseline.values(metric), group.values(metric)
+    return shown_difference(metric, float(np.mean(two) - np.mean(one))) if one and two else ""
+
+
+def _settings(found: Comparison) -> list[Grid]:
+    """Settings in which groups differ, a row for each, the first run's column before the others."""
+    keys = changed_keys([entry for group in found.groups for entry in group.entries])
+    groups = sorted(found.groups, key=lambda group: found.given.index(group.label))
+    lines = [(key, [Cell(setting(group.entries[0], key) or "–") for group in groups]) for key in keys]
+    columns = [group.label for group in groups]
+    return fit_width(Grid(columns, lines, first="setting", wraps=True), keep=1) if lines else []
 
 
 def _best_rows(groups: Sequence[Group], metrics: Sequence[str]) -> dict[str, int]:
@@ -50,10 +92,9 @@ def _best_rows(groups: Sequence[Group], metrics: Sequence[str]) -> dict[str, int
 
 
 def _difference_row(one: Difference) -> list[str]:
-    numbers = [one.difference, one.low, one.high]
-    shown = [cell(one.metric, [number]) for number in numbers]
+    shown = [shown_difference(one.metric, number) for number in (one.difference, one.low, one.high)]
     verdict = "yes" if one.is_significant else "no"
-    return [one.group, heading(one.metric), str(one.seeds), shown[0], f"{shown[1]} … {shown[2]}", verdict]
+    return [one.group, heading(one.metric), one.over, shown[0], f"{shown[1]} … {shown[2]}", verdict]
 
 
 def _coordinates(entries: Sequence[Entry], metric: str, space: SearchSpace | None) -> Iterator[Captioned]:
@@ -65,11 +106,14 @@ def _coordinates(entries: Sequence[Entry], metric: str, space: SearchSpace | Non
     names = dict(zip(keys, short_keys(keys), strict=True))
     columns = {names[key]: [_value(entry, key, space) for entry in known] for key in keys}
     larger = larger_is_better(metric)
-    svg = plots.parallel_coordinates(columns, metric, [entry.metrics[metric] for entry in known], larger)
+    values = [factor(metric) * entry.metrics[metric] for entry in known]
+    logarithmic = {names[key]: space.space[key].loguniform is not None for key in keys} if space else {}
+    svg = plots.parallel_coordinates(columns, heading(metric), values, larger, logarithmic)
     best = "highest" if larger else "lowest"
     yield Captioned(
         svg,
-        f"One line per run, dark and thick where {metric} is {best}. Bundled dark lines show a good range.",
+        f"One line per run, dark and thick where {heading(metric)} is {best}. Bundled dark lines show a good "
+        "range.",
     )
 
 
@@ -89,9 +133,9 @@ def _search_figures(
         numbers = [entry.attributes["number"] for entry in known]
         states = [entry.attributes["state"] for entry in known]
         larger = space.objectives[metric] == "max"
-        values = [entry.metrics[metric] for entry in known]
+        values = [factor(metric) * entry.metrics[metric] for entry in known]
         yield Captioned(
-            plots.history(numbers, values, states, metric, larger),
+            plots.history(numbers, values, states, heading(metric), larger),
             "Every trial's last value. Good: whole trials that get better, and early stops among the worse.",
         )
     if importances:
@@ -101,23 +145,27 @@ def _search_figures(
         )
     whole = [entry for entry in known if entry.attributes["state"] == "complete"]
     for other in others:
-        points = [(entry.metrics[metric], entry.metrics[other]) for entry in whole]
+        scales = factor(metric), factor(other)
+        points = [(scales[0] * entry.metrics[metric], scales[1] * entry.metrics[other]) for entry in whole]
         if points:
             front = [bool(entry.attributes["pareto"]) for entry in whole]
-            directions = [f"{name} ({space.objectives[name]})" for name in (metric, other)]
+            directions = [f"{heading(name)} ({space.objectives[name]})" for name in (metric, other)]
             yield Captioned(
                 plots.pareto(points, front, (directions[0], directions[1])),
                 "Whole trials. On the front are those that no other trial beats in every objective.",
             )
 
 
-def _curves(groups: Sequence[Group]) -> Iterator[Captioned]:
-    """Risk-coverage curves of the evaluated runs, the first seed of each group."""
+def _curves(found: Comparison) -> Iterator[Captioned]:
+    """Risk-coverage curves of the evaluated runs, the first seed of each group; colours as in a report."""
     firsts = [
         (group.label, entry.run)
-        for group in groups
+        for group in found.groups
         for entry in group.entries[:1]
         if (entry.run.evaluation / "metrics.json").exists()
     ][:MOST_LINES]
-    if firsts:
-        yield from risk_coverage_figures([EvaluatedRun.read(run, label) for label, run in firsts])
+    ordered = sorted(firsts, key=lambda one: found.given.index(one[0]))
+    if ordered:
+        yield from risk_coverage_figures(
+            [EvaluatedRun.read(run, label, number) for number, (label, run) in enumerate(ordered)]
+        )

@@ -1,4 +1,4 @@
-"""The table of a comparison: what is shown, in which order, and the differences between groups."""
+"""The table of a comparison: what is shown, in which order."""
 
 from __future__ import annotations
 
@@ -6,43 +6,19 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from rtk.config.activity import has_effect
 from rtk.config.errors import ConfigError, wanted_of
 from rtk.config.metric_names import larger_is_better
-from rtk.metrics.bootstrap import bootstrap_difference
 from rtk.report.tables import METRICS, format_value, how_shown
 from rtk.runs.results import Entry, Group, changed_keys, iterate_metrics
 
 TEST_METRICS = ("accuracy", "aurc", "auroc_near", "ds_aurc_near", "ds_aurc_far")
 VAL_METRICS = ("val/accuracy", "val/aurc", "val/ds_aurc_near", "val/ds_aurc_far")
 SORT_BY = ("ds_aurc_near", "val/ds_aurc_near", "accuracy", "val/accuracy")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far a group's mean lies from the baseline's, over the seeds that both have.
-
-    Attributes:
-        low: lower end of the 95 % interval of the paired bootstrap.
-        high: upper end; the difference is significant where 0 lies outside.
-    """
-
-    group: str
-    baseline: str
-    metric: str
-    seeds: int
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether 0 lies outside the interval."""
-        return self.low > 0 or self.high < 0
 
 
 def shown_metrics(entries: Sequence[Entry], wanted: Sequence[str]) -> list[str]:
@@ -104,10 +80,23 @@ def _is_known(name: str) -> bool:
     return name in METRICS or name.rpartition("_")[0] in METRICS
 
 
-def rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[list[str]]:
+def factor(metric: str) -> float:
+    """What a value is multiplied by to be in the unit of the metric's heading."""
+    name = metric.removeprefix("val/")
+    return how_shown(name).factor if _is_known(name) else 1.0
+
+
+def shown_difference(metric: str, difference: float) -> str:
+    """A difference of a metric in the unit of its heading, with its sign."""
+    name = metric.removeprefix("val/")
+    decimals = how_shown(name).decimals if _is_known(name) else 4
+    return f"{difference * factor(metric):+.{decimals}f}"
+
+
+def rows(groups: Sequence[Group], metrics: Sequence[str], with_settings: bool = True) -> list[list[str]]:
     """The table, headings first: name, seeds, state, metrics, and a column for each param that differs."""
     entries = [entry for group in groups for entry in group.entries]
-    keys = changed_keys(entries)
+    keys = changed_keys(entries) if with_settings else []
     with_seeds = any(len(group.entries) > 1 for group in groups)
     with_state = any("state" in entry.attributes for entry in entries)
     headings = ["run", *["seeds"] * with_seeds, *["state"] * with_state]
@@ -118,8 +107,13 @@ def rows(groups: Sequence[Group], metrics: Sequence[str]) -> list[list[str]]:
         cells = [group.label, *[str(len(group.entries))] * with_seeds]
         cells += [_state(first, with_front)] * with_state
         cells += [cell(metric, group.values(metric)) for metric in metrics]
-        table.append([*cells, *(short_value(first.params.get(key)) for key in keys)])
+        table.append([*cells, *(setting(first, key) for key in keys)])
     return table
+
+
+def setting(entry: Entry, key: str) -> str:
+    """A param of a run as it is shown; nothing where it has no effect."""
+    return short_value(entry.params.get(key)) if has_effect(key, entry.params) else ""
 
 
 def _state(entry: Entry, with_front: bool) -> str:
@@ -162,31 +156,6 @@ def short_value(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def differences(groups: Sequence[Group], metrics: Sequence[str]) -> list[Difference]:
-    """Every group against the first one, where they have at least two seeds in common.
-
-    The runs are paired by seed and resampled together (paired bootstrap), so that what a seed does to both
-    cancels.
-    """
-    if not groups:
-        return []
-    baseline, *others = groups
-    found = []
-    for group in others:
-        for metric in metrics:
-            one, two = (
-                {e.seed: e.metrics[metric] for e in g.entries if metric in e.metrics}
-                for g in (baseline, group)
-            )
-            seeds = sorted(one.keys() & two.keys())
-            if len(seeds) >= 2:
-                values = [[side[seed] for seed in seeds] for side in (one, two)]
-                interval = bootstrap_difference(np.mean, [(values[0],)], [(values[1],)], resamples=5000)
-                ends = (interval.estimate, interval.low, interval.high)
-                found.append(Difference(group.label, baseline.label, metric, len(seeds), *ends))
-    return found
-
-
 def as_records(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One record a run, for programs: attributes, all metrics as fractions, the params that differ."""
     entries = [entry for group in groups for entry in group.entries]
@@ -220,8 +189,3 @@ def as_csv(groups: Sequence[Group]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return buffer.getvalue()
-
-
-def difference_records(found: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Differences for programs."""
-    return [{**asdict(one), "significant": one.is_significant} for one in found]

@@ -32,12 +32,14 @@ class Grid:
         columns: headings of all columns but the first, whose heading is `first`.
         rows: name and cells of each row.
         heading: above the table.
+        wraps: whether the cells hold words that may be broken.
     """
 
     columns: list[str]
     rows: list[tuple[str, list[Cell]]]
     heading: str = ""
     first: str = "score"
+    wraps: bool = False
     widths: list[float] = field(init=False)
 
     def __post_init__(self) -> None:

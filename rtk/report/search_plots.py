@@ -7,16 +7,25 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rtk.report.plot_style import COLOURS, SIZE, STYLE, as_svg
 
+# The worst run light but legible on white, the best dark.
+GOODNESS = LinearSegmentedColormap.from_list("goodness", ["#b3bfcc", "#0072b2", "#08244a"])
 STATE_LOOKS = {"complete": (COLOURS[0], "o"), "pruned": (COLOURS[4], "v"), "failed": (COLOURS[1], "x")}
+LABEL: Any = {"bbox": {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}}
 LOG_RATIO = 20  # an axis whose values span more than this is logarithmic
 
 
 def parallel_coordinates(
-    columns: Mapping[str, Sequence[Any]], metric: str, values: Sequence[float], larger_is_better: bool
+    columns: Mapping[str, Sequence[Any]],
+    metric: str,
+    values: Sequence[float],
+    larger_is_better: bool,
+    logarithmic: Mapping[str, bool] | None = None,
 ) -> str:
     """A line per run through its values of several keys, coloured by a metric, the best on top.
 
@@ -25,25 +34,34 @@ def parallel_coordinates(
         metric: name of the last axis.
         values: the metric, one per run.
         larger_is_better: which way it is better.
+        logarithmic: whether the axis of a key is; of those not named, the values decide.
     """
     axes_columns = {**columns, metric: values}
-    placed = np.array([_placed(column) for column in axes_columns.values()])
+    scales = {name: _scale(column, (logarithmic or {}).get(name)) for name, column in axes_columns.items()}
+    placed = np.array([_placed(column, scales[name]) for name, column in axes_columns.items()])
     ranks = np.argsort(np.argsort(values)) / max(1, len(values) - 1)
     goodness = ranks if larger_is_better else 1 - ranks
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(9.4, 3.8))
         axes = figure.subplots()
-        colours = mpl.colormaps["viridis_r"]
         for run in np.argsort(goodness):
-            look = {"color": colours(goodness[run]), "alpha": 0.35 + 0.65 * goodness[run] ** 2}
-            axes.plot(range(len(placed)), placed[:, run], linewidth=1 + 1.4 * goodness[run] ** 4, **look)
+            look = {"color": GOODNESS(goodness[run]), "linewidth": 1.1 + 1.4 * goodness[run] ** 4}
+            axes.plot(range(len(placed)), placed[:, run], **look)
         for number, (name, column) in enumerate(axes_columns.items()):
             axes.vlines(number, 0, 1, color="#9aa5b1", linewidth=0.8, zorder=0)
-            for height, text in _ticks(column):
+            for height, text in _ticks(column, scales[name]):
                 axes.annotate(
-                    text, (number, height), (4, 0), textcoords="offset points", fontsize=8, va="center"
+                    text,
+                    (number, height),
+                    (4, 0),
+                    textcoords="offset points",
+                    fontsize=8,
+                    va="center",
+                    **LABEL,
                 )
-            axes.annotate(name, (number, 1.08), ha="center", fontsize=8.5)
+            scale = scales[name]
+            kind = " (log)" if scale is not None and scale[2] else ""
+            axes.annotate(f"{name}{kind}", (number, 1.08), ha="center", fontsize=8.5)
         axes.set(xlim=(-0.15, len(placed) - 0.45), ylim=(-0.05, 1.16), yticks=[], xticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
         return as_svg(figure)
@@ -53,18 +71,21 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _scale(column: Sequence[Any]) -> tuple[float, float, bool] | None:
-    """Lowest and highest number and whether the axis is logarithmic; None for words."""
+Scale = tuple[float, float, bool]  # lowest and highest number, whether the axis is logarithmic
+
+
+def _scale(column: Sequence[Any], logarithmic: bool | None) -> Scale | None:
+    """The axis of a column; None for words."""
     known = [value for value in column if value is not None]
     if not known or not all(map(_is_number, known)):
         return None
     low, high = min(known), max(known)
-    return low, high, low > 0 and high / low > LOG_RATIO
+    is_wide = low > 0 and high / low > LOG_RATIO
+    return low, high, low > 0 and (is_wide if logarithmic is None else logarithmic)
 
 
-def _placed(column: Sequence[Any]) -> list[float]:
+def _placed(column: Sequence[Any], scale: Scale | None) -> list[float]:
     """Heights 0 ... 1 on an axis; NaN for None."""
-    scale = _scale(column)
     if scale is None:
         words = list(dict.fromkeys(str(value) for value in column))
         return [words.index(str(value)) / max(1, len(words) - 1) for value in column]
@@ -74,8 +95,7 @@ def _placed(column: Sequence[Any]) -> list[float]:
     return [np.nan if value is None else (shape(value) - shape(low)) / span for value in column]
 
 
-def _ticks(column: Sequence[Any]) -> list[tuple[float, str]]:
-    scale = _scale(column)
+def _ticks(column: Sequence[Any], scale: Scale | None) -> list[tuple[float, str]]:
     if scale is None:
         words = list(dict.fromkeys(str(value) for value in column))
         return [(number / max(1, len(words) - 1), word) for number, word in enumerate(words)]
@@ -117,6 +137,7 @@ def history(
                 ends, [*best, best[-1]], where="post", color="#1f2933", linewidth=1.4, label="best so far"
             )
         axes.set(title="Optimisation history", xlabel="trial", ylabel=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.legend(fontsize=8)
         return as_svg(figure)
 

@@ -29,7 +29,7 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
         right = _percent(result["summary"]["accuracy"])
         return Verdict(
             f"It is right on {right} of the test images. No risk was asked for: rtk evaluate RUN "
-            "--risk 0.05 chooses thresholds that keep it at 5 %, and says how many images it may then accept.",
+            "--risk 0.05 chooses thresholds that keep it at 5 %, and says how many images are then accepted.",
             None,
         )
     wanted = f"{100 * decision['risk']:g} %"

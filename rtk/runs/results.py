@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rtk.config.activity import has_effect
 from rtk.config.changes import When, may_change
 from rtk.config.errors import ConfigError, nearest
 from rtk.config.load import flatten
@@ -163,12 +164,13 @@ def _literal(key: str, text: str) -> Any:
 
 
 def changed_keys(entries: Sequence[Entry]) -> list[str]:
-    """Params in which entries differ, in the order of the config."""
+    """Params in which entries differ, in the order of the config; none that has no effect in any of them."""
     values: dict[str, set[str]] = {}
     for entry in entries:
         for key, value in entry.tried().items():
             values.setdefault(key, set()).add(repr(value))
-    return [key for key, found in values.items() if len(found) > 1]
+    changed = [key for key, found in values.items() if len(found) > 1]
+    return [key for key in changed if any(has_effect(key, entry.params) for entry in entries)]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from rtk.runs.sweep import Sweep, trial_name
 from rtk.tune.study import open_study
 
 
+FEWEST_TRIALS = 10  # run to their end, from which importances are told: of fewer they are chance
+
+
 def read_trials(sweep: Sweep) -> list[Entry]:
     """All trials that have begun, by number.
 
@@ -41,9 +44,10 @@ def importances(study: optuna.Study, space: SearchSpace) -> dict[str, float]:
     """Share of each key in the variance of the first objective (fANOVA), over the trials run to their end.
 
     Keys with a condition are left out, for they have no value in every trial. Empty where the trials are
-    too few or all alike, and for a population, whose trials change their values.
+    fewer than `FEWEST_TRIALS` or all alike, and for a population, whose trials change their values.
     """
-    if space.scheduler.name == "pbt":
+    whole = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    if space.scheduler.name == "pbt" or len(whole) < FEWEST_TRIALS:
         return {}
     target = (lambda trial: trial.values[0]) if len(space.metrics) > 1 else None
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

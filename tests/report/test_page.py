@@ -6,7 +6,7 @@ import re
 
 from rtk.report.page import render, write_page
 
-EMPTY = {"table": [["run"]], "best": {}, "per_run": [], "headline": [], "curves": [], "differences": []}
+EMPTY = {"tables": [], "per_run": [], "headline": [], "curves": [], "differences": []}
 
 
 def test_pages_share_their_head():
