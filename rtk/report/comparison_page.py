@@ -46,7 +46,7 @@ def write_comparison(found: Comparison, path: Path) -> Path:
 
 
 def _tables(found: Comparison) -> list[Grid]:
-    """Metrics of every group, below them the difference to the first run; of a sweep, the values tried too."""
+    """Metrics of every group and the difference to the first run; of a sweep, the values tried too."""
     groups, metrics, is_sweep = found.groups, found.metrics, found.space is not None
     (first, *columns), *lines = rows(groups, metrics, with_settings=is_sweep)
     best = _best_rows(groups, metrics)

@@ -1,4 +1,4 @@
-"""Two runs against each other, image by image: a paired bootstrap over the images that both were tested on."""
+"""Two runs against each other: a paired bootstrap over the images that both were tested on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from rtk.config.data import GROUPS
 from rtk.evaluate.predictions_file import read_stamp
-from rtk.metrics import accuracy, augrc, auroc, aurc, bootstrap_difference, ds_aurc, ds_f1, e_aurc, fpr_at_tpr
+from rtk.metrics import accuracy, augrc, aurc, auroc, bootstrap_difference, ds_aurc, ds_f1, e_aurc, fpr_at_tpr
 from rtk.metrics.bootstrap import Interval
 from rtk.report.evaluated import EvaluatedRun
 

@@ -15,7 +15,6 @@ from rtk.runs.results import Entry, read_entry
 from rtk.runs.sweep import Sweep, trial_name
 from rtk.tune.study import open_study
 
-
 FEWEST_TRIALS = 10  # run to their end, from which importances are told: of fewer they are chance
 
 
