@@ -158,8 +158,7 @@ def ood_metrics(
 def calibration(logits: np.ndarray, labels: np.ndarray, validation: Predictions) -> dict[str, Any]:
     """Whether the softmax means what it says: `ece`, `adaptive_ece`, `nll` (nats), `brier`, `reliability`.
 
-    And what would mend it: `temperature`, fitted on validation images where there are any, and
-    `ece_at_temperature`.
+    And what would mend it: `temperature`, fitted on validation images, and `ece_at_temperature`.
 
     Args:
         logits: (N, C), of the test images.
@@ -167,13 +166,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray, validation: Predictions)
         validation: predictions for the validation images.
     """
     probabilities = _softmax(logits)
-    mended = {}
-    if len(validation.labels):
-        best = fit_temperature(validation.logits, validation.labels)
-        mended = {
-            "temperature": best,
-            "ece_at_temperature": ece(_softmax(logits / best), labels, RELIABILITY_BINS),
-        }
+    temperature = fit_temperature(validation.logits, validation.labels)
     curve = reliability_curve(probabilities, labels, RELIABILITY_BINS)
     filled = curve.count > 0
     return {
@@ -181,7 +174,8 @@ def calibration(logits: np.ndarray, labels: np.ndarray, validation: Predictions)
         "adaptive_ece": adaptive_ece(probabilities, labels, RELIABILITY_BINS),
         "nll": nll(probabilities, labels),
         "brier": brier(probabilities, labels),
-        **mended,
+        "temperature": temperature,
+        "ece_at_temperature": ece(_softmax(logits / temperature), labels, RELIABILITY_BINS),
         "reliability": {
             "confidence": curve.confidence[filled].tolist(),
             "accuracy": curve.accuracy[filled].tolist(),

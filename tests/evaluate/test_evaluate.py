@@ -31,7 +31,6 @@ from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.score_table import rows_of, score_table
 from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
-from rtk.report.figures import EvaluatedRun, score_figures, surface_figures
 from rtk.report.run_page import write_report
 from rtk.report.run_tables import write_run_tables
 from rtk.runs.folder import RunFolder
@@ -274,12 +273,3 @@ def test_a_score_that_is_not_a_number_is_named():
     broken = {"rr_fast": np.array([0.5, np.nan, 0.25], np.float32)}
     with pytest.raises(ValueError, match=r"score rr_fast: got NaN for 1 of 3 images of 'test'"):
         score_table({"test": columns | ids | broken}, {"rr_fast": fit_score("rr_fast")}, {})
-
-
-def test_a_report_draws_infinite_scores(run):
-    table = read_scores(run)
-    knn = table["knn"].to_numpy().copy()
-    knn[np.arange(len(knn)) % 7 == 0] = -np.inf
-    infinite = table.set_column(table.column_names.index("knn"), "knn", pa.array(knn))
-    entry = EvaluatedRun(run, "run", read_result(run), infinite)
-    assert len(list(score_figures(entry))) + len(list(surface_figures(entry))) >= 5

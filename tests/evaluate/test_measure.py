@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from rtk.evaluate.measure import (
     ScoreColumns,
@@ -16,6 +17,7 @@ from rtk.evaluate.measure import (
     score_metrics,
 )
 from rtk.metrics import aurc, bootstrap_interval, ds_aurc, ds_f1, joint, ood_aurc, ood_detection, ood_f1
+from rtk.scores import Predictions
 
 
 def columns(known: int = 200, unseen: int = 100) -> dict[str, ScoreColumns]:
@@ -105,7 +107,15 @@ def test_calibration_of_a_model_that_says_what_it_knows():
     logits = generator.standard_normal((20_000, 4)).astype(np.float32) * 2
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = (generator.random((20_000, 1)) > probabilities.cumsum(1)).sum(1).clip(0, 3)
-    found = calibration(logits, labels)
+    modest, too_sure = (
+        Predictions(torch.from_numpy(scaled), torch.zeros(20_000, 1), torch.from_numpy(labels))
+        for scaled in (logits, logits * 3)
+    )
+    found = calibration(logits, labels, modest)
     assert found["ece"] < 0.015
     assert sum(found["reliability"]["count"]) == 20_000
-    assert calibration(logits * 3, labels)["ece"] > 0.1
+    assert found["temperature"] == pytest.approx(1, abs=0.05)
+    found = calibration(logits * 3, labels, too_sure)
+    assert found["ece"] > 0.1
+    assert found["temperature"] == pytest.approx(3, abs=0.1)
+    assert found["ece_at_temperature"] < 0.015

@@ -12,7 +12,8 @@ from rtk.cli import main
 from rtk.config import ConfigError, load_config
 from rtk.config.search_space import parse_space
 from rtk.report.comparison import compare
-from rtk.report.comparison_table import short_keys
+from rtk.report.comparison_page import _settings, _tables, write_comparison
+from rtk.report.comparison_table import as_text, short_keys
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import Sweep
 from rtk.tune.study import draw, open_study
@@ -146,3 +147,39 @@ def test_a_sweep_has_a_pareto_front_and_reasons_of_failures(sweep, tmp_path, cap
 def test_short_keys_stay_apart():
     keys = ["optimizer.lr", "objective.regmixup.weight", "objective.regpixmix.weight", "seed"]
     assert short_keys(keys) == ["lr", "regmixup.weight", "regpixmix.weight", "seed"]
+
+
+def test_settings_are_rows_and_what_has_no_effect_is_hidden(tmp_path):
+    runs = []
+    for overrides in (
+        ["sharpness.rho=0.1"],
+        ["sharpness.variant=sam", "sharpness.rho=0.2", "averaging.decay=0.9"],
+    ):
+        run = RunFolder.create(load_config("digits_ce", [f"output={tmp_path}", *overrides]))
+        run.append_metrics(9, 1.0, {"val/accuracy": 0.9 + 0.05 * len(runs), "val/aurc": 0.02})
+        runs.append(run)
+    found = compare([str(run.path) for run in runs])
+    (settings,) = _settings(found)
+    assert settings.columns == [run.name for run in runs]
+    texts = {name: [cell.text for cell in cells] for name, cells in settings.rows}
+    assert texts == {"sharpness.variant": ["none", "sam"], "sharpness.rho": ["–", "0.2"]}
+    (table,) = _tables(found)
+    rows = dict(table.rows)
+    place = table.columns.index("val accuracy %")
+    assert (rows[runs[1].name][place].text, rows[runs[1].name][place].around) == ("95.00", "+5.00")
+    assert rows[runs[0].name][place].around == ""
+    text = as_text(found.groups, found.metrics)
+    assert "decay" not in text
+    assert text.count("rho=") == 1
+
+
+def test_one_unit_throughout_a_sweep(sweep, tmp_path):
+    found = compare(sweep="two", output=str(tmp_path))
+    html = write_comparison(found, tmp_path / "page.html").read_text()
+    assert "95.00" in html  # of the table
+    assert "val accuracy % (max)" in html
+    assert "val DS-AURC near ‰ (min)" in html
+    assert "val/accuracy (max)" not in html
+    assert "lr (log)" in html
+    assert found.importances == {}  # of three trials
+    assert "Importance" not in html
