@@ -123,7 +123,8 @@ class Evaluation:
     @property
     def figures(self) -> list[Figure]:
         """The report's figures of this run: risk-coverage curves, histograms, ROC, reliability."""
-        from rtk.report.figures import EvaluatedRun, risk_coverage_figures, score_figures
+        from rtk.report.evaluated import EvaluatedRun
+        from rtk.report.figures import risk_coverage_figures, score_figures
         from rtk.runs.folder import RunFolder
 
         read = EvaluatedRun.read(RunFolder(self.run), self.run.name)
