@@ -22,17 +22,16 @@ MOST_ROWS = 1000
 
 
 def class_names(entry: EvaluatedRun) -> tuple[str, ...]:
-    """Names of the classes in the order of the labels; numbers where no data set that names them is there."""
-    data, paths = entry.run.config_tree()["data"], entry.result.get("paths", {})
-    for key, path in (("data.train", data["train"]), ("data.test", paths.get("test"))):
+    """Names of the classes by label: as the run or its training set have them, else the numbers."""
+    seen = [entry.column("id", "label"), entry.table["prediction"].to_numpy()]
+    count = 1 + max(int(numbers.max()) for numbers in seen)
+    found = tuple((entry.run.read_json("environment.json") or {}).get("classes", ()))
+    if not found:
         try:
-            found = open_configured(path, key).classes if path else ()
+            found = open_configured(entry.run.config_tree()["data"]["train"], "data.train").classes
         except (ConfigError, OSError):
-            continue
-        if found:
-            return found
-    count = 1 + max(int(entry.column("id", kind).max()) for kind in ("label", "prediction"))
-    return tuple(map(str, range(count)))
+            found = ()
+    return found if len(found) >= count else tuple(map(str, range(count)))
 
 
 def confusions(labels: np.ndarray, predictions: np.ndarray) -> list[tuple[int, int, int]]:

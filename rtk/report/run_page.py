@@ -27,6 +27,7 @@ from rtk.report.figures import (
 )
 from rtk.report.page import write_page
 from rtk.report.page_tables import (
+    Grid,
     confidence_table,
     corruption_table,
     decision_rows,
@@ -84,14 +85,19 @@ def _run_section(entry: EvaluatedRun) -> dict[str, Any]:
         "maps": maps,
         "surfaces": surfaces,
         "training": list(training_figures(entry)),
-        "tables": [part for metric in OPEN_TABLES for part in score_set_table(entry, metric)],
-        "more_tables": [part for metric in FOLDED_TABLES for part in score_set_table(entry, metric)],
+        "tables": _set_tables(entry, OPEN_TABLES),
+        "more_tables": _set_tables(entry, FOLDED_TABLES),
         "confidences": confidence_table(entry),
         "corruptions": corruption_table(entry),
         "decision": decision_rows(entry),
         "galleries": list(galleries(entry, names)),
         **_class_section(entry, names),
     }
+
+
+def _set_tables(entry: EvaluatedRun, metrics: Sequence[str]) -> list[Grid]:
+    """Every score on every OOD set; none where there is no such set."""
+    return [part for metric in metrics for part in score_set_table(entry, metric)] if entry.groups else []
 
 
 def _class_section(entry: EvaluatedRun, names: Sequence[str]) -> dict[str, Any]:
