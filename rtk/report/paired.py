@@ -79,9 +79,10 @@ def _share(first: EvaluatedRun, second: EvaluatedRun, sets: Sequence[str], group
 
 
 def _identity(entry: EvaluatedRun, name: str) -> pa.Table:
-    """Ids and labels of the images of a set, in their order."""
+    """Ids of the images of a set in their order, and of the test set the labels."""
     mask = np.asarray(entry.table["set"]) == name
-    return entry.table.select(["sample_id", "label"]).filter(pa.array(mask))
+    columns = ["sample_id", "label"] if name == "test" else ["sample_id"]
+    return entry.table.select(columns).filter(pa.array(mask))
 
 
 def _same(first: EvaluatedRun, second: EvaluatedRun, name: str) -> bool:

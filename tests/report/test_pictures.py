@@ -77,7 +77,7 @@ def test_each_picture_is_that_of_its_caption(run):
     for data, caption in figures:
         shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
         wanted = decode_rgb(shipped[int(caption.rpartition("image ")[2])], None)
-        assert np.abs(shown - wanted).mean() < 6  # what JPEG changes
+        assert np.abs(shown - wanted).mean() < 12  # what JPEG changes
     row = next(caption for _, caption in figures if "taken for" in caption).split("<br>")
     table = {key: values.tolist() for key, values in columns_of(entry).items()}
     number = table["sample_id"].index(int(row[-1].removeprefix("image ")))
