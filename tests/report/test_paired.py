@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rtk.metrics import bootstrap_difference
+from rtk.report import paired
 from rtk.report.comparison import compare
 from rtk.report.evaluated import EvaluatedRun
 from rtk.report.paired import paired_difference
@@ -15,6 +16,13 @@ def changed(entry: EvaluatedRun, column: str, values: np.ndarray) -> EvaluatedRu
     place = entry.table.column_names.index(column)
     table = entry.table.set_column(place, column, [values])
     return EvaluatedRun(entry.run, "other", entry.result, table, 1)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """So few resamples that the joint metrics take no time."""
+    monkeypatch.setattr(paired, "FEWEST", 20)
+    monkeypatch.setattr(paired, "MOST", 20)
 
 
 @pytest.fixture
@@ -37,11 +45,9 @@ def test_it_is_the_paired_bootstrap_of_the_images(entry):
 
 
 @pytest.mark.parametrize("key", ["aurc", "auroc_near", "fpr95_far", "ds_aurc_near", "ds_f1_far"])
-def test_the_estimate_is_the_difference_of_the_tables(make_run, read, key):
-    entry, other = read(
-        make_run("one", sets={"cats": ("near", 30), "dogs": ("near", 20), "noise": ("far", 20)}),
-        make_run("two", sets={"cats": ("near", 30), "dogs": ("near", 20), "noise": ("far", 20)}, skill=0.05),
-    )
+def test_the_estimate_is_the_difference_of_the_tables(make_run, read, few_resamples, key):
+    sets = {"cats": ("near", 30), "dogs": ("near", 20), "noise": ("far", 20)}
+    entry, other = read(make_run("one", sets=sets), make_run("two", sets=sets, skill=0.05))
     found, images = paired_difference(entry, other, key)
     values = [one.result["summary"][key] for one in (entry, other)]
     assert found.estimate == pytest.approx(values[1] - values[0], abs=1e-12)
@@ -59,7 +65,7 @@ def test_only_the_same_images_are_compared(entry, make_run, read):
     assert paired_difference(entry, entry, "val/accuracy") is None
 
 
-def test_compare_gives_single_runs_an_interval(make_run):
+def test_compare_gives_single_runs_an_interval(make_run, few_resamples):
     runs = [make_run("one"), make_run("two", skill=0.0, overrides=("optimizer.lr=0.1",))]
     found = {one.metric: one for one in compare([str(run.path) for run in runs]).differences}
     assert found["aurc"].is_significant
