@@ -112,8 +112,8 @@ def _decisions(entry: EvaluatedRun, columns: Mapping[str, np.ndarray]) -> np.nda
     rule = entry.decision
     if rule is None:
         return None
-    scores = (columns[entry.result[kind]] for kind in ("confidence", "ood_score"))
-    return decide(*scores, rule["tau_id"], rule["tau_ood"])
+    sure, familiar = (columns[entry.result[kind]] for kind in ("confidence", "ood_score"))
+    return decide(sure, familiar, rule["tau_id"], rule["tau_ood"])
 
 
 def _lines(
@@ -142,7 +142,8 @@ def _read(
     entry: EvaluatedRun, columns: Mapping[str, np.ndarray], wanted: np.ndarray
 ) -> tuple[dict[int, Row], dict[str, str]]:
     """Images of rows of the score table, by row; and for each set whose images cannot be had, why."""
-    found, missing = {}, {}
+    found: dict[int, Row] = {}
+    missing: dict[str, str] = {}
     for name in dict.fromkeys(columns["set"][wanted].tolist()):
         rows = wanted[columns["set"][wanted] == name]
         try:

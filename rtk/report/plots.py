@@ -86,7 +86,7 @@ def histories(
 def _draw_lines(axes: Axes, lines: Mapping[str, Curve], numbers: Mapping[str, int] | None) -> None:
     numbers = numbers or {name: number for number, name in enumerate(lines)}
     for name, (x, y) in lines.items():
-        alone = {"marker": "o", "markersize": 5} if len(x) == 1 else {}  # one point makes no line
+        alone: Any = {"marker": "o", "markersize": 5} if len(x) == 1 else {}  # one point makes no line
         axes.plot(
             x, y, label=name, linewidth=1.8, gid=f"line-{numbers[name]}", **line_look(numbers[name]), **alone
         )
@@ -230,7 +230,7 @@ def confusion_map(shares: np.ndarray, counts: np.ndarray, names: Sequence[str]) 
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in zip(*np.nonzero(counts), strict=True):
-            look = {"color": "white" if shares[row, column] > 0.55 else "black", "fontsize": 8}
+            look: Any = {"color": "white" if shares[row, column] > 0.55 else "black", "fontsize": 8}
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", **look)
         ticks = range(len(names))
         axes.set_xticks(ticks, names, rotation=45, ha="right")
