@@ -98,7 +98,7 @@ def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
     for key in HEADLINE:
         values = [entry.result["summary"].get(key) for entry in evaluated]
         known = [value for value in values if value is not None]
-        best = (max if larger_is_better(key) else min)(known) if len(known) > 1 else None
+        best = (max if larger_is_better(key) else min)(known) if len(set(known)) > 1 else None
         cells = [
             _cell(key, value, _spread(entry, "summary", key), value == best is not None)
             for entry, value in zip(evaluated, values, strict=True)
@@ -110,11 +110,11 @@ def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
 
 
 def score_set_table(entry: EvaluatedRun, metric: str) -> list[Grid]:
-    """Scores x OOD sets for one metric, with the means of both groups; the best score of each set marked."""
+    """Scores x OOD sets for one metric, the means of both groups first; the best score of each set marked."""
     result, groups = entry.result, entry.groups
     columns = [
-        *((name, ("sets", name), metric) for group in groups for name in entry.sets_of(group)),
         *((f"{group} mean", ("scores",), f"{metric}_{group}") for group in groups),
+        *((name, ("sets", name), metric) for group in groups for name in entry.sets_of(group)),
     ]
     best_of = max if larger_is_better(metric) else min
     rows = []
