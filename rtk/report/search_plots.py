@@ -39,8 +39,7 @@ def parallel_coordinates(
     axes_columns = {**columns, metric: values}
     scales = {name: _scale(column, (logarithmic or {}).get(name)) for name, column in axes_columns.items()}
     placed = np.array([_placed(column, scales[name]) for name, column in axes_columns.items()])
-    ranks = np.argsort(np.argsort(values)) / max(1, len(values) - 1)
-    goodness = ranks if larger_is_better else 1 - ranks
+    goodness = _goodness(values, larger_is_better)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(9.4, 3.8))
         axes = figure.subplots()
@@ -65,6 +64,12 @@ def parallel_coordinates(
         axes.set(xlim=(-0.15, len(placed) - 0.45), ylim=(-0.05, 1.16), yticks=[], xticks=[])
         axes.spines[["left", "bottom"]].set_visible(False)
         return as_svg(figure)
+
+
+def _goodness(values: Sequence[float], larger_is_better: bool) -> np.ndarray:
+    """0 for the worst ... 1 for the best by rank, (N,); equal ones are equally good."""
+    _, ranks = np.unique(np.array(values) * (1 if larger_is_better else -1), return_inverse=True)
+    return ranks / ranks.max() if ranks.max() else np.ones(len(ranks))
 
 
 def _is_number(value: Any) -> bool:

@@ -25,3 +25,9 @@ def test_lines_stand_out_from_white():
     for colour in lines:
         red, green, blue = (int(colour[n : n + 2], 16) / 255 for n in (0, 2, 4))
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.8
+
+
+def test_equally_good_runs_look_alike():
+    svg = search_plots.parallel_coordinates(COLUMNS, "AURC", [20.0, 10.0, 10.0], False)
+    colours = [c for c in re.findall(r"stroke: #(\w{6})", svg) if c != "9aa5b1"]
+    assert sorted(colours.count(colour) for colour in set(colours)) == [1, 2]
