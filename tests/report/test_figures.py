@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -90,16 +91,18 @@ def test_the_stated_calibration_error_is_that_of_the_drawn_bins(make_run, read):
 
 
 def test_thresholds_are_drawn_where_there_are_any(make_run, read):
-    (entry,) = read(make_run("one"))
+    (entry,) = read(make_run("one", sets={"noise": SETS["noise"]}))
     ruled = with_rule(entry, tau_id=0.625, tau_ood=-0.5)
-    texts = [drawn.texts(figure.svg) for figure in score_figures(ruled)]
-    assert "accepted ≥ 0.625" in texts[0]
-    assert "accepted ≥ -0.5" in texts[1]  # below all scores: drawn at the edge
-    assert not any("accepted" in text for figure in score_figures(entry) for text in drawn.texts(figure.svg))
+    shown, without = (
+        [drawn.texts(figure.svg) for figure in islice(score_figures(one), 2)] for one in (ruled, entry)
+    )
+    assert "accepted ≥ 0.625" in shown[0]
+    assert "accepted ≥ -0.5" in shown[1]  # below all scores: drawn at the edge
+    assert not any("accepted" in text for texts in without for text in texts)
     for one, wanted in ((entry, False), (ruled, True)):
-        maps, surfaces = f1_figures(one)
-        assert len(maps) == len(surfaces) == 2
-        assert all(("decision rule" in drawn.texts(figure.svg)) == wanted for figure in maps)
+        (flat,), (solid,) = f1_figures(one)
+        assert ("decision rule" in drawn.texts(flat.svg)) == wanted
+        assert "F1" in drawn.texts(solid.svg)
 
 
 def test_epochs_are_whole_and_the_evaluated_one_is_marked(make_run, read):
@@ -114,14 +117,14 @@ def test_epochs_are_whole_and_the_evaluated_one_is_marked(make_run, read):
 
 
 def test_infinite_scores_are_drawn_and_change_no_area(make_run, read):
-    run = make_run("one")
+    run = make_run("one", sets={"noise": SETS["noise"]})
     (entry,) = read(run)
     values = entry.table["knn"].to_numpy().copy()
     values[values.argmin()] = -np.inf
     place = entry.table.column_names.index("knn")
     table = entry.table.set_column(place, "knn", [values])
     infinite = EvaluatedRun(RunFolder(run.path), "one", entry.result, table)
-    assert len(list(score_figures(infinite))) == 5
-    assert len(f1_figures(infinite)[0]) == 2
+    assert len(list(score_figures(infinite))) == 4
+    assert len(f1_figures(infinite)[0]) == 1
     for ours, theirs in zip(risk_coverage_figures([infinite]), risk_coverage_figures([entry]), strict=True):
         assert ours.caption == theirs.caption  # the ranks are the same
