@@ -166,7 +166,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray, validation: Predictions)
         validation: predictions for the validation images.
     """
     probabilities = _softmax(logits)
-    temperature = fit_temperature(validation.logits, validation.labels)
+    temperature = fit_temperature(validation.logits, validation.known_labels)
     curve = reliability_curve(probabilities, labels, RELIABILITY_BINS)
     filled = curve.count > 0
     return {
