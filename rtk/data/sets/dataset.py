@@ -41,6 +41,7 @@ class ImageDataset:
         rows: number of images over all files.
         classes: class names in the order of the labels; empty if there are none.
         columns: columns that all files have.
+        label_map: for each label in the files its number in `classes` (see `class_names`); None: the same.
     """
 
     path: str
@@ -48,6 +49,7 @@ class ImageDataset:
     rows: int
     classes: tuple[str, ...]
     columns: tuple[str, ...]
+    label_map: tuple[int, ...] | None = None
 
     @property
     def has_sample_id(self) -> bool:
@@ -100,21 +102,23 @@ def open_dataset(path: str | Path, *, need_classes: bool = True) -> ImageDataset
 
 
 def labels(dataset: ImageDataset) -> np.ndarray:
-    """Return the labels of all rows, int64 (rows,).
+    """Return the labels of all rows as numbers of `dataset.classes`, int64 (rows,).
 
     Raises:
         ValueError: a label is missing.
     """
-    parts = [read_integers(dataset, file, "label") for file in dataset.files]
-    return np.concatenate(parts)
+    values = np.concatenate([read_integers(dataset, file, "label") for file in dataset.files])
+    return values if dataset.label_map is None else np.array(dataset.label_map)[values]
 
 
 def check_labels(dataset: ImageDataset, num_classes: int) -> None:
-    """Check that every label lies in [0, num_classes).
+    """Check that every label in the files lies in [0, num_classes), or is one that `label_map` knows.
 
     Raises:
         ValueError: one does not; the message names the file, the row and the label.
     """
+    if dataset.label_map is not None:
+        num_classes = len(dataset.label_map)
     for file in dataset.files:
         values = read_integers(dataset, file, "label")
         outside = np.flatnonzero((values < 0) | (values >= num_classes))
@@ -156,7 +160,9 @@ def read_rows(dataset: ImageDataset, wanted: np.ndarray | None = None) -> Iterat
                 numbers = range(start, start + rows)
                 chosen = numbers if wanted is None else _between(wanted, start, start + rows)
                 if chosen:
-                    yield from _read_group(parquet, group, start, chosen)
+                    found = _read_group(parquet, group, start, chosen)
+                    places = dataset.label_map
+                    yield from found if places is None else (r._replace(label=places[r.label]) for r in found)
                 start += rows
 
 
