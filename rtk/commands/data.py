@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtk.commands import data_split
 from rtk.commands.output import print_json, print_some
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
 
@@ -35,7 +36,9 @@ def _add_prepare(actions: Parsers) -> None:
         rtk data prepare photos/ --out data/photos --skip-bad
         rtk data prepare photos/ --out data/photos --split-folders 2023,2024   a split each; others left out
         rtk data prepare species/ --out data/birds --classes-from parent       species/ORDER/BIRD/*.jpg
-        rtk data prepare hub/train.parquet --out data/hub --classes-from fine_label""",
+        rtk data prepare hub/train.parquet --out data/hub --classes-from fine_label
+        rtk data prepare photos/ --out data/photos --split 0.7/0.15/0.15 --seed 1
+        rtk data prepare scans/ --out data/scans --split 0.8/0/0.2 --group-pattern 'patient[0-9]+'""",
     )
     parser.add_argument("source", help="folder, archive or Parquet")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
@@ -48,6 +51,7 @@ def _add_prepare(actions: Parsers) -> None:
         default="apply",
         help="what --image-size does about orientations that phones note beside pictures (default: apply)",
     )
+    data_split.add_options(parser)
     add_plugin(parser, "data sources")
     add_json(parser)
 
@@ -119,6 +123,7 @@ def run_prepare(options: Options) -> int:
                 classes_from=options.classes_from,
                 on_open=None if options.json else print_layout,
                 exif=options.exif,
+                split=data_split.options(options),
                 progress=progress,
             )
     except BadImagesError as error:
@@ -131,6 +136,8 @@ def run_prepare(options: Options) -> int:
     for summary in done.files:
         print(f"  {summary.file}: {summary.rows} images")
     print_turned(done.turned)
+    if done.split is not None:
+        data_split.show(done, done.split)
     print_some("skipped, could not be read", [f"{bad.origin}: {bad.reason}" for bad in done.skipped])
     print_some("ignored, no image of a class", list(done.ignored))
     return 0

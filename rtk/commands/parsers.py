@@ -54,3 +54,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number above 0")
     return int(text)
+
+
+def natural(text: str) -> int:
+    """An option's whole number from 0 on, that fits 63 bits."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 0 on")
+    return int(text)

@@ -36,3 +36,11 @@ def progress_lines(title: str, every: float = SECONDS_A_LINE) -> Progress:
             print(f"{title}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     return show
+
+
+def halves(progress: Progress) -> tuple[Progress, Progress]:
+    """Progress of two passes over the same things, shown as one."""
+    return (
+        lambda done, total: progress(done, 2 * total),
+        lambda done, total: progress(total + done, 2 * total),
+    )

@@ -20,7 +20,7 @@ from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.columns import class_names, image_bytes, image_column, is_text, label_column
 from rtk.data.sets.dataset import CLASSES_FILE, READ_BYTES, READ_ROWS, find_classes
 from rtk.data.sets.of_run import blamed_on
-from rtk.data.sets.storage import locate
+from rtk.data.sets.storage import locate, read_groups
 
 NO_CLASSES = "none"
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # train-00000-of-00002
@@ -99,7 +99,8 @@ def open_foreign_parquet(path: Path, *, classes_from: str | None = None) -> Sour
         parts = tuple(group)
         splits.append(Split(name, sum(len(part.labels) for part in parts), partial(_read, parts)))
     ignored = tuple(f"column {name}" for name in schemas[0].names if name not in kept)
-    return Source("Parquet of others", classes, tuple(splits), True, ignored, shown)
+    groups = partial(read_groups, locate(str(paths[0]))[0], [_place(file) for file in paths])
+    return Source("Parquet of others", classes, tuple(splits), True, ignored, shown, groups)
 
 
 def _place(file: Path) -> str:

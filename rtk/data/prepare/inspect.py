@@ -103,7 +103,7 @@ def inspect_dataset(path: str | Path, *, sample: int | None = None, seed: int = 
         rows=dataset.rows,
         classes=classes,
         class_counts=tuple(counts.tolist()),
-        balance=_balance(classes, counts),
+        balance=class_balance(classes, counts),
         looked_at=seen.rows,
         bytes=seen.bytes,
         sizes={f"{width}x{height}": n for (width, height), n in seen.sizes.most_common(_MOST_COMMON_SIZES)},
@@ -202,7 +202,8 @@ def _choose(rows: int, wanted: int | None, seed: int) -> np.ndarray | None:
     return np.sort(np.random.default_rng(seed).choice(rows, wanted, replace=False))
 
 
-def _balance(classes: tuple[str, ...], counts: np.ndarray) -> ClassBalance:
+def class_balance(classes: tuple[str, ...], counts: np.ndarray) -> ClassBalance:
+    """The balance of classes with so many images each, (C,)."""
     empty = tuple(name for name, count in zip(classes, counts, strict=True) if not count)
     imbalance = float(counts.max() / counts[counts > 0].min())
     return ClassBalance(int(counts.min()), float(np.median(counts)), int(counts.max()), imbalance, empty)

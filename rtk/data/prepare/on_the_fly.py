@@ -16,7 +16,6 @@ from filelock import FileLock
 from rtk.data.image import ImageInfo
 from rtk.data.image_files import read_tree, readable_path
 from rtk.data.prepare.parquet_writer import ImageRow, write_parquet
-from rtk.data.prepare.prepare import encoded
 from rtk.data.prepare.records import Record, Source
 from rtk.data.prepare.sources import OWN_KINDS, SourceKind, find_kind, open_source
 from rtk.data.sets.builtin import PREFIX, cache_folder
@@ -126,7 +125,7 @@ def _rows(source: Source) -> Iterator[ImageRow]:
 
 def _bytes(record: Record) -> bytes:
     try:
-        return encoded(record)
+        return record.encoded()
     except OSError:  # a link to nowhere, say: an image that cannot be decoded
         return b""
 

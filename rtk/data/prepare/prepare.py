@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -21,92 +21,19 @@ from rtk.data.image import (
     resize_and_crop,
     to_rgb,
 )
-from rtk.data.image_files import as_text
 from rtk.data.prepare.journal import Finished, Journal, resumable_folder
 from rtk.data.prepare.parquet_writer import FileSummary, ImageRow, write_parquet
 from rtk.data.prepare.records import Record, Source, Split
+from rtk.data.prepare.report import BadImage, BadImagesError, PrepareReport
 from rtk.data.prepare.sources import open_source
+from rtk.data.prepare.split import SplitOptions, split_source
 from rtk.data.sets.dataset import CLASSES_FILE, MANIFEST_FILE
+from rtk.runtime.console import Progress, halves
 from rtk.runtime.environment import available_cpus
 
 ROWS_PER_FILE = 50_000
 _CHUNK = 64  # images validated between two reports of progress; what is in memory at a time
 _MAX_THREADS = 16
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """An image that cannot be decoded: where it stands in the source, and why."""
-
-    origin: str
-    reason: str
-
-
-class BadImagesError(ValueError):
-    """Images of a source cannot be decoded.
-
-    Attributes:
-        bad: all of them; the message shows the first ten.
-    """
-
-    def __init__(self, source: Path, bad: tuple[BadImage, ...]) -> None:
-        shown = [f"  {image.origin}: {image.reason}" for image in bad[:10]]
-        if len(bad) > len(shown):
-            shown.append(f"  ... and {len(bad) - len(shown)} more")
-        what = "1 image" if len(bad) == 1 else f"{len(bad)} images"
-        super().__init__("\n".join([f"{source}: {what} cannot be decoded; nothing was written", *shown]))
-        self.bad = bad
-
-
-@dataclass(frozen=True)
-class PrepareReport:
-    """What `prepare` wrote; the same is in `manifest.json`.
-
-    Attributes:
-        out: the new folder.
-        source: what was read.
-        kind: what the source was recognised as, such as `image folder`.
-        image_size: side in pixels to which images were brought, or None.
-        classes: class names in the order of the labels.
-        files: one summary a Parquet file, in the order of the sample ids.
-        skipped: images that were left out because they cannot be decoded.
-        ignored: what else the source holds: files that are no images, columns that are not kept.
-    """
-
-    out: Path
-    source: Path
-    kind: str
-    image_size: int | None
-    classes: tuple[str, ...]
-    files: tuple[FileSummary, ...]
-    skipped: tuple[BadImage, ...]
-    ignored: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every image of the source was written."""
-        return not self.skipped
-
-    @property
-    def rows(self) -> int:
-        """Number of images written."""
-        return sum(file.rows for file in self.files)
-
-    @property
-    def turned(self) -> int:
-        """Number of images whose EXIF orientation turns or mirrors them."""
-        return sum(file.turned for file in self.files)
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Images of each class over all files, in the order of `classes`."""
-        return tuple(sum(counts) for counts in zip(*(file.class_counts for file in self.files), strict=True))
-
-    def manifest(self) -> dict[str, Any]:
-        """Return the report as JSON values: the content of `manifest.json`."""
-        content = asdict(self)
-        del content["out"]  # the folder may be moved
-        return {**content, "source": as_text(self.source), "rows": self.rows, "class_counts": self.counts}
 
 
 def prepare(
@@ -119,7 +46,8 @@ def prepare(
     split_folders: Sequence[str] | None = None,
     classes_from: str | None = None,
     on_open: Callable[[Source], None] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    split: SplitOptions | None = None,
+    progress: Progress | None = None,
     rows_per_file: int = ROWS_PER_FILE,
 ) -> PrepareReport:
     """Turn images into Parquet, validating each by a full decode.
@@ -141,7 +69,9 @@ def prepare(
         classes_from: of an image folder: `top`, `parent` or `none` (`LayoutOptions`); of Parquet: the column
             with the classes, or `none`. None: found out where that is clear.
         on_open: called with what was found, before any image is read.
-        progress: called with (images done, images in all), from the calling thread.
+        split: write a source without splits as `train`, `validation` and `test`. None: as it is.
+        progress: called with (images done, images in all), from the calling thread; with `split` every image
+            is done twice.
         rows_per_file: most rows of one Parquet file.
 
     Raises:
@@ -153,11 +83,16 @@ def prepare(
     _check_arguments(source, out, image_size, rows_per_file)
     split_folders = None if split_folders is None else tuple(split_folders)
     options = {"split_folders": split_folders, "classes_from": classes_from}
-    opened = open_source(source, **options)
+    opened, parted = open_source(source, **options), None
     if on_open is not None:
         on_open(opened)
+    progress = progress or (lambda done, total: None)
+    if split is not None:
+        first_half, progress = halves(progress)
+        opened, parted = split_source(opened, source, split, first_half)
     with resumable_folder(out) as folder:
-        key = _key(opened, source, image_size, rows_per_file) | options | {"exif": exif}
+        asked = options | {"exif": exif, "split": split and asdict(split)}
+        key = _key(opened, source, image_size, rows_per_file) | asked
         validate = partial(_validate, image_size=image_size, exif=exif)
         job = _Job(opened, Journal(folder, key), validate, progress, rows_per_file)
         written = [job.write_split(split) for split in opened.splits]
@@ -167,7 +102,7 @@ def prepare(
         _check_written(source, opened.splits, written)
         files = tuple(chain.from_iterable(written))
         report = PrepareReport(
-            out, source, opened.kind, image_size, opened.classes, files, skipped, opened.ignored
+            out, source, opened.kind, image_size, opened.classes, files, skipped, opened.ignored, parted
         )
         _write_json(folder / CLASSES_FILE, {"classes": opened.classes})
         _write_json(folder / MANIFEST_FILE, report.manifest())
@@ -188,13 +123,13 @@ class _Job:
         source: Source,
         journal: Journal,
         validate: Callable[[Record], tuple[bytes, ImageInfo] | BadImage],
-        progress: Callable[[int, int], None] | None,
+        progress: Progress,
         rows_per_file: int,
     ) -> None:
         self.source = source
         self.journal = journal
         self.validate = validate
-        self.progress = progress or (lambda done, total: None)
+        self.progress = progress
         self.rows_per_file = rows_per_file
         self.bad: list[BadImage] = []
         self.done = 0
@@ -263,7 +198,7 @@ def _key(opened: Source, source: Path, image_size: int | None, rows_per_file: in
 def _validate(record: Record, image_size: int | None, exif: str) -> tuple[bytes, ImageInfo] | BadImage:
     """Decode an image fully; returns the bytes to write and what they are, or why it cannot be decoded."""
     try:
-        data = encoded(record)
+        data = record.encoded()
         image = open_image(data)
         info = read_info(image)
         pixels = to_rgb(image, exif)
@@ -276,13 +211,6 @@ def _validate(record: Record, image_size: int | None, exif: str) -> tuple[bytes,
         return BadImage(record.origin, str(error))
     written = ImageInfo(image_size, image_size, resized.mode, "PNG", info.orientation)
     return encode_png(np.array(resized)), written
-
-
-def encoded(record: Record) -> bytes:
-    """Return a record's image as the bytes of an image file."""
-    if isinstance(record.payload, bytes):
-        return record.payload
-    return record.payload.read_bytes() if isinstance(record.payload, Path) else encode_png(record.payload)
 
 
 def _check_arguments(source: Path, out: Path, image_size: int | None, rows_per_file: int) -> None:

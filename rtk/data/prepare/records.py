@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rtk.data.image import encode_png
+
 
 @dataclass(frozen=True)
 class Record:
@@ -25,6 +27,12 @@ class Record:
     origin: str
     path: str | None = None
     sample_id: int | None = None
+
+    def encoded(self) -> bytes:
+        """The image as the bytes of an image file."""
+        if isinstance(self.payload, bytes):
+            return self.payload
+        return self.payload.read_bytes() if isinstance(self.payload, Path) else encode_png(self.payload)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Source:
         has_paths: whether records carry a `path`.
         ignored: what else was found: files that are no images, columns that are not kept.
         layout: how its folders were understood, as lines of a tree; empty where there is nothing to mistake.
+        column: of a table: for the name of a column, int64 (count,), equal where its values are; raises a
+            ValueError for one that it has not.
     """
 
     kind: str
@@ -61,6 +71,7 @@ class Source:
     has_paths: bool
     ignored: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
+    column: Callable[[str], np.ndarray] | None = None
 
     @property
     def count(self) -> int:

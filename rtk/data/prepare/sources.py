@@ -19,6 +19,7 @@ from rtk.data.prepare.idx_files import find_idx_images, open_idx
 from rtk.data.prepare.image_folder import open_image_folder
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.dataset import ImageDataset, check_labels, open_dataset, read_integers, read_rows
+from rtk.data.sets.storage import read_groups
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,10 @@ def open_parquet(path: Path) -> Source:
         start += count
     kept = ("image", "label", "sample_id", "path")
     ignored = tuple(f"column {name}" for name in dataset.columns if name not in kept)
-    return Source("Parquet", dataset.classes, tuple(splits), "path" in dataset.columns, ignored)
+    column = partial(read_groups, dataset.filesystem, dataset.files)
+    return Source(
+        "Parquet", dataset.classes, tuple(splits), "path" in dataset.columns, ignored, column=column
+    )
 
 
 def _split_name(file: str) -> str:

@@ -2,9 +2,12 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rtk.data.image_files import as_text
@@ -77,3 +80,29 @@ def read_json(filesystem: fs.FileSystem, file: str) -> Any:
             return json.loads(opened.read())
         except ValueError as error:
             raise ValueError(f"{file}: no valid JSON: {error}") from error
+
+
+def read_groups(filesystem: fs.FileSystem, files: Sequence[str], column: str) -> np.ndarray:
+    """Numbers of the values of any column of Parquet files, int64 (rows,): equal where the values are.
+
+    Args:
+        filesystem: where the files are.
+        files: in the order of the rows.
+        column: its name.
+
+    Raises:
+        ValueError: a file has no such column, or a value is missing.
+    """
+    numbers: dict[str, int] = {}
+    groups = []
+    for file in files:
+        with filesystem.open_input_file(file) as opened:
+            parquet = pq.ParquetFile(opened)
+            if column not in parquet.schema_arrow.names:
+                there = ", ".join(parquet.schema_arrow.names)
+                raise ValueError(f"{file}: has no column {column!r}; it has {there}")
+            values = parquet.read(columns=[column])[column]
+        if values.null_count:
+            raise ValueError(f"{file}: column {column!r} has {values.null_count} missing values")
+        groups += [numbers.setdefault(repr(value), len(numbers)) for value in values.to_pylist()]
+    return np.array(groups, np.int64)
