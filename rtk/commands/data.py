@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtk.commands import data_split
+from rtk.commands import data_check, data_split
 from rtk.commands.output import print_json, print_some
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
 
@@ -22,6 +22,7 @@ def add(commands: Parsers) -> None:
     actions = data.add_subparsers(dest="data_command", metavar="ACTION", required=True)
     _add_prepare(actions)
     _add_inspect(actions)
+    data_check.add(actions)
     _add_views(actions)
 
 

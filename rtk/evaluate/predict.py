@@ -49,10 +49,8 @@ def predict_datasets(
     """
     folder = run.evaluation / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
-    step = read_state(run.checkpoints / checkpoint)["step"]
-    made_by = {"checkpoint": checkpoint, "step": step, "precision": run.config().train.precision}
-    stamps = {name: _stamp(selection) | made_by for name, selection in selections.items()}
-    files = {name: PredictionsFile(folder / f"{name}.parquet", stamps[name]) for name in selections}
+    files = prediction_files(run, selections, checkpoint)
+    stamps = {name: file.stamp for name, file in files.items()}
     pool = Pool(run, checkpoint, settings or run.config().evaluate)
     score_stamps, fitted_files = _fit_scores(pool, scores, selections, stamps, folder)
     # Data sets that lack the same columns share a pass: starting one takes seconds.
@@ -70,6 +68,24 @@ def predict_datasets(
             added = {score: score_stamps[score] for score in missing}
             files[name].write(part[name], columns, added)
     return {name: file.path for name, file in files.items()}
+
+
+def prediction_files(
+    run: RunFolder, selections: Mapping[str, Selection], checkpoint: str = "best"
+) -> dict[str, PredictionsFile]:
+    """The file of predictions of each data set, which says whether it is there and made from the same.
+
+    Args:
+        run: a trained run.
+        selections: data sets by name.
+        checkpoint: `best` or `last`.
+    """
+    step = read_state(run.checkpoints / checkpoint)["step"]
+    made_by = {"checkpoint": checkpoint, "step": step, "precision": run.config().train.precision}
+    return {
+        name: PredictionsFile(run.evaluation / "predictions" / f"{name}.parquet", _stamp(selection) | made_by)
+        for name, selection in selections.items()
+    }
 
 
 def _fit_scores(

@@ -39,6 +39,7 @@ def test_help_loads_nothing_heavy():
         "report",
         "data prepare",
         "data inspect",
+        "data check",
         "data views",
         "doctor",
         "sweep",

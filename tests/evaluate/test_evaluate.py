@@ -25,12 +25,14 @@ from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate.corruptions import corruption_metrics, read_rows
 from rtk.evaluate.evaluate import evaluate_run
+from rtk.evaluate.label_check import check_labels_with
 from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.score_table import rows_of, score_table
 from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
+from rtk.metrics.label_errors import label_errors
 from rtk.report.run_page import write_report
 from rtk.report.run_tables import write_run_tables
 from rtk.runs.folder import RunFolder
@@ -273,3 +275,24 @@ def test_a_score_that_is_not_a_number_is_named():
     broken = {"rr_fast": np.array([0.5, np.nan, 0.25], np.float32)}
     with pytest.raises(ValueError, match=r"score rr_fast: got NaN for 1 of 3 images of 'test'"):
         score_table({"test": columns | ids | broken}, {"rr_fast": fit_score("rr_fast")}, {})
+
+
+def test_labels_are_checked_by_predictions_made_for_it(run, tmp_path):
+    path = Path(resolve_path("builtin:digits/test.parquet"))
+    table = pq.read_table(path)
+    labels = table["label"].to_numpy().copy()
+    labels[::10] = (labels[::10] + 1) % 8
+    changed = table.set_column(table.column_names.index("label"), "label", pa.array(labels))
+    pq.write_table(changed, tmp_path / "changed.parquet")
+    shutil.copy(path.parent / "classes.json", tmp_path)
+    train = open_dataset(resolve_path("builtin:digits/train.parquet"))
+    last = len(labels) - 1
+    sets = {"changed": open_dataset(tmp_path / "changed.parquet"), "train": train}
+    found = check_labels_with(run, sets, {"changed": (last,)})
+    logits = read_predictions(run.evaluation / "predictions" / "test.parquet")["logits"][:last]
+    expected = label_errors(torch.from_numpy(logits).double().softmax(1).numpy(), labels[:last])
+    assert len(expected.rows) > 10
+    assert set(found["changed"].rows) == set(expected.rows)
+    assert (found["changed"].images, found["changed"].trained_on) == (last, 0)
+    assert (found["train"].images, found["train"].trained_on) == (train.rows, 256)
+    assert len(list((run.evaluation / "predictions").glob("checked-*.parquet"))) == 2

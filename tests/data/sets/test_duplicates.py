@@ -91,6 +91,15 @@ def test_photographs_are_looked_at_small_but_whole():
     assert abs(look.thumb.astype(int) - whole.thumb).mean() < 2
 
 
+def test_phone_pictures_are_looked_at_upright():
+    upright = scene(2).resize((64, 48))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(upright.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    assert look_at(turned).size == (64, 48)
+    assert near_duplicates(prints_of([encoded(upright), turned])).tolist() == [[0, 1]]
+
+
 def test_broken_images_say_why(photo):
     looks = [look for _, look in look_at_each([photo, photo[: len(photo) // 2], b""], lambda data: data)]
     assert looks[0].size == (48, 40)
