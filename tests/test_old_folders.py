@@ -34,6 +34,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 from rtk.runs.sweep import SWEEP_FILE, Sweep
 from rtk.train.launch import resume_training, resumed_config
+from rtk.tune.sweep import moved_config
 
 OLD = Path(__file__).parent / "old"
 
@@ -46,10 +47,8 @@ def run(tmp_path) -> RunFolder:
 
 @pytest.fixture
 def sweep(tmp_path) -> Sweep:
-    """The sweep, told where it lies now."""
+    """The sweep, which was made in another folder."""
     shutil.copytree(OLD / "sweep", tmp_path / "sweep")
-    for path in (tmp_path / "sweep").rglob("*.yaml"):
-        path.write_text(path.read_text().replace("/runs/old_sweep", str(tmp_path / "sweep")))
     return Sweep.open(tmp_path / "sweep")
 
 
@@ -108,6 +107,21 @@ def test_packaged_model_predicts_what_was_recorded():
                 assert row[key] == pytest.approx(wanted[key], abs=1e-4)
 
 
+def test_a_sweep_that_has_moved_writes_its_trials_where_it_is_now(sweep):
+    assert sweep._tree()["config"]["output"] == "/runs/old_sweep"
+    assert sweep.config().output == str(sweep.path)
+
+
+def test_a_sweep_takes_other_places_of_its_images_and_no_other_change(sweep, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(resolve_path("builtin:digits/train.parquet"), "train.parquet")
+    config = moved_config(sweep, ["data.train=train.parquet", "data.test=null"])
+    assert (config.data.train, config.data.test) == (str(tmp_path / "train.parquet"), None)
+    for override in ("optimizer.lr=1", "data.image_size=8", "train.duration=9ep", "data.train=null"):
+        with pytest.raises(ConfigError, match=f"--resume: got {override.partition('=')[0]}, wanted --trials"):
+            moved_config(sweep, [override])
+
+
 def test_trials_of_an_old_sweep_are_compared(sweep):
     found = compare(sweep=str(sweep.path))
     recorded = json.loads((OLD / "trials.json").read_text())
@@ -133,4 +147,5 @@ def test_old_sweep_goes_on(sweep, ray_session):
     assert main(["sweep", "--resume", str(sweep.path), "--trials", "3"]) == 0
     assert (sweep.path / "trial-0002" / "checkpoints" / "last" / "state.json").is_file()
     assert (sweep.path / SWEEP_FILE).is_file()
+    assert not Path("/runs/old_sweep").exists()
     assert len(compare(sweep=str(sweep.path)).groups) == 3

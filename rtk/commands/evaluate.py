@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rtk.commands.output import print_json, print_table
-from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_labels_by, add_plugin, positive
 
 
 def add(commands: Parsers) -> None:
@@ -57,6 +57,7 @@ def add(commands: Parsers) -> None:
         metavar="ROWS",
         help="measure common corruptions, of the first ROWS test images (default: of all)",
     )
+    add_labels_by(parser)
     add_plugin(parser, "scores; the run keeps a copy")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
     parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
@@ -118,6 +119,7 @@ def _evaluate_overrides(options: Options) -> list[str]:
         "evaluate.protocol": options.protocol,
         "evaluate.risk": options.risk,
         "evaluate.bootstrap": options.bootstrap,
+        "data.labels_by": options.labels_by,
         "data.test": options.test,
         "data.validation_ood": options.validation_ood,
     }

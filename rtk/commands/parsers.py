@@ -38,6 +38,15 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
+def add_labels_by(parser: argparse.ArgumentParser) -> None:
+    """The option `--labels-by`, the key `data.labels_by`."""
+    parser.add_argument(
+        "--labels-by",
+        choices=["name", "number"],
+        help="join sets by their class names, refusing unlike ones, or insist on numbers (default: name)",
+    )
+
+
 def add_plugin(parser: argparse.ArgumentParser, what: str) -> None:
     """The option `--plugin`."""
     parser.add_argument(

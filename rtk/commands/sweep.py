@@ -50,11 +50,12 @@ def run(options: Options) -> int:
 
     changes = {key: getattr(options, key) for key in ("trials", "concurrent") if getattr(options, key)}
     if options.resume:
-        if options.space or options.overrides or options.sampler or options.scheduler or options.name:
-            raise ConfigError("--resume: only --trials and --concurrent may change")
-        done = sweeps.resume_sweep(
-            Sweep.open(options.resume, options.output or "runs"), changes, write_sweep_page
-        )
+        # With --resume the first positionals are overrides, no search space and no recipe.
+        overrides = [text for text in (options.space, options.recipe, *options.overrides) if text]
+        if options.sampler or options.scheduler or options.name:
+            raise ConfigError("--resume: only --trials, --concurrent and the places of images may change")
+        sweep = Sweep.open(options.resume, options.output or "runs")
+        done = sweeps.resume_sweep(sweep, changes, write_sweep_page, overrides)
     else:
         if not options.space or not options.recipe:
             raise ConfigError("sweep: wanted a search space and a recipe, or --resume NAME")

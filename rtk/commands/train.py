@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtk.commands.output import duration, print_json, warn_of_kept_sets
-from rtk.commands.parsers import Options, Parsers, add_command, add_json
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_labels_by
 
 if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
@@ -39,6 +39,7 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--resume", metavar="RUN", help="continue a run (or last) from its last checkpoint")
     parser.add_argument("--name", help="name of the run (default: made of the recipe's and the time)")
     parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")
+    add_labels_by(parser)
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved config with origins and stop"
     )
@@ -55,6 +56,8 @@ def run(options: Options) -> int:
 
     if options.output and not options.resume:
         options.overrides.append(f"output={json.dumps(options.output)}")
+    if options.labels_by:
+        options.overrides.append(f"data.labels_by={options.labels_by}")
     if options.resume and (options.dry_run or options.print_config):
         raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
     if options.resume and options.name:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from rtk.config.sections import Fraction, PositiveInt, Section
 
 GROUPS = ("near", "far")  # of OOD sets, as OpenOOD has them
+# Keys that name images: a path, or paths by name.
+SETS = (
+    *("train", "validation", "test", "near_ood", "far_ood", "validation_near_ood", "validation_far_ood"),
+    *("validation_ood", "mixing", "outliers"),
+)
 
 
 class AugmentConfig(Section):
@@ -55,6 +61,10 @@ class DataConfig(Section):
         None, description="OOD images to tune scores and thresholds on, never to test on"
     )
     mixing: str | None = Field(None, description="Parquet of mixing pictures; null: fractals rendered by rtk")
+    labels_by: Literal["name", "number"] = Field(
+        "name",
+        description="join validation and test sets to the training set by class names, or insist on numbers",
+    )
     image_size: PositiveInt = Field(32, description="side in pixels of the images that the model sees")
     crop_share: float = Field(
         1.0,
@@ -100,6 +110,17 @@ class DataConfig(Section):
         """OOD sets of the validation metrics: paths by name, by group (`near`, `far`) that has any."""
         groups = {group: getattr(self, f"validation_{group}_ood") for group in GROUPS}
         return {group: sets for group, sets in groups.items() if sets}
+
+    def with_paths(self, function: Callable[[str, str], str]) -> DataConfig:
+        """The same with other paths: what a function makes of every key (`near_ood.NAME`) and path."""
+        changed: dict[str, Any] = {}
+        for name in SETS:
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                changed[name] = {inner: function(f"{name}.{inner}", path) for inner, path in value.items()}
+            elif value is not None:
+                changed[name] = function(name, value)
+        return self.model_copy(update=changed)
 
     @property
     def decoded_side(self) -> int:

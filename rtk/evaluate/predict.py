@@ -111,6 +111,8 @@ def _fit_scores(
 def _stamp(selection: Selection) -> dict[str, Any]:
     """What predictions depend on beside the model: they are made anew when any of it changes."""
     data = {"data": content_hash(selection.dataset), "rows": len(selection), "size": selection.size}
+    places = selection.dataset.label_map
+    data |= {} if places is None else {"labels": list(places)}
     data |= {"crop_share": selection.crop_share, "interpolation": selection.interpolation}
     # Predictions from before this setting are of images as they were stored: their stamps stay valid.
     return data if selection.exif == "ignore" else data | {"exif": selection.exif}

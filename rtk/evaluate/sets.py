@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rtk.config.changes import When, changing_keys, may_change
@@ -13,10 +14,11 @@ from rtk.config.overrides import parse_override
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Selection, evaluation_selection
 from rtk.data.prepare.on_the_fly import prepared
-from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash
-from rtk.data.sets.of_run import RunSets, blamed_on, open_sets
+from rtk.data.sets.dataset import ImageDataset, content_hash
+from rtk.data.sets.of_run import RunSets, blamed_on, configured_paths, open_sets
 from rtk.data.sets.overlap import first_overlap
 from rtk.evaluate.suites import OODSet, is_missing, load_suite
+from rtk.runs.data_record import NO_RECORD, DataRecord
 from rtk.runs.folder import RunFolder
 from rtk.scores.selection import image_scores
 
@@ -52,7 +54,7 @@ def evaluation_config(
         tree["data"] |= _suite_data(suite, allow_missing)
     config = override_config(build_config(tree), dict(map(parse_override, overrides)))
     tree = config.model_dump(mode="json")
-    _refuse_changes(run.config().model_dump(mode="json"), tree)
+    _refuse_changes(run.config().model_dump(mode="json"), tree, DataRecord.read(run.path))
     names = [entry.name for entry in ood]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -102,10 +104,11 @@ def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
     return data
 
 
-def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any], record: DataRecord) -> None:
     old, new = dict(flatten(before)), dict(flatten(after))
     changed = [key for key in new if key in old and old[key] != new[key]]
-    refused = [key for key in changed if not may_change(key, When.EVALUATION)]
+    kept = [key for key in changed if not may_change(key, When.EVALUATION)]
+    refused = [key for key in kept if not record.is_moved(key, new[key])]
     if "data.validation" in changed and new["data.validation"] is None:
         raise ConfigError(
             f"data.validation: {old['data.validation']!r} -> None: the run held no training images out, so "
@@ -119,6 +122,19 @@ def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None
         )
 
 
+def binding_record(run: RunFolder, config: RunConfig) -> DataRecord:
+    """The record of a run, with the hashes of those sets that its evaluation takes over from the training."""
+    record = DataRecord.read(run.path)
+    before = dict(configured_paths(run.config().data).items())
+    after = dict(configured_paths(config.data).items())
+    hashes = {
+        key: value
+        for key, value in record.hashes.items()
+        if not may_change(f"data.{key}", When.EVALUATION) or before.get(key) == after.get(key)
+    }
+    return replace(record, hashes=hashes)
+
+
 def configured_ood(config: RunConfig) -> dict[str, OODSet]:
     """OOD test sets of a config, by name."""
     return {
@@ -128,23 +144,28 @@ def configured_ood(config: RunConfig) -> dict[str, OODSet]:
     }
 
 
-def evaluation_selections(config: RunConfig, rows: int | None = None) -> dict[str, Selection]:
+def evaluation_selections(
+    config: RunConfig, rows: int | None = None, record: DataRecord = NO_RECORD
+) -> dict[str, Selection]:
     """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test`, the OOD sets.
 
     `validation_ood` is among them where something is tuned on it. OOD sets go by their own names.
 
+    Args:
+        config: of `evaluation_config`.
+        rows: number of images to use of every set, the first ones; None: all.
+        record: of `binding_record`.
+
     Raises:
-        ConfigError: a set is missing, its name is taken, or images to tune on are images to test on.
+        ConfigError: a set is missing, is not the one trained on or has other classes, its name is taken, or
+            images to tune on are images to test on.
     """
     if config.data.test is None:
         raise ConfigError("data.test: got null, wanted the in-distribution test set (--test PATH)")
     reserved = [name for name in configured_ood(config) if name in (*ID_SETS, VALIDATION_OOD)]
     if reserved:
         raise ConfigError(f"--ood: the name {reserved[0]!r} is taken, wanted another")
-    sets = open_sets(config, (*ID_SETS, *OOD_SETS, *_tuning_sets(config)))
-    assert sets.test is not None
-    with blamed_on("data.test"):
-        check_labels(sets.test, len(sets.train.classes))
+    sets = open_sets(config, (*ID_SETS, *OOD_SETS, *_tuning_sets(config)), record)
     _check_validation_apart(sets)
     selections = {key: evaluation_selection(config.data, dataset, rows) for key, dataset in sets.items()}
     selections["train"] = evaluation_selection(config.data, sets.train, rows or config.data.train_rows)

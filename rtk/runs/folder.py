@@ -19,6 +19,7 @@ from rtk.config.plugin_files import find_plugins, load_plugins, plugin_hashes
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_json, write_text
+from rtk.runs.data_record import located
 from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
 
@@ -88,13 +89,21 @@ class RunFolder:
         return as_trained(read_mapping(self.path / "config.yaml"))
 
     def config(self) -> RunConfig:
-        """The resolved config; its plug-ins are loaded, and those that evaluations brought.
+        """The resolved config, its images wherever they are found now; raises as `stored_config`."""
+        return self.located(self.stored_config())
+
+    def stored_config(self) -> RunConfig:
+        """The resolved config as written down; its plug-ins are loaded, and those that evaluations brought.
 
         Raises:
             ConfigError: a plug-in has changed since.
         """
         load_plugins(unchanged_copies(self.path))
         return build_config(self.config_tree(), folder=self.path)
+
+    def located(self, config: RunConfig) -> RunConfig:
+        """A config of this run with the relative paths of images found again, see `data_record.located`."""
+        return config.model_copy(update={"data": located(config.data, self.path)})
 
     def add_plugins(self, given: Sequence[str]) -> None:
         """Load plug-ins that an evaluation brings, and keep copies of them in place of those before.

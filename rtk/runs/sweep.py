@@ -74,9 +74,10 @@ class Sweep:
         return parse_space({**self._tree()["space"], **(changes or {})}, str(self.path / SWEEP_FILE))
 
     def config(self) -> RunConfig:
-        """Config that the trials' values are laid over."""
+        """Config that the trials' values are laid over: for trials in this folder, wherever it lies now."""
         load_plugins(unchanged_copies(self.path))
-        return build_config(as_trained(self._tree()["config"]), folder=self.path)
+        tree = {**as_trained(self._tree()["config"]), "output": str(self.path)}
+        return RunFolder(self.path).located(build_config(tree, folder=self.path))
 
     def given(self) -> list[str]:
         """Recipe and overrides as they were typed; empty where an older version of rtk has started it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from rtk.config.errors import ConfigError
 from rtk.config.model import LoraConfig
 from rtk.config.schema import RunConfig
+from rtk.data.sets.class_names import label_map
 from rtk.models import Classifier, build_model
 from rtk.models.classifier import concatenates_views
 from rtk.models.lora import add_adapters
 from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import LazyTensor, open_weights
+from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
 from rtk.train.checkpoint import read_state
 from rtk.train.engine import partitioned_build, whole
@@ -75,6 +78,27 @@ def check_model(config: RunConfig, num_classes: int) -> None:
     if config.train.checkpoint_activations:
         _checkpoint_activations(model.backbone)
     add_adapters(model.backbone, config.model.lora)
+
+
+def check_head(config: RunConfig, classes: Sequence[str]) -> None:
+    """Refuse the head of another run whose logits stand for other classes, or for these in another order.
+
+    Raises:
+        ConfigError: naming `model.weights` and the differences.
+    """
+    path = config.model.weights
+    if path is None or config.model.head_weights == "new" or config.data.labels_by == "number":
+        return
+    known = DataRecord.read(Path(path)).classes
+    try:
+        differ = "they stand in another order" if known and label_map(classes, known) else ""
+    except ValueError as error:
+        differ = str(error)
+    if differ:
+        raise ConfigError(
+            f"model.weights: the head of {path} is one for other classes: {differ}; "
+            "model.head_weights=new draws a new one, data.labels_by=number takes it as it is"
+        )
 
 
 def open_source(path: str) -> dict[str, LazyTensor]:

@@ -17,8 +17,9 @@ from rtk.config.schema import RunConfig
 from rtk.config.sections import duration_steps
 from rtk.data.decode.stream import check_decoding_cpus
 from rtk.data.order import steps_per_epoch
-from rtk.data.sets.dataset import ImageDataset, content_hash
-from rtk.data.sets.of_run import RunSets, open_training_sets, trained_rows
+from rtk.data.sets.dataset import ImageDataset
+from rtk.data.sets.of_run import RunSets, describe_data, open_training_sets, trained_rows
+from rtk.runs.data_record import ENVIRONMENT, NO_RECORD, DataRecord, absolute
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder
 from rtk.runs.sweep import sweep_of
@@ -30,7 +31,7 @@ from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
-from rtk.train.initial import check_model
+from rtk.train.initial import check_head, check_model
 from rtk.train.job import FAILURE_FILE, TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.progress import ProgressDisplay
@@ -81,13 +82,13 @@ def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     sets = open_for_training(config)
     num_classes = len(sets.train.classes)
     check_model(config, num_classes)
+    check_head(config, sets.train.classes)
     if total_steps(config, sets.train) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
     config = settle_on_cluster(config, num_classes, Path(config.output))
     run = RunFolder.create(config, name)
     config = run.config()  # names the run's copies of plug-ins, which its workers can read
-    hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
-    run.write_json("environment.json", {**describe_environment(config.plugins), "data": hashes})
+    run.write_json(ENVIRONMENT, {**describe_environment(config.plugins), **describe_data(sets)})
     with held(run.path, "run"):
         return _run_training(run, config, sets, resume=False)
 
@@ -99,40 +100,51 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         ConfigError: where an override changes what may not change, or another process trains the run.
         TrainingError: where the run failed.
     """
-    config, sweep = resumed_config(run, overrides), sweep_of(run)
+    stored, sweep = resumed_config(run, overrides), sweep_of(run)
+    config = run.located(stored)
     with held(run.path, "run"), held(sweep.path, "sweep") if sweep else nullcontext():
         keep_best(run, config.train.select)
         step = read_state(run.checkpoints / "last")["step"]
-        sets = open_for_training(config)
+        sets = open_for_training(config, DataRecord.read(run.path))
         if total_steps(config, sets.train) <= step:
             raise ConfigError(
                 f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
             )
         config = settle_on_cluster(config, len(sets.train.classes), run.path)
-        run.change_config(config, step)
+        run.change_config(config.model_copy(update={"data": stored.data}), step)
         return _run_training(run, config, sets, resume=True)
 
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
-    """The config of a run with overrides that a resume allows; any other change is shown and refused."""
-    trained = run.config()
+    """The config of a run with overrides that a resume allows; any other change is shown and refused.
+
+    Images may have moved: other paths are absolute in it, the others as they were written down.
+    """
+    trained = run.stored_config()
     config = override_config(trained, dict(map(parse_override, overrides)))
     before, after = (dict(flatten(tree.model_dump(mode="json"))) for tree in (trained, config))
     changed = [key for key in {*before, *after} if before.get(key) != after.get(key)]
-    refused = sorted(key for key in changed if not may_change(key, When.RESUME))
+    record = DataRecord.read(run.path)
+    kept = [key for key in changed if not may_change(key, When.RESUME)]
+    refused = sorted(key for key in kept if not record.is_moved(key, after.get(key)))
     if refused:
         diff = ", ".join(f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in refused)
         raise ConfigError(f"resume: {diff}; only {', '.join(changing_keys(When.RESUME))} may change")
-    return config
+    data = config.data.with_paths(lambda key, path: absolute(path) if f"data.{key}" in changed else path)
+    return config.model_copy(update={"data": data})
 
 
-def open_for_training(config: RunConfig) -> RunSets[ImageDataset]:
+def open_for_training(config: RunConfig, record: DataRecord = NO_RECORD) -> RunSets[ImageDataset]:
     """Open the data sets of a run, and check what its evaluation will compute: now, not after 200 epochs.
+
+    Args:
+        config: of the run.
+        record: of what it was trained on so far.
 
     Raises:
         ValueError: naming the key, what was got and what was wanted.
     """
-    sets = open_training_sets(config)
+    sets = open_training_sets(config, record)
     wanted_scores(config.evaluate)
     return sets
 

@@ -14,7 +14,8 @@ from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import ImageDataset
 from rtk.data.sets.of_run import RunSets, open_sets, trained_rows
 from rtk.data.sets.overlap import first_overlap
-from rtk.train.initial import check_model
+from rtk.runs.data_record import NO_RECORD, DataRecord
+from rtk.train.initial import check_head, check_model
 from rtk.train.launch import open_for_training, total_steps
 
 
@@ -107,13 +108,18 @@ def _check_measured(metric: str, config: RunConfig) -> None:
                 )
 
 
-def open_data(space: SearchSpace, config: RunConfig) -> RunSets[ImageDataset]:
-    """Check everything that can be checked without Ray; the opened data sets that trials share."""
+def open_data(space: SearchSpace, config: RunConfig, record: DataRecord = NO_RECORD) -> RunSets[ImageDataset]:
+    """Check everything that can be checked without Ray; the opened data sets that trials share.
+
+    `record` says what the trials before a resume were trained on.
+    """
     if config.data.stream:
         raise ConfigError("data.stream: got true, wanted false: a sweep's trials share the decoded images")
-    sets = open_for_training(data_config(space, config))
+    sets = open_for_training(data_config(space, config), record)
     check_model(config, len(sets.train.classes))
-    _refuse_test_sets(config, sets)
+    check_head(config, sets.train.classes)
+    if not record.hashes:  # else this was done when the sweep began
+        _refuse_test_sets(config, sets)
     length, scheduler = epochs(config, sets.train), space.scheduler
     for name, key in (("asha", "grace"), ("pbt", "interval")):
         got = getattr(scheduler, key)

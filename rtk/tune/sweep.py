@@ -12,12 +12,15 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from rtk.config.changes import When, may_change
 from rtk.config.errors import ConfigError
-from rtk.config.load import build_config
+from rtk.config.load import build_config, override_config
+from rtk.config.overrides import parse_override
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import SearchSpace, points
-from rtk.data.sets.dataset import ImageDataset, content_hash
-from rtk.data.sets.of_run import RunSets
+from rtk.data.sets.dataset import ImageDataset
+from rtk.data.sets.of_run import RunSets, describe_data
+from rtk.runs.data_record import ENVIRONMENT, DataRecord, absolute
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder, unique_name
 from rtk.runs.sweep import Sweep
@@ -25,7 +28,7 @@ from rtk.runtime.console import progress_bar
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.ray_session import start_ray, worker_memory
 from rtk.runtime.shared_storage import check_output
-from rtk.tracking.mirror import note_status
+from rtk.tracking.status import note_status
 from rtk.tracking.sweep_mirror import mirrored_sweep, note_trial
 from rtk.train.launch import SKIPPED_FILE
 from rtk.train.plan import choose_stage
@@ -84,7 +87,10 @@ def launch_sweep(
 
 
 def resume_sweep(
-    sweep: Sweep, changes: Mapping[str, Any] | None = None, at_end: AtEnd | None = None
+    sweep: Sweep,
+    changes: Mapping[str, Any] | None = None,
+    at_end: AtEnd | None = None,
+    overrides: Sequence[str] = (),
 ) -> Sweep:
     """Go on with a sweep: unfinished trials from their last checkpoints, then those not yet begun.
 
@@ -92,22 +98,39 @@ def resume_sweep(
         sweep: the sweep.
         changes: other values for `trials`, `concurrent` or `resources`.
         at_end: as of `launch_sweep`.
+        overrides: where images are now, `data.train=PATH`.
 
     Raises:
-        ConfigError: where nothing is left to do, or another process runs it.
+        ConfigError: where nothing is left to do, another process runs it, or images are not those of before.
     """
-    space, config = sweep.space(changes), sweep.config()
+    space, config = sweep.space(changes), moved_config(sweep, overrides)
     with held(sweep.path, "sweep"):
         study = open_study(sweep.path, space)
         if not remaining_trials(study, space):
             raise ConfigError(
                 f"--resume: all {space.trials} trials of {sweep.name} have ended; --trials N adds more"
             )
-        sets = open_data(space, config)
+        sets = open_data(space, config, DataRecord.read(sweep.path))
         _start_ray(space, config)
         sweep.save(space, config, sweep.given())
         _run(sweep, space, study, sets, at_end)
     return sweep
+
+
+def moved_config(sweep: Sweep, overrides: Sequence[str]) -> RunConfig:
+    """A sweep's config with other places of its images, which are compared by content where they are opened.
+
+    Raises:
+        ConfigError: an override would change something else.
+    """
+    record, values = DataRecord.read(sweep.path), dict(map(parse_override, overrides))
+    for key, value in values.items():
+        if not (record.is_moved(key, value) or (key.startswith("data.") and may_change(key, When.RESUME))):
+            raise ConfigError(
+                f"--resume: got {key}, wanted --trials, --concurrent or the place of images (data.train=PATH)"
+            )
+    places = {key: absolute(value) if isinstance(value, str) else value for key, value in values.items()}
+    return override_config(sweep.config(), places)
 
 
 def _start_ray(space: SearchSpace, config: RunConfig) -> None:
@@ -155,9 +178,8 @@ def _run(
 
     config = sweep.config()
     data = load_training_data(data_config(space, config), sets, sweep.path / SKIPPED_FILE)
-    hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
-    environment = {**describe_environment(config.plugins), "data": hashes}
-    RunFolder(sweep.path).write_json("environment.json", environment)
+    environment = {**describe_environment(config.plugins), **describe_data(sets)}
+    RunFolder(sweep.path).write_json(ENVIRONMENT, environment)
     plan = TrialPlan(
         path=str(sweep.path),
         config_tree=config.model_dump(mode="json"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,8 +17,10 @@ from rtk.config.data import GROUPS, DataConfig
 from rtk.config.errors import ConfigError
 from rtk.config.schema import RunConfig
 from rtk.data.order import holdout_split
-from rtk.data.sets.builtin import resolve_path
-from rtk.data.sets.dataset import ImageDataset, check_labels, open_dataset
+from rtk.data.sets.builtin import PREFIX, resolve_path
+from rtk.data.sets.class_names import with_classes
+from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash, open_dataset
+from rtk.runs.data_record import NO_RECORD, DataRecord
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -23,6 +28,7 @@ U = TypeVar("U")
 # What training decodes; the rest is measured on, or tuned on, by an evaluation.
 TRAINING = ("train", "validation", "validation_near_ood", "validation_far_ood", "mixing", "outliers")
 WITH_CLASSES = ("train", "validation")
+LABELLED = (*WITH_CLASSES, "test")
 
 
 @dataclass(frozen=True)
@@ -96,33 +102,46 @@ def configured_paths(data: DataConfig) -> RunSets[str]:
     return RunSets(**{entry.name: getattr(data, entry.name) for entry in fields(RunSets)})
 
 
-def open_sets(config: RunConfig, names: Collection[str]) -> RunSets[ImageDataset]:
-    """Open some of a config's data sets.
+def open_sets(
+    config: RunConfig, names: Collection[str], record: DataRecord = NO_RECORD
+) -> RunSets[ImageDataset]:
+    """Open some of a config's data sets, labels as numbers of the run's classes.
+
+    What is done to labels beyond reading them is said on standard error.
 
     Args:
         config: of a run.
         names: fields of `RunSets` to open.
+        record: of what the run was trained on, which the sets must be; empty for a new run.
 
     Raises:
-        ConfigError: a set cannot be opened, or has a label that is no class of `data.train`; names the key.
+        ConfigError: a set cannot be opened, holds other images than are recorded, or has a label or a class
+            that is none of the run's; names the key.
     """
-    opened = configured_paths(config.data).only(names).map(_open)
-    for key, dataset in opened.items():
-        if key in WITH_CLASSES:
-            with blamed_on(f"data.{key}"):
-                check_labels(dataset, len(opened.train.classes))
-    return opened
+    paths = configured_paths(config.data).only(names)
+    opened = paths.map(partial(_open, record))
+    _check_content(opened, dict(paths.items()), record.hashes)
+    classes = record.classes or opened.train.classes
+    return opened.map(partial(_labelled, classes, config.data.labels_by == "number"))
 
 
-def open_training_sets(config: RunConfig) -> RunSets[ImageDataset]:
+def open_training_sets(config: RunConfig, record: DataRecord = NO_RECORD) -> RunSets[ImageDataset]:
     """Open what training decodes, and make sure that the test sets can be opened after it.
+
+    A run that goes on (that has a record) was checked when it began: its test sets may have moved since.
 
     Raises:
         ConfigError: naming the key, what was got and what was wanted.
     """
     unused = {name for name in ("mixing", "outliers") if not config.objective.needing(name)}
-    tested = ("test", "near_ood", "far_ood")
-    return open_sets(config, {*TRAINING, *tested} - unused).only(TRAINING)
+    tested = () if record.hashes else ("test", "near_ood", "far_ood")
+    return open_sets(config, {*TRAINING, *tested} - unused, record).only(TRAINING)
+
+
+def describe_data(sets: RunSets[ImageDataset]) -> dict[str, Any]:
+    """What `environment.json` keeps of the data that a run is trained on: see `DataRecord`."""
+    hashes = {key: content_hash(dataset) for key, dataset in sets.items()}
+    return {"data": hashes, "classes": list(sets.train.classes), "folder": str(Path.cwd())}
 
 
 def open_configured(path: str, key: str, need_classes: bool = False) -> ImageDataset:
@@ -135,8 +154,45 @@ def open_configured(path: str, key: str, need_classes: bool = False) -> ImageDat
         return open_dataset(resolve_path(path), need_classes=need_classes)
 
 
-def _open(key: str, path: str) -> ImageDataset:
-    return open_configured(path, f"data.{key}", need_classes=key in WITH_CLASSES)
+def _open(record: DataRecord, key: str, path: str) -> ImageDataset:
+    try:
+        return open_configured(path, f"data.{key}", need_classes=key in WITH_CLASSES)
+    except ConfigError as error:
+        if key not in record.hashes:
+            raise
+        raise ConfigError(f"{error}; where it has moved to, data.{key}=PATH takes the same content") from None
+
+
+def _check_content(
+    sets: RunSets[ImageDataset], paths: Mapping[str, str], recorded: Mapping[str, str]
+) -> None:
+    """Refuse images or labels that are not those of a run's training."""
+    for key, dataset in sets.items():
+        # rtk makes the built-in sets itself, in files that depend on the version of Arrow.
+        if key in recorded and not paths[key].startswith(PREFIX):
+            found = content_hash(dataset)
+            if found != recorded[key]:
+                raise ConfigError(
+                    f"data.{key}: {dataset.path} holds other images or labels than the run was trained on: "
+                    f"got the content hash {found}, wanted {recorded[key]}"
+                )
+
+
+def _labelled(classes: tuple[str, ...], by_number: bool, key: str, dataset: ImageDataset) -> ImageDataset:
+    """A set with its labels as numbers of a run's classes, where they are ever used."""
+    if key not in LABELLED:
+        return dataset
+    with blamed_on(f"data.{key}"):
+        try:
+            matched, note = with_classes(dataset, classes, by_number)
+        except ValueError as error:
+            raise ConfigError(
+                f"{error}; --labels-by number (data.labels_by) takes labels as they are"
+            ) from None
+        check_labels(matched, len(classes))
+    if note:
+        print(f"data.{key}: {note}", file=sys.stderr, flush=True)
+    return matched
 
 
 @contextmanager

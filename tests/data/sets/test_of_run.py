@@ -55,7 +55,7 @@ def test_training_opens_what_it_decodes_and_looks_for_the_rest(config):
 def test_labels_must_be_classes_of_the_training_set(config, make_parquet, png):
     path = make_parquet([png(0), png(1)], [0, 99], classes=[str(n) for n in range(100)])
     with pytest.raises(ConfigError, match=r"data\.validation: .*label 99 in row 1 is out of range"):
-        open_sets(config(f"data.validation={path}"), ("validation",))
+        open_sets(config(f"data.validation={path}", "data.labels_by=number"), ("validation",))
 
 
 def test_one_place_decides_which_rows_are_held_out(config):
