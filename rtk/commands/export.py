@@ -18,6 +18,9 @@ def add(commands: Parsers) -> None:
         rtk export RUN --register flowers""",
     )
     parser.add_argument("run", help="evaluated run with a decision rule: its folder, its name, or last")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="where images are now, such as data.train=PATH"
+    )
     parser.add_argument("--register", metavar="NAME", help="register it under this name in MLflow")
     parser.add_argument("--no-mlflow", action="store_true", help="write the folder only")
     parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
@@ -39,7 +42,7 @@ def run(options: Options) -> int:
             f"--register: got {options.register!r}, wanted a name without / and :, as MLflow's models have"
         )
     run = RunFolder.open(options.run, options.output)
-    folder = export_run(run, options.checkpoint)
+    folder = export_run(run, options.checkpoint, options.overrides)
     uri = None if options.no_mlflow else log_to_mlflow(run, folder, options.register)
     if options.json:
         print_json({"folder": str(folder), "mlflow": uri})

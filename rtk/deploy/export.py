@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +12,73 @@ import pandas as pd
 from rtk import __version__
 from rtk.config.errors import ConfigError
 from rtk.config.plugin_files import owner_of
-from rtk.data.sets.of_run import open_configured
+from rtk.config.schema import RunConfig
+from rtk.data.sets.of_run import open_sets
 from rtk.deploy.packaged_model import FIELDS, MLflowModel, PackagedModel, Preprocessing
 from rtk.evaluate.model import load_model
+from rtk.evaluate.run_decision import current_decision
+from rtk.evaluate.sets import evaluation_config
+from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
-from rtk.scores.decision import DECISION_FILE, DECISION_SCORES, DecisionRule
+from rtk.scores.decision import DECISION_SCORES
 from rtk.scores.selection import image_scores
 from rtk.scores.storage import load_fitted
 from rtk.tracking.mirror import Mirror
-from rtk.train.checkpoint import read_state
 
 ARTIFACT = "model"
 
 
-def export_run(run: RunFolder, checkpoint: str = "best") -> Path:
+def export_run(run: RunFolder, checkpoint: str = "best", overrides: Sequence[str] = ()) -> Path:
     """Package a run's model with its scores and decision rule in `RUN/export`; returns that folder.
+
+    No images are read, but of a run that does not know the names of its classes: one that an older rtk has
+    trained and evaluated.
+
+    Args:
+        run: an evaluated run.
+        checkpoint: `best` or `last`.
+        overrides: as of `evaluation_config`: where the training images of such a run are now.
 
     Raises:
         ConfigError: as `package_run`.
     """
-    packaged, folder = package_run(run, checkpoint), run.path / "export"
+    packaged, folder = package_run(run, checkpoint, overrides), run.path / "export"
     shutil.rmtree(folder, ignore_errors=True)
     packaged.save(folder)
     return folder
 
 
-def package_run(run: RunFolder, checkpoint: str = "best") -> PackagedModel:
-    """A run's model with its scores and decision rule.
+def package_run(run: RunFolder, checkpoint: str = "best", overrides: Sequence[str] = ()) -> PackagedModel:
+    """A run's model with its scores and decision rule; arguments as of `export_run`.
 
     Raises:
-        ConfigError: where the run has no decision rule, or one for another checkpoint.
+        ConfigError: where the run has no decision rule, or one of another checkpoint or evaluation; or an
+            override that an evaluation does not take.
     """
-    config = run.config()
-    step = read_state(run.checkpoints / checkpoint)["step"]
-    rule = DecisionRule.load(run.evaluation / DECISION_FILE)
-    if rule.step != step:
-        raise ConfigError(
-            f"{run.evaluation / DECISION_FILE}: thresholds of step {rule.step}, but {checkpoint} is of step "
-            f"{step}: run `rtk evaluate {run.path} --risk {rule.risk}` again"
-        )
+    config = evaluation_config(run, overrides) if overrides else run.config()
+    rule = current_decision(run, checkpoint)
     running = image_scores((rule.confidence, rule.ood_score))
     if running:
         raise ConfigError(f"export: the rule decides by {running[0]}, wanted scores of logits or features")
     return PackagedModel(
         model=load_model(run, checkpoint),
         config=config.model.model_copy(update={"weights": None}),
-        classes=list(open_configured(config.data.train, "data.train", need_classes=True).classes),
+        classes=list(_classes(run, config)),
         preprocessing=Preprocessing(
             config.data.image_size, config.data.crop_share, config.data.interpolation, config.data.exif
         ),
         bf16=config.train.precision != "fp32",
         rule=rule,
         scores=load_fitted(run.evaluation / DECISION_SCORES),
-        origin={"run": run.name, "checkpoint": checkpoint, "step": step},
+        origin={"run": run.name, "checkpoint": checkpoint, "step": rule.step},
         plugins=_needed_plugins(config.model.name, (rule.confidence, rule.ood_score)),
     )
+
+
+def _classes(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
+    """Names in the order of the logits: those written down, or those of the training images."""
+    record = DataRecord.read(run.path)
+    return record.classes or open_sets(config, (), record).train.classes
 
 
 def _needed_plugins(backbone: str, scores: Iterable[str]) -> dict[str, str]:

@@ -8,9 +8,12 @@ CIFAR-C's settings are milder: figures at 32 x 32 pixels compare with each other
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -165,8 +168,28 @@ def write_rows(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def read_rows(folder: Path, step: int) -> list[dict[str, Any]]:
-    """Rows of `corruptions.csv`, numbers as numbers; none where the checkpoint of a step was not measured."""
+def measured_with(result: Mapping[str, Any]) -> dict[str, str]:
+    """What the rows say of how they were measured, from what `evaluate_run` returns: test images, confidence.
+
+    Empty for an older evaluation, which does not say.
+    """
+    test = result.get("measured_on", {}).get("test")
+    if test is None:
+        return {}
+    described = json.dumps([test["data"], test.get("labels")])
+    return {"test": hashlib.sha256(described.encode()).hexdigest()[:16], "confidence": result["confidence"]}
+
+
+def read_rows(
+    folder: Path, step: int, measured: Mapping[str, str] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """Rows of `corruptions.csv`, numbers as numbers.
+
+    Args:
+        folder: `evaluation` of a run.
+        step: of the checkpoint that was measured; of another there are no rows.
+        measured: of `measured_with`; rows of another test set or confidence are left out.
+    """
     path = folder / FILE
     if not path.exists():
         return []
@@ -174,11 +197,13 @@ def read_rows(folder: Path, step: int) -> list[dict[str, Any]]:
         rows = [
             {key: _number(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)
         ]
-    return [row for row in rows if row.get("step") == step]
+    of_step = [row for row in rows if row.get("step") == step]
+    return [row for row in of_step if all(row.get(key, value) == value for key, value in measured.items())]
 
 
 def _number(key: str, text: str) -> Any:
-    kinds = {"corruption": str, "severity": int, "images": int, "step": int}
+    kinds: dict[str, Callable[[str], Any]] = {"severity": int, "images": int, "step": int}
+    kinds |= dict.fromkeys(("corruption", "test", "confidence"), str)
     return kinds.get(key, float)(text)
 
 

@@ -10,23 +10,24 @@ import pyarrow.parquet as pq
 
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Selection
+from rtk.data.sets.class_names import labels_hash
 from rtk.evaluate import corruptions
 from rtk.evaluate.measure import calibration
 from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import predict_datasets
-from rtk.evaluate.predictions_file import read_predictions
+from rtk.evaluate.predictions_file import read_predictions, read_stamp
 from rtk.evaluate.run_decision import decide_for_run
 from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
 from rtk.evaluate.score_table import fit_data
-from rtk.evaluate.sets import configured_ood, evaluation_selections
+from rtk.evaluate.sets import binding_record, configured_ood, evaluation_selections
 from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.runs.atomic import replacing, write_json
+from rtk.runs.data_record import remember_classes
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import progress_bar
 from rtk.runtime.ray_session import start_ray
 from rtk.runtime.shared_storage import check_output
-from rtk.scores.decision import DECISION_FILE
 from rtk.scores.selection import image_scores, wanted_scores
 from rtk.train.checkpoint import read_state
 
@@ -54,7 +55,7 @@ def evaluate_run(
     config = config or run.config()
     names = wanted_scores(config.evaluate)
     step = read_state(run.checkpoints / checkpoint)["step"]
-    selections = evaluation_selections(config, rows)
+    selections = evaluation_selections(config, rows, binding_record(run, config))
     if corrupted is not None:
         corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
     start_ray()
@@ -63,33 +64,44 @@ def evaluate_run(
     with progress_bar("predicting") as progress:
         paths = predict_datasets(run, selections, checkpoint, config.evaluate, progress, image_scores(names))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
+    stamps = {name: read_stamp(path)["predictions"] for name, path in paths.items()}
+    remember_classes(run.path, selections["train"].dataset.classes)
     fit = fit_data(config, predictions, load_model(run, checkpoint))
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
     measured = PROTOCOLS[config.evaluate.protocol](evaluation)
     result = measured.result | {"run": run.name, "checkpoint": checkpoint, "step": step}
     tested = predictions["test"]
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
-    result["skipped"] = {
-        name: len(selection.left_out) for name, selection in selections.items() if selection.left_out
-    }
-    if config.evaluate.risk is not None:
-        result["decision"] = decide_for_run(evaluation, measured, run.evaluation / DECISION_FILE, step)
+    result["skipped"] = {name: len(one.left_out) for name, one in selections.items() if one.left_out}
+    result["measured_on"] = {name: _images(stamps[name]) for name in ("test", *evaluation.sets)}
+    result["measured_on"]["test"]["labels"] = labels_hash(selections["test"].dataset)
     if corrupted is not None:
         chosen = selections["test"].first(corrupted) if corrupted else selections["test"]
-        shifted = _measure_corruptions(Pool(run, checkpoint, config.evaluate), chosen, measured)
-        corruptions.write_rows(run.evaluation, [{"step": step, **row} for row in shifted])
-        result["corruptions"] = corruptions.summarise(shifted)
+        pool = Pool(run, checkpoint, config.evaluate)
+        result["corruptions"] = _measure_corruptions(pool, chosen, measured, result)
+    result |= decide_for_run(run, checkpoint, evaluation, measured, stamps)
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result
 
 
-def _measure_corruptions(pool: Pool, tested: Selection, measured: Measured) -> list[dict[str, Any]]:
+def _images(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what predictions were made from: which images."""
+    return {key: stamp[key] for key in ("data", "rows")}
+
+
+def _measure_corruptions(
+    pool: Pool, tested: Selection, measured: Measured, result: Mapping[str, Any]
+) -> dict[str, float]:
+    """Means over all corruptions; a row for each is written, with what it was measured on."""
     name = pool.settings.confidence
     with progress_bar("predicting corrupted images") as progress:
-        return corruptions.corruption_metrics(
+        rows = corruptions.corruption_metrics(
             pool, tested, (name, measured.tuned.states[name]), progress=progress
         )
+    about = {"step": result["step"], **corruptions.measured_with(result)}
+    corruptions.write_rows(pool.run.evaluation, [{**about, **row} for row in rows])
+    return corruptions.summarise(rows)
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:

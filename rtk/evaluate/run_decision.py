@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from rtk.config.data import GROUPS
+from rtk.config.errors import ConfigError
 from rtk.evaluate.run_protocol import Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, rows_of, score_columns
 from rtk.evaluate.sets import VALIDATION_OOD
+from rtk.runs.folder import RunFolder
+from rtk.runs.results import read_result
 from rtk.scores import FittedScore
 from rtk.scores.decision import (
+    DECISION_FILE,
     DECISION_SCORES,
     DecisionRule,
     ScoredImages,
@@ -21,27 +29,45 @@ from rtk.scores.decision import (
     outcome,
 )
 from rtk.scores.storage import save_fitted
+from rtk.train.checkpoint import read_state
+from rtk.train.shard_reader import resolve_checkpoint
 
 Pair = tuple[str, str]
 
 
-def decide_for_run(evaluation: Evaluation, measured: Measured, path: Path, step: int) -> dict[str, Any]:
-    """Choose thresholds for the wanted risk, save them at `path` and the fitted scores beside it.
+def decide_for_run(
+    run: RunFolder, checkpoint: str, evaluation: Evaluation, measured: Measured, stamps: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Choose thresholds for the wanted risk; save them and the fitted scores among the run's results.
+
+    Where no risk is wanted, or none reaches it, the rule of an earlier evaluation is removed.
+
+    Args:
+        run: the run.
+        checkpoint: `best` or `last`.
+        evaluation: of it.
+        measured: its scores.
+        stamps: what the predictions of every set were made from, by name.
 
     Returns:
+        Nothing where no risk is wanted, or `decision`:
         `risk`, wanted, and `reached`; where it was reached also `tau_id`, `tau_ood` and the outcome on the
         `validation` images, the `test` images, and these with the near and with the far sets.
     """
-    settings = evaluation.config.evaluate
-    wanted = settings.risk or 0.0
+    settings, folder, wanted = evaluation.config.evaluate, run.evaluation, evaluation.config.evaluate.risk
+    if wanted is None:
+        forget_decision(folder)
+        return {}
     pair = (settings.confidence, settings.ood_score)
     states = {name: measured.tuned.states[name] for name in pair}
     images = _validation_images(evaluation, states, pair)
     thresholds = choose_thresholds(images, wanted, settings.id_coverage)
     if thresholds is None:
-        path.unlink(missing_ok=True)  # of an earlier evaluation
-        return {"risk": wanted, "reached": False}
+        forget_decision(folder)
+        return {"decision": {"risk": wanted, "reached": False}}
     reached = {"validation": outcome(images, *thresholds), **_outcomes(measured.table, pair, thresholds)}
+    save_fitted(folder / DECISION_SCORES, states)
+    made_from = _identity(run, checkpoint, stamps)
     rule = DecisionRule(
         confidence=pair[0],
         ood_score=pair[1],
@@ -50,11 +76,71 @@ def decide_for_run(evaluation: Evaluation, measured: Measured, path: Path, step:
         risk=wanted,
         chosen_on=_describe(images, settings.id_coverage),
         hyperparameters={name: dict(state.hyperparameters) for name, state in states.items()},
-        step=step,
+        step=read_state(run.checkpoints / checkpoint)["step"],
+        made_from={**made_from, "scores": _file_hash(folder / DECISION_SCORES)},
     )
-    save_fitted(path.with_name(DECISION_SCORES), states)
-    rule.save(path, reached)
-    return {"risk": wanted, "reached": True, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood, **reached}
+    rule.save(folder / DECISION_FILE, reached)
+    chosen = {"risk": wanted, "reached": True, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood}
+    return {"decision": chosen | reached}
+
+
+def forget_decision(folder: Path) -> None:
+    """Remove the decision rule of an earlier evaluation, and say so where there was one."""
+    if (folder / DECISION_FILE).exists():
+        print(
+            f"{folder / DECISION_FILE}: removed, it is of an earlier evaluation; "
+            "rtk evaluate RUN --risk R makes one",
+            file=sys.stderr,
+            flush=True,
+        )
+    for name in (DECISION_FILE, DECISION_SCORES):
+        (folder / name).unlink(missing_ok=True)
+
+
+def current_decision(run: RunFolder, checkpoint: str) -> DecisionRule:
+    """The decision rule of a run, made sure to be of this checkpoint and of its last evaluation.
+
+    Raises:
+        ConfigError: there is none, or it was made from something else, which is named.
+    """
+    path = run.evaluation / DECISION_FILE
+    rule, step = DecisionRule.load(path), read_state(run.checkpoints / checkpoint)["step"]
+    measured = read_result(run).get("decision", {})
+    found = {
+        "checkpoint": _checkpoint_hash(run, checkpoint),
+        "scores": _file_hash(run.evaluation / DECISION_SCORES),
+    }
+    stale = next((name for name, value in found.items() if rule.made_from.get(name, value) != value), None)
+    reason = None
+    if rule.step != step:
+        reason = f"thresholds of step {rule.step}, but {checkpoint} is of step {step}"
+    elif (measured.get("tau_id"), measured.get("tau_ood")) != (rule.tau_id, rule.tau_ood):
+        reason = "thresholds of another evaluation than the one in metrics.json"
+    elif stale is not None:
+        reason = f"thresholds of another {stale} ({rule.made_from[stale][:8]}, got {found[stale][:8]})"
+    if reason is not None:
+        raise ConfigError(f"{path}: {reason}: run `rtk evaluate {run.path} --risk {rule.risk}` again")
+    return rule
+
+
+def _identity(run: RunFolder, checkpoint: str, stamps: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of what thresholds are made from: the `checkpoint`, and the `predictions` they are chosen on."""
+    chosen_on = {name: stamps[name] for name in ("train", "validation", VALIDATION_OOD) if name in stamps}
+    described = json.dumps(chosen_on, sort_keys=True).encode()
+    return {
+        "checkpoint": _checkpoint_hash(run, checkpoint),
+        "predictions": hashlib.sha256(described).hexdigest(),
+    }
+
+
+def _checkpoint_hash(run: RunFolder, checkpoint: str) -> str:
+    """Of its description: step, validation metrics to the last digit, counters of the optimiser."""
+    return _file_hash(resolve_checkpoint(run.checkpoints / checkpoint) / "state.json")
+
+
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a file; empty where it is not there."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def _validation_images(evaluation: Evaluation, states: dict[str, FittedScore], pair: Pair) -> ScoredImages:

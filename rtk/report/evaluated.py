@@ -91,8 +91,9 @@ class EvaluatedRun:
         return values.clip(bounds.min(), bounds.max()) if len(bounds) else values
 
     def corruption_rows(self) -> list[dict[str, Any]]:
-        """What `corruptions.csv` says about the evaluated checkpoint."""
-        return corruptions.read_rows(self.run.evaluation, self.result["step"])
+        """What `corruptions.csv` says about the evaluated checkpoint, on the same test set."""
+        measured = corruptions.measured_with(self.result)
+        return corruptions.read_rows(self.run.evaluation, self.result["step"], measured)
 
     def pooled(self, group: str) -> Five:
         """The arguments of the DS metrics, the test set against all sets of a group as one, scores finite."""

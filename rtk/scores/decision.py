@@ -8,7 +8,7 @@ rule of SURE+, arXiv 2603.03903). Risk is the share of accepted images that are 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class DecisionRule:
         chosen_on: in words, the images that the thresholds were chosen on.
         hyperparameters: of both scores, by score.
         step: of the checkpoint that the thresholds were chosen for; they mean nothing for another.
+        made_from: hashes of the checkpoint, the predictions and the fitted scores that they were chosen for;
+            empty where an older rtk did not write them down.
     """
 
     confidence: str
@@ -47,6 +49,7 @@ class DecisionRule:
     chosen_on: str
     hyperparameters: dict[str, dict[str, Any]]
     step: int
+    made_from: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path, outcome: dict[str, Any]) -> None:
         """Write the rule, and beside it what it reached."""
@@ -60,8 +63,8 @@ class DecisionRule:
             ConfigError: the file is missing, or rtk did not write it.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{name: content[name] for name in cls.__dataclass_fields__})
+            known = {"made_from": {}, **json.loads(path.read_text(encoding="utf-8"))}
+            return cls(**{name: known[name] for name in cls.__dataclass_fields__})
         except FileNotFoundError:
             raise ConfigError(f"{path}: not there, `rtk evaluate RUN --risk 0.02` writes it") from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -13,6 +13,7 @@ from rtk.evaluate.corruptions import (
     TYPES,
     check_corruptions,
     corrupt_image,
+    measured_with,
     read_rows,
     summarise,
     write_rows,
@@ -101,6 +102,12 @@ def test_rows_are_written_read_and_summarised(tmp_path):
     write_rows(tmp_path, rows)
     assert read_rows(tmp_path, 8) == rows
     assert read_rows(tmp_path, 9) == []  # of another checkpoint
+    one, other = ({"measured_on": {"test": {"data": data}}, "confidence": "msp"} for data in ("aa", "bb"))
+    write_rows(tmp_path, [{**measured_with(one), **row} for row in rows])
+    assert [row["corruption"] for row in read_rows(tmp_path, 8, measured_with(one))] == ["none", "fog", "fog"]
+    assert read_rows(tmp_path, 8, measured_with(other)) == []  # of another test set
+    assert read_rows(tmp_path, 8, measured_with({**one, "confidence": "energy"})) == []
+    assert measured_with({"confidence": "msp"}) == {}  # an older evaluation does not say
     assert summarise(rows) == pytest.approx({"accuracy": 0.7, "aurc": 0.2, "auroc_errors": 0.6})
     assert "auroc_errors" not in summarise(
         [rows[1], {**rows[2], "severity": 2} | {}, rows[0] | {"severity": 3}]

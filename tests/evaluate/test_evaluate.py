@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import ray.data
@@ -28,7 +29,8 @@ from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.label_check import check_labels_with
 from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
-from rtk.evaluate.predictions_file import read_predictions
+from rtk.evaluate.predictions_file import read_predictions, read_stamp
+from rtk.evaluate.run_decision import current_decision
 from rtk.evaluate.score_table import rows_of, score_table
 from rtk.evaluate.sets import evaluation_config
 from rtk.metrics import aurc, ds_aurc
@@ -134,6 +136,33 @@ def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
     assert reached["validation"]["risk"] <= 0.1
     assert set(reached) >= {"test_and_near", "tau_id", "tau_ood"}
     assert "Decision rule for a risk of 10.00 %" in write_report([run]).read_text()
+    assert rule.made_from.keys() == {"checkpoint", "predictions", "scores"}
+    assert current_decision(run, "best") == rule
+    evaluate_run(run)  # no risk is wanted: a rule that stayed would be of an evaluation that is gone
+    assert "decision.json: removed" in capsys.readouterr().err
+    assert sorted(run.evaluation.glob("decision.*")) == []
+
+
+def test_classes_in_another_order_are_measured_by_name(run, tmp_path, capsys):
+    """The digits 7 to 2, as a person might have prepared them apart: same images, same figures."""
+    table = pq.read_table(resolve_path("builtin:digits/test.parquet"))
+    chosen = table.filter(pc.greater_equal(table["label"], 2))
+    for name, names in (("same", [str(n) for n in range(8)]), ("turned", [str(n) for n in range(7, 1, -1)])):
+        numbers = pa.array([names.index(str(label)) for label in chosen["label"].to_pylist()])
+        (tmp_path / name).mkdir()
+        pq.write_table(chosen.set_column(1, "label", numbers), tmp_path / name / "all.parquet")
+        (tmp_path / name / "classes.json").write_text(json.dumps({"classes": names}))
+    test, fit = (tmp_path / name / "all.parquet" for name in ("turned", "same"))
+    expected = evaluate_run(run, evaluation_config(run, [f"data.test={fit}"]))["summary"]
+    found = evaluate_run(run, evaluation_config(run, [f"data.test={test}"]))
+    assert found["summary"] == expected
+    assert expected["accuracy"] > 0.5
+    stamp = read_stamp(run.evaluation / "predictions" / "test.parquet")["predictions"]
+    assert stamp["labels"] == [7, 6, 5, 4, 3, 2]
+    assert {key: stamp[key] for key in ("data", "rows")}.items() <= found["measured_on"]["test"].items()
+    assert "labels are taken by name (6 of 8 classes)" in capsys.readouterr().err
+    by_number = evaluate_run(run, evaluation_config(run, [f"data.test={test}", "data.labels_by=number"]))
+    assert by_number["summary"]["accuracy"] < 0.5 < expected["accuracy"]
     evaluate_run(run)
 
 
