@@ -24,6 +24,7 @@ from rtk.tracking.description import params_of, tags_of
 from rtk.tracking.names import mlflow_model
 from rtk.tracking.refusals import DELETED, check_present, deleted_run, is_refusal, send_all
 from rtk.tracking.rows import as_metric, is_of_a_population, mark, with_epochs
+from rtk.tracking.status import milliseconds
 
 BATCH = 1000  # metrics in one request; MLflow's own limit
 PARAMS_BATCH = 100
@@ -37,18 +38,6 @@ def tracking_uri(run: RunFolder) -> str:
     """The configured server, or the SQLite file in the output folder."""
     output = (sweep_of(run) or run).path.parent
     return read_tree(run)["tracking"]["uri"] or f"sqlite:///{output / 'mlflow.db'}"
-
-
-def note_status(run: RunFolder, status: str, keep_checkpoints: bool = False, **tags: Any) -> None:
-    """Write down how a run stands, for the next `send`.
-
-    Args:
-        run: the run.
-        status: MLflow's `RUNNING`, `FINISHED`, `FAILED` or `KILLED`.
-        keep_checkpoints: whether its checkpoints are uploaded and registered as models.
-        tags: further tags of the run (`rtk.KEY`).
-    """
-    run.write_json("status.json", {"status": status, "keep_checkpoints": keep_checkpoints, "tags": tags})
 
 
 class Mirror:
@@ -151,7 +140,8 @@ class Mirror:
         parent = sweep_of(self.run)
         if parent is not None:
             tags["mlflow.parentRunId"] = Mirror(parent)._state()["run_id"]
-        run = self._connect().create_run(self._experiment(), run_name=self.run.name, tags=tags)
+        started = milliseconds(self.run, "started")
+        run = self._connect().create_run(self._experiment(), started, tags, run_name=self.run.name)
         return str(run.info.run_id)
 
     def _experiment(self) -> str:
@@ -206,7 +196,7 @@ class Mirror:
         if status == "RUNNING":
             client.update_run(run_id, status=status)
         else:
-            client.set_terminated(run_id, status)
+            client.set_terminated(run_id, status, milliseconds(self.run, "ended"))
         self._note(state, status=noted)
 
     # -- metrics

@@ -13,8 +13,9 @@ from typing import Any
 
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import sweep_of
-from rtk.tracking.mirror import Mirror, note_status
+from rtk.tracking.mirror import Mirror
 from rtk.tracking.refusals import is_answer, reason_of
+from rtk.tracking.status import note_status
 
 SEND_SECONDS = 2.0
 logger = logging.getLogger(__name__)

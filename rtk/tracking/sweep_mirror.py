@@ -10,8 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import trial_name
-from rtk.tracking.mirror import Mirror, note_status
+from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import kept_up_to_date, quietly
+from rtk.tracking.status import note_status
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
 

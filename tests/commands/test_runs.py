@@ -17,7 +17,7 @@ from rtk.runs.folder import RunFolder, held
 from rtk.runs.listing import read_listed
 from rtk.runs.names import find_folder, free_folder
 from rtk.runs.sweep import SWEEP_FILE, Sweep
-from rtk.tracking.mirror import note_status
+from rtk.tracking.status import note_status
 
 OLD = Path(__file__).parents[1] / "old"
 

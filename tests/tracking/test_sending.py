@@ -22,8 +22,9 @@ from rtk.config.search_space import parse_space
 from rtk.config.yaml_files import dump_yaml
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import Sweep
-from rtk.tracking.mirror import Mirror, note_status
+from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import kept_up_to_date, quietly
+from rtk.tracking.status import note_status
 from rtk.tracking.sweep_mirror import SweepMirror
 
 pytestmark = pytest.mark.slow
@@ -217,6 +218,31 @@ def test_status_files_and_models_under_their_aliases(output):
     assert len(client.search_model_versions("name='digits_ce'")) == 2
     local = client.download_artifacts(run_id, "checkpoints/best/state.json")
     assert "7" in Path(local).read_text()
+
+
+def test_a_duration_is_that_of_the_training_whatever_comes_after(output):
+    run = new_run(output, None)
+    note_status(run, "RUNNING")
+    note_status(run, "FINISHED")
+    run.write_json("status.json", run.read_json("status.json") | {"started": 1000.0, "ended": 1060.5})
+    mirror = Mirror(run)
+    mirror.send()  # long after it has ended, as by `rtk sync`
+    client, run_id = mirror._connect(), mirror._state()["run_id"]
+
+    def times():
+        info = client.get_run(run_id).info
+        return [info.start_time, info.end_time]
+
+    assert times() == [1_000_000, 1_060_500]
+    client.set_terminated(run_id)  # as MLflow does where an export opens the run to log a model
+    mirror.send_status_again()
+    assert times() == [1_000_000, 1_060_500]
+    note_status(run, "FINISHED", keep_checkpoints=True, best="true")  # as of a sweep's best trial at its end
+    assert run.read_json("status.json")["ended"] == 1060.5
+    note_status(run, "RUNNING")  # a resume
+    assert {key: run.read_json("status.json").get(key) for key in ("started", "ended")} == {
+        "started": 1000.0, "ended": None,
+    }  # fmt: skip
 
 
 def test_a_sweep_is_a_parent_with_its_trials_as_children(output):
