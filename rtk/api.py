@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtk.report.notebook import ComparedRuns, Figure
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,22 +29,6 @@ if TYPE_CHECKING:
 
 Place = str | Path
 Overrides = Mapping[str, Any] | Sequence[str]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a report; a notebook shows it.
-
-    Attributes:
-        svg: the figure.
-        caption: what it shows, and what good looks like.
-    """
-
-    svg: str
-    caption: str
-
-    def _repr_html_(self) -> str:
-        return f"<figure>{self.svg}<figcaption>{self.caption}</figcaption></figure>"
 
 
 @dataclass(frozen=True)
@@ -78,15 +64,19 @@ class TrainedRun:
         """Measure it: see `rtk.api.evaluate`."""
         return evaluate(self, **options)
 
-    def export(self, checkpoint: str = "best") -> LoadedModel:
+    def export(self, checkpoint: str = "best", overrides: Overrides = ()) -> LoadedModel:
         """Package it with its decision rule (`evaluate(risk=...)` makes that) in `path/export`.
 
+        Args:
+            checkpoint: `best` or `last`.
+            overrides: where images are now, `{"data.train": PATH}`; only runs of older versions need them.
+
         Raises:
-            ConfigError: there is no decision rule, or it belongs to another checkpoint.
+            ConfigError: there is no decision rule, or it belongs to another checkpoint or evaluation.
         """
         from rtk.deploy.export import export_run
 
-        return load_model(export_run(self._folder(), checkpoint))
+        return load_model(export_run(self._folder(), checkpoint, _as_overrides(overrides)))
 
     def _folder(self) -> RunFolder:
         from rtk.runs.folder import RunFolder
@@ -132,25 +122,6 @@ class Evaluation:
 
     def _repr_html_(self) -> str:
         return f'{self.table.to_html(index=False)}<p>report: <a href="{self.report}">{self.report}</a></p>'
-
-
-@dataclass(frozen=True)
-class ComparedRuns:
-    """Runs side by side, those that differ in nothing but the seed taken together.
-
-    Attributes:
-        table: a row for each group, the best first: as `rtk compare` prints it.
-        runs: a row for each run: `metrics.NAME` as fractions, `params.KEY` where they differ.
-        differences: of each group from the first run's, with 95 % intervals (paired bootstrap over seeds).
-    """
-
-    table: pd.DataFrame
-    runs: pd.DataFrame
-    differences: pd.DataFrame
-
-    def _repr_html_(self) -> str:
-        tables = [self.table, *([self.differences] if len(self.differences) else [])]
-        return "".join(table.to_html(index=False) for table in tables)
 
 
 def train(
@@ -234,6 +205,7 @@ def compare(
     metrics: Sequence[str] = (),
     sort: str | None = None,
     output: Place = "runs",
+    force: bool = False,
 ) -> ComparedRuns:
     """Set runs, a sweep's trials or an experiment side by side, as `rtk compare`; exactly one of the three.
 
@@ -245,6 +217,7 @@ def compare(
         metrics: columns; none: a handful.
         sort: metric to sort by; None: the sweep's objective, DS-AURC or accuracy.
         output: folder of runs and sweeps.
+        force: rank also runs that were not measured on the same.
 
     Raises:
         ConfigError: naming what was got and what was wanted.
@@ -255,12 +228,15 @@ def compare(
     from rtk.report.differences import difference_records
 
     places = [str(run.path if isinstance(run, TrainedRun) else run) for run in runs]
-    found = comparison.compare(places, sweep, experiment, where, metrics, sort, str(output))
+    found = comparison.compare(places, sweep, experiment, where, metrics, sort, str(output), force)
     headings, *rows = comparison_table.rows(found.groups, found.metrics)
     records = comparison_table.as_records(found.groups)
     differences = difference_records(found.differences)
     return ComparedRuns(
-        pd.DataFrame(rows, columns=headings), pd.json_normalize(records), pd.DataFrame(differences)
+        pd.DataFrame(rows, columns=headings),
+        pd.json_normalize(records),
+        pd.DataFrame(differences),
+        tuple(found.unlike),
     )
 
 

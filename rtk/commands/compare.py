@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtk.commands.output import print_json
+from rtk.commands.output import print_json, warn_of_unlike
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 
@@ -35,6 +35,9 @@ def add(commands: Parsers) -> None:
         "--csv", metavar="FILE", help="write all metrics and differing params, a row for each run"
     )
     parser.add_argument("--output", default="runs", metavar="DIR", help="where names are looked for")
+    parser.add_argument(
+        "--force", action="store_true", help="rank runs also where they were not measured on the same"
+    )
     add_json(parser)
 
 
@@ -44,8 +47,9 @@ def run(options: Options) -> int:
     from rtk.report.comparison_table import as_csv, as_records, as_text, heading, shown_difference
     from rtk.report.differences import difference_records
 
-    keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output")
+    keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output", "force")
     found = compare_runs(**{key: getattr(options, key) for key in keys})
+    warn_of_unlike(found.unlike, found.ranked)
     written = []
     if options.html:
         from rtk.report.comparison_page import write_comparison
@@ -55,8 +59,14 @@ def run(options: Options) -> int:
         written.append(Path(options.csv))
         written[-1].write_text(as_csv(found.groups), encoding="utf-8")
     if options.json:
-        records = {"runs": as_records(found.groups), "differences": difference_records(found.differences)}
-        print_json(records | {"written": [str(path) for path in written]})
+        print_json(
+            {
+                "runs": as_records(found.groups),
+                "differences": difference_records(found.differences),
+                "unlike": found.unlike,
+                "written": [str(path) for path in written],
+            }
+        )
         return 0
     print(found.title, as_text(found.groups, found.metrics), sep="\n\n")
     for one in found.differences:

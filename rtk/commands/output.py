@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 def print_json(content: Any) -> None:
     """Print what `--json` promises."""
     print(json.dumps(content, indent=1))
+
+
+def warn_of_unlike(lines: Sequence[str], ranked: bool) -> None:
+    """Say on standard error what runs were not measured alike on; nothing where all is alike."""
+    if lines:
+        outcome = "are ranked by --force only" if ranked else "are not ranked (--force ranks them)"
+        title = f"warning: these runs were not measured on the same and {outcome}"
+        print("\n  ".join([title, *lines]), file=sys.stderr, flush=True)
 
 
 def warn_of_kept_sets(loaded: LoadedConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtk.commands.output import print_json
+from rtk.commands.output import print_json, warn_of_unlike
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 
@@ -29,12 +29,15 @@ def add(commands: Parsers) -> None:
         help="also a table of all runs: FILE.csv, .json, .md, .tex or .html",
     )
     parser.add_argument("--output", default="runs", metavar="DIR", help="where run names are looked for")
+    parser.add_argument(
+        "--force", action="store_true", help="mark the best also of runs that were not measured on the same"
+    )
     add_json(parser)
 
 
 def run(options: Options) -> int:
     """`rtk report`."""
-    from rtk.report.run_page import write_report
+    from rtk.report.run_page import unlike_headlines, write_report
     from rtk.report.tables import pooled_rows, write_table
     from rtk.runs.folder import open_runs
     from rtk.runs.results import read_result
@@ -44,9 +47,12 @@ def run(options: Options) -> int:
     rows = pooled_rows({run.name: read_result(run) for run in runs})
     for table in tables:
         write_table(table, rows)
-    path = write_report(runs, Path(options.out) if options.out else None)
+    path = write_report(runs, Path(options.out) if options.out else None, options.force)
+    differing = unlike_headlines(runs)
+    warn_of_unlike(differing, options.force)
     if options.json:
-        print_json({"report": str(path), "tables": [str(table) for table in tables]})
+        written = {"report": str(path), "tables": [str(table) for table in tables]}
+        print_json(written | ({"unlike": differing} if differing else {}))
     else:
         print("\n".join([*(f"table: {table}" for table in tables), f"report: {path}"]))
     return 0

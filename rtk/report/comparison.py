@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rtk.config.errors import ConfigError
 from rtk.config.search_space import SearchSpace
 from rtk.report.comparison_table import shown_metrics, sort_groups, sort_key
 from rtk.report.differences import Difference, differences
+from rtk.report.likeness import unlike_runs
 from rtk.runs.folder import open_runs
 from rtk.runs.results import (
     Entry,
@@ -26,12 +27,14 @@ class Comparison:
     """What `compare` found.
 
     Attributes:
-        groups: from the best to the worst.
+        groups: from the best to the worst; in the order given where they are not `ranked`.
         metrics: those that are shown.
-        differences: of each group from that of the first run given.
+        differences: of each group from that of the first run given; none where they are not `ranked`.
         given: labels of the groups in the order in which they were given, the baseline's first.
         space: search space where it is a sweep.
         importances: share of each searched key in a sweep's objective.
+        unlike: what the metrics were not measured alike on, a line each.
+        ranked: whether one may be called better: nothing is unlike, or the user insists.
     """
 
     title: str
@@ -41,6 +44,8 @@ class Comparison:
     given: list[str]
     space: SearchSpace | None
     importances: dict[str, float]
+    unlike: list[str] = field(default_factory=list)
+    ranked: bool = True
 
 
 def compare(
@@ -51,6 +56,7 @@ def compare(
     metrics: Sequence[str] = (),
     sort: str | None = None,
     output: str = "runs",
+    force: bool = False,
 ) -> Comparison:
     """Compare runs, a sweep's trials, or all runs of an experiment: exactly one of the three.
 
@@ -62,6 +68,7 @@ def compare(
         metrics: columns; none: a handful.
         sort: metric to sort by; None: the sweep's objective, DS-AURC or accuracy.
         output: folder of runs and sweeps.
+        force: rank also runs that were not measured on the same.
 
     Raises:
         ConfigError: naming what was got and what was wanted.
@@ -89,10 +96,14 @@ def compare(
     shown = shown_metrics(entries, metrics)
     # A trial is a row of its own, also where two have drawn the same values.
     groups = [Group(entry.name, (entry,)) for entry in entries] if sweep else group_by_seed(entries)
-    found = [] if sweep else differences(groups, shown)
-    ordered = sort_groups(groups, sort_key(entries, sort))
+    measured_runs = {entry.name: entry.run for entry in entries if any(key in entry.metrics for key in shown)}
+    differing = unlike_runs(measured_runs, shown)
+    ranked = force or not differing
+    found = differences(groups, shown) if ranked and not sweep else []
+    key = sort_key(entries, sort)
+    ordered = sort_groups(groups, key) if ranked else groups
     given = [group.label for group in groups]
-    return Comparison(title, ordered, shown, found, given, space, importances)
+    return Comparison(title, ordered, shown, found, given, space, importances, differing, ranked)
 
 
 def _read_sweep(name: str, output: str) -> tuple[list[Entry], SearchSpace, dict[str, float]]:

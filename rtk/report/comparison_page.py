@@ -37,8 +37,10 @@ def write_comparison(found: Comparison, path: Path) -> Path:
         baseline=found.given[0],
         tables=_tables(found),
         settings=[] if is_sweep else _settings(found),
+        unlike=found.unlike,
+        ranked=found.ranked,
         differences=[_difference_row(one) for one in found.differences],
-        wide=list(_coordinates(entries, metrics[0], found.space)) if metrics else [],
+        wide=list(_coordinates(entries, metrics[0], found.space)) if metrics and found.ranked else [],
         search=list(_search_figures(entries, found.space, found.importances)) if found.space else [],
         curves=list(_curves(found)),
         failed=[(e.name, e.attributes["reason"]) for e in entries if "reason" in e.attributes],
@@ -49,8 +51,9 @@ def _tables(found: Comparison) -> list[Grid]:
     """Metrics of every group and the difference to the first run; of a sweep, the values tried too."""
     groups, metrics, is_sweep = found.groups, found.metrics, found.space is not None
     (first, *columns), *lines = rows(groups, metrics, with_settings=is_sweep)
-    best = _best_rows(groups, metrics)
-    baseline = next((group for group in groups if group.label == found.given[0]), None)
+    best = _best_rows(groups, metrics) if found.ranked else {}
+    given = [group for group in groups if group.label == found.given[0]]
+    baseline = given[0] if given and found.ranked else None
     around = {heading(metric): metric for metric in metrics if not is_sweep}
     table = []
     for number, (group, (name, *texts)) in enumerate(zip(groups, lines, strict=True)):

@@ -92,13 +92,16 @@ def fit_width(grid: Grid, keep: int = 0, limit: float = PAGE_WIDTH) -> list[Grid
     return [grid.take([*always, *part]) for part in parts]
 
 
-def headline_rows(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
-    """One row per metric: its heading and, for each run, the text and whether it is the best."""
+def headline_rows(evaluated: Sequence[EvaluatedRun], ranked: bool = True) -> list[dict[str, Any]]:
+    """One row per metric: its heading and, for each run, the text and whether it is the best.
+
+    Where they are not `ranked`, none is.
+    """
     rows = []
     for key in HEADLINE:
         values = [entry.result["summary"].get(key) for entry in evaluated]
         known = [value for value in values if value is not None]
-        best = (max if larger_is_better(key) else min)(known) if len(set(known)) > 1 else None
+        best = (max if larger_is_better(key) else min)(known) if ranked and len(set(known)) > 1 else None
         cells = [
             _cell(key, value, _spread(entry, "summary", key), value == best is not None)
             for entry, value in zip(evaluated, values, strict=True)

@@ -25,6 +25,7 @@ from rtk.report.figures import (
     score_figures,
     training_figures,
 )
+from rtk.report.likeness import unlike_runs
 from rtk.report.page import write_page
 from rtk.report.page_tables import (
     Grid,
@@ -37,18 +38,21 @@ from rtk.report.page_tables import (
 )
 from rtk.report.pictures import galleries
 from rtk.report.verdict import image_counts, verdict
+from rtk.report.tables import HEADLINE
+from rtk.runs.data_record import ENVIRONMENT
 from rtk.runs.folder import RunFolder
 
 # Every score on every OOD set: what is shown at once, and what on a click.
 OPEN_TABLES, FOLDED_TABLES = ("auroc", "ds_aurc"), ("fpr95", "ds_f1", "aupr_in", "aupr_out")
 
 
-def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
+def write_report(runs: Sequence[RunFolder], path: Path | None = None, force: bool = False) -> Path:
     """Write the page for one or several evaluated runs.
 
     Args:
         runs: evaluated runs, the baseline first.
         path: where to; None: `evaluation/report.html` of the last run.
+        force: mark the best also among runs that were not measured on the same.
 
     Raises:
         ConfigError: where a run has not been evaluated.
@@ -58,17 +62,24 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None) -> Path:
         EvaluatedRun.read(run, label, number)
         for number, (run, label) in enumerate(zip(runs, labels, strict=True))
     ]
+    differing = unlike_headlines(runs)
     return write_page(
         path or runs[-1].evaluation / "report.html",
         "run_page.html",
         title=" and ".join(labels),
-        headline=headline_rows(evaluated),
+        unlike=differing,
+        headline=headline_rows(evaluated, ranked=force or not differing),
         curves=list(risk_coverage_figures(evaluated)),
         corruption_figures=list(corruption_figures(evaluated)),
         per_run=[_run_section(entry) for entry in evaluated],
         differences=_differences(evaluated),
-        environment=runs[-1].read_json("environment.json"),
+        environment=_environment(runs[-1]),
     )
+
+
+def unlike_headlines(runs: Sequence[RunFolder]) -> list[str]:
+    """What the headline metrics of runs were not measured alike on, see `unlike_runs`."""
+    return unlike_runs(dict(zip(_short_labels(runs), runs, strict=True)), HEADLINE)
 
 
 def _run_section(entry: EvaluatedRun) -> dict[str, Any]:
@@ -124,6 +135,12 @@ def _differences(evaluated: Sequence[EvaluatedRun]) -> list[tuple[str, list[str]
     keys = dict.fromkeys(key for tree in trees for key in tree)
     rows = [(key, [str(tree.get(key, "–")) for tree in trees]) for key in keys]
     return [(key, values) for key, values in rows if len(trees) == 1 or len(set(values)) > 1]
+
+
+def _environment(run: RunFolder) -> dict[str, Any]:
+    """What a run ran on, without the names of its classes, which may be thousands."""
+    environment = run.read_json(ENVIRONMENT) or {}
+    return {key: value for key, value in environment.items() if key != "classes"}
 
 
 def _short_labels(runs: Sequence[RunFolder]) -> list[str]:
