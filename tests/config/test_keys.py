@@ -68,7 +68,7 @@ def test_a_prefix_is_whole_parts_of_a_key():
     [
         ("seed", ("incidental",)),
         ("data.train", ()),
-        ("data.near_ood", ("evaluation",)),
+        ("data.near_ood", ("resume", "evaluation")),
         ("train.duration", ("resume", "trial")),
         ("optimizer.lr", ("trial", "population")),
     ],
