@@ -319,7 +319,7 @@ def test_labels_are_checked_by_predictions_made_for_it(run, tmp_path):
     sets = {"changed": open_dataset(tmp_path / "changed.parquet"), "train": train}
     found = check_labels_with(run, sets, {"changed": (last,)})
     logits = read_predictions(run.evaluation / "predictions" / "test.parquet")["logits"][:last]
-    expected = label_errors(torch.from_numpy(logits).double().softmax(1).numpy(), labels[:last])
+    expected = label_errors(torch.tensor(logits).double().softmax(1).numpy(), labels[:last])
     assert len(expected.rows) > 10
     assert set(found["changed"].rows) == set(expected.rows)
     assert (found["changed"].images, found["changed"].trained_on) == (last, 0)
