@@ -10,11 +10,12 @@ from markupsafe import Markup
 
 from rtk.config.data import GROUPS
 from rtk.data.decode.pipeline import Selection
+from rtk.data.image import BadImageError, open_image, to_rgb
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import Row, content_hash, open_dataset, read_rows
 from rtk.evaluate.predictions_file import read_stamp
 from rtk.report.evaluated import EvaluatedRun
-from rtk.report.gallery import Picture, gallery
+from rtk.report.gallery import SIDE, Picture, gallery
 from rtk.scores.decision import ACCEPT, decide
 
 MOST = 12  # pictures of a gallery
@@ -49,10 +50,13 @@ def galleries(entry: EvaluatedRun, names: Sequence[str]) -> Iterator[Gallery]:
     chosen = [one for one in choose(entry, columns, decisions) if len(one.rows)]
     wanted = np.unique(np.concatenate([one.rows for one in chosen])) if chosen else np.arange(0)
     found, missing = _read(entry, columns, wanted)
+    exif = entry.run.config_tree()["data"].get("exif", "ignore")  # older runs knew of no turning
     for one in chosen:
         shown = [row for row in one.rows.tolist() if row in found]
         pictures = [
-            Picture(found[row].image, _lines(entry, columns, row, decisions, names, found[row]))
+            Picture(
+                _as_seen(found[row].image, exif), _lines(entry, columns, row, decisions, names, found[row])
+            )
             for row in shown
         ]
         without = sorted({columns["set"][row] for row in one.rows} & missing.keys())
@@ -97,6 +101,18 @@ def choose(
         refused = good[~accepted[good]]
         words = f"{len(refused):,} of {len(good):,} right ones, those that either score trusts least first."
         yield Chosen("Right, but refused", words, _first(refused, doubt))
+
+
+def _as_seen(image: bytes, exif: str) -> bytes | np.ndarray:
+    """An image for the gallery, turned as the model saw it; small where it is decoded here."""
+    if exif == "apply":
+        return image  # as the gallery turns it
+    try:
+        picture = to_rgb(open_image(image), exif)
+    except BadImageError:
+        return image  # the gallery says why
+    picture.thumbnail((SIDE, SIDE))
+    return np.asarray(picture)
 
 
 def _first(rows: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -11,14 +11,15 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from rtk.data.image import decode_rgb
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset, read_rows
 from rtk.report.classes import class_names
 from rtk.report.evaluated import EvaluatedRun
-from rtk.report.pictures import MOST, choose, galleries
+from rtk.report.gallery import Picture, gallery
+from rtk.report.pictures import MOST, _as_seen, choose, galleries
 from rtk.report.run_page import write_report
 from rtk.runs.folder import RunFolder
 
@@ -117,3 +118,14 @@ def test_the_page_of_an_old_run(run):
     assert "At a wanted risk of 95 % it accepts 98.4 % of the test images" in html
     assert "Images: test 433; near-OOD digits89 354; far-OOD photos 400." in html
     assert "Confusion" in html
+
+
+def test_pictures_are_turned_as_the_model_saw_them():
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    Image.new("RGB", (60, 20), "red").save(buffer, "JPEG", exif=exif)
+    shapes = {}
+    for how in ("apply", "ignore"):
+        html = gallery([Picture(_as_seen(buffer.getvalue(), how), ["red"])])
+        shapes[how] = Image.open(io.BytesIO(base64.b64decode(re.search(r'base64,([^"]*)"', html)[1]))).size
+    assert shapes == {"apply": (20, 60), "ignore": (60, 20)}
