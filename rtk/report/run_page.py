@@ -37,8 +37,8 @@ from rtk.report.page_tables import (
     score_set_table,
 )
 from rtk.report.pictures import galleries
-from rtk.report.verdict import image_counts, verdict
 from rtk.report.tables import HEADLINE
+from rtk.report.verdict import image_counts, verdict
 from rtk.runs.data_record import ENVIRONMENT
 from rtk.runs.folder import RunFolder
 

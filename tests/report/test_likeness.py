@@ -43,7 +43,11 @@ def make(tmp_path):
         folder.write_json("evaluation/metrics.json", {**known, **result})
         scores = {name: np.linspace(0, 1, 20) for name in ("msp", "knn", "energy")}
         rows = {"set": ["test"] * 12 + ["near"] * 8, "group": ["id"] * 12 + ["near"] * 8}
-        rows |= {"sample_id": [str(n) for n in range(20)], "label": [0] * 20, "is_correct": np.arange(20) % 3 > 0}
+        rows |= {
+            "sample_id": [str(n) for n in range(20)],
+            "label": [0] * 20,
+            "is_correct": np.arange(20) % 3 > 0,
+        }
         pq.write_table(pa.table({**rows, **scores}), folder.evaluation / "scores.parquet")
         return folder
 
