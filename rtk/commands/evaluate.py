@@ -29,6 +29,15 @@ def add(commands: Parsers) -> None:
     parser.add_argument("run", help="run folder, its name under --output, or last")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of evaluate.*")
     _add_sets(parser)
+    _add_measures(parser)
+    add_labels_by(parser)
+    add_plugin(parser, "scores; the run keeps a copy")
+    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
+    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
+    add_json(parser)
+
+
+def _add_measures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scores",
         nargs="+",
@@ -57,11 +66,6 @@ def add(commands: Parsers) -> None:
         metavar="ROWS",
         help="measure common corruptions, of the first ROWS test images (default: of all)",
     )
-    add_labels_by(parser)
-    add_plugin(parser, "scores; the run keeps a copy")
-    parser.add_argument("--checkpoint", choices=["best", "last"], default="best", help="default: best")
-    parser.add_argument("--output", default="runs", metavar="DIR", help="where a run's name is looked for")
-    add_json(parser)
 
 
 def _add_sets(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -72,9 +72,7 @@ def evaluate_run(
     result = measured.result | {"run": run.name, "checkpoint": checkpoint, "step": step}
     tested = predictions["test"]
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
-    result["skipped"] = {name: len(one.left_out) for name, one in selections.items() if one.left_out}
-    result["measured_on"] = {name: _images(stamps[name]) for name in ("test", *evaluation.sets)}
-    result["measured_on"]["test"]["labels"] = labels_hash(selections["test"].dataset)
+    result |= _measured_on(selections, evaluation.sets, stamps)
     if corrupted is not None:
         chosen = selections["test"].first(corrupted) if corrupted else selections["test"]
         pool = Pool(run, checkpoint, config.evaluate)
@@ -85,9 +83,14 @@ def evaluate_run(
     return result
 
 
-def _images(stamp: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what predictions were made from: which images."""
-    return {key: stamp[key] for key in ("data", "rows")}
+def _measured_on(
+    selections: Mapping[str, Selection], ood_sets: Iterable[str], stamps: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Which images were measured, by set, what their labels were read as, and how many were left out."""
+    images = {name: {key: stamps[name][key] for key in ("data", "rows")} for name in ("test", *ood_sets)}
+    images["test"]["labels"] = labels_hash(selections["test"].dataset)
+    skipped = {name: len(one.left_out) for name, one in selections.items() if one.left_out}
+    return {"skipped": skipped, "measured_on": images}
 
 
 def _measure_corruptions(

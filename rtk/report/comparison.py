@@ -75,19 +75,16 @@ def compare(
     """
     if sum(map(bool, (runs, sweep, experiment))) != 1:
         raise ConfigError("compare: wanted runs, or --sweep NAME, or --experiment NAME, and just one of them")
-    space: SearchSpace | None = None
+    title, space = f"experiment {experiment}" if experiment else "runs", None
     importances: dict[str, float] = {}
     if sweep:
         entries, space, importances = _read_sweep(sweep, output)
-        measured = set(iterate_metrics(entries))  # none, where every trial has failed
-        wanted = [name for name in dict.fromkeys([*space.metrics, "val/accuracy"]) if name in measured]
-        sort = sort or next((name for name in space.metrics if name in measured), None)
-        metrics, title = metrics or wanted, f"sweep {entries[0].run.path.parent.name if entries else sweep}"
+        title = f"sweep {entries[0].run.path.parent.name if entries else sweep}"
+        metrics, sort = _sweep_columns(entries, space, metrics, sort)
     elif experiment:
-        entries, title = read_experiment(experiment, output), f"experiment {experiment}"
+        entries = read_experiment(experiment, output)
     else:
         entries = [read_entry(run) for run in open_runs(runs, output)]
-        title = "runs"
     entries = select(entries, where)
     if not entries:
         raise ConfigError(
@@ -100,10 +97,18 @@ def compare(
     differing = unlike_runs(measured_runs, shown)
     ranked = force or not differing
     found = differences(groups, shown) if ranked and not sweep else []
-    key = sort_key(entries, sort)
-    ordered = sort_groups(groups, key) if ranked else groups
+    ordered = sort_groups(groups, sort_key(entries, sort)) if ranked else groups
     given = [group.label for group in groups]
     return Comparison(title, ordered, shown, found, given, space, importances, differing, ranked)
+
+
+def _sweep_columns(
+    entries: Sequence[Entry], space: SearchSpace, metrics: Sequence[str], sort: str | None
+) -> tuple[Sequence[str], str | None]:
+    """Metrics to show of a sweep and to sort by, where they are not named: its objectives, if measured."""
+    measured = set(iterate_metrics(entries))  # none, where every trial has failed
+    wanted = [name for name in dict.fromkeys([*space.metrics, "val/accuracy"]) if name in measured]
+    return metrics or wanted, sort or next((name for name in space.metrics if name in measured), None)
 
 
 def _read_sweep(name: str, output: str) -> tuple[list[Entry], SearchSpace, dict[str, float]]:

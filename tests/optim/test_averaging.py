@@ -91,11 +91,9 @@ def test_a_failed_reestimation_changes_nothing(batches):
 
 
 def test_reestimation_reads_nothing_without_batchnorm():
-    def never():
-        raise AssertionError("a batch was read")
-        yield
-
-    reestimate_batchnorm(nn.Linear(2, 2), never())
+    batches = iter([torch.rand(3, 2)])
+    reestimate_batchnorm(nn.Linear(2, 2), batches)
+    assert len(list(batches)) == 1
 
 
 def test_swa_is_the_plain_mean_of_the_models_that_count():

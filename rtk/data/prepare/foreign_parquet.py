@@ -18,7 +18,7 @@ from rtk.data.image_files import is_hidden
 from rtk.data.prepare.layout import UNLABELLED
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.columns import class_names, image_bytes, image_column, is_text, label_column
-from rtk.data.sets.dataset import CLASSES_FILE, READ_BYTES, READ_ROWS, find_classes
+from rtk.data.sets.dataset import CLASSES_FILE, READ_BYTES, READ_ROWS, check_range, find_classes
 from rtk.data.sets.of_run import blamed_on
 from rtk.data.sets.storage import locate, read_groups
 
@@ -140,19 +140,9 @@ def _read_labels(
     beside = find_classes(*locate(str(paths[0])), str(paths[0]), needed=False)
     most = max((int(label.max()) for label in labels if len(label)), default=-1)
     classes = names.pop() or beside or tuple(str(number) for number in range(most + 1))
-    _check_range(paths, labels, len(classes))
+    for path, label in zip(paths, labels, strict=True):
+        check_range(path, label, len(classes), "; --classes-from none takes images of no class")
     return classes, labels
-
-
-def _check_range(paths: list[Path], labels: list[np.ndarray], num_classes: int) -> None:
-    for file, label in zip(paths, labels, strict=True):
-        outside = np.flatnonzero((label < 0) | (label >= num_classes))
-        if len(outside):
-            row = outside[0]
-            raise ValueError(
-                f"{file}: label {label[row]} in row {row} is out of range, there are {num_classes} classes "
-                f"({len(outside)} such rows); --classes-from none takes images of no class"
-            )
 
 
 def _read(files: tuple[_File, ...]) -> Iterator[Record]:

@@ -95,24 +95,21 @@ def prepare(
         key = _key(opened, source, image_size, rows_per_file) | asked
         validate = partial(_validate, image_size=image_size, exif=exif)
         job = _Job(opened, Journal(folder, key), validate, progress, rows_per_file)
-        written = [job.write_split(split) for split in opened.splits]
-        skipped = tuple(job.bad)
-        if skipped and not skip_bad:
-            raise BadImagesError(source, skipped)
-        _check_written(source, opened.splits, written)
-        files = tuple(chain.from_iterable(written))
+        files = job.write(source, skip_bad)
         report = PrepareReport(
-            out, source, opened.kind, image_size, opened.classes, files, skipped, opened.ignored, parted
+            out,
+            source,
+            opened.kind,
+            image_size,
+            opened.classes,
+            files,
+            tuple(job.bad),
+            opened.ignored,
+            parted,
         )
         _write_json(folder / CLASSES_FILE, {"classes": opened.classes})
         _write_json(folder / MANIFEST_FILE, report.manifest())
     return report
-
-
-def _check_written(source: Path, splits: tuple[Split, ...], written: list[list[FileSummary]]) -> None:
-    for split, summaries in zip(splits, written, strict=True):
-        if not summaries:
-            raise ValueError(f"{source}: {split.name} has no readable image ({split.count} images in all)")
 
 
 class _Job:
@@ -135,6 +132,18 @@ class _Job:
         self.done = 0
         self.written = 0
         self.position = 0  # in the split
+
+    def write(self, source: Path, skip_bad: bool) -> tuple[FileSummary, ...]:
+        """Write all splits; raises as `prepare` where images are bad, or a split has none left."""
+        written = [self.write_split(split) for split in self.source.splits]
+        if self.bad and not skip_bad:
+            raise BadImagesError(source, tuple(self.bad))
+        for split, files in zip(self.source.splits, written, strict=True):
+            if not files:
+                raise ValueError(
+                    f"{source}: {split.name} has no readable image ({split.count} images in all)"
+                )
+        return tuple(chain.from_iterable(written))
 
     def write_split(self, split: Split) -> list[FileSummary]:
         """Write what is left of a split, to one file or a folder of parts; none if no image is readable."""

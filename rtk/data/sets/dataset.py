@@ -120,14 +120,18 @@ def check_labels(dataset: ImageDataset, num_classes: int) -> None:
     if dataset.label_map is not None:
         num_classes = len(dataset.label_map)
     for file in dataset.files:
-        values = read_integers(dataset, file, "label")
-        outside = np.flatnonzero((values < 0) | (values >= num_classes))
-        if len(outside):
-            first = outside[0]
-            raise ValueError(
-                f"{file}: label {values[first]} in row {first} is out of range, there are {num_classes} "
-                f"classes ({len(outside)} such rows)"
-            )
+        check_range(file, read_integers(dataset, file, "label"), num_classes)
+
+
+def check_range(file: str | Path, values: np.ndarray, num_classes: int, way_out: str = "") -> None:
+    """Check the labels of one file, as `check_labels`; `way_out` ends the message."""
+    outside = np.flatnonzero((values < 0) | (values >= num_classes))
+    if len(outside):
+        first = outside[0]
+        raise ValueError(
+            f"{file}: label {values[first]} in row {first} is out of range, there are {num_classes} "
+            f"classes ({len(outside)} such rows){way_out}"
+        )
 
 
 def read_integers(dataset: ImageDataset, file: str, column: str) -> np.ndarray:
