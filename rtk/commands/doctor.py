@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +115,7 @@ def _collective() -> str:
     from rtk.train.engine import import_deepspeed
 
     import_deepspeed()  # once, for forked ranks have it
+    gc.freeze()  # they would collect it all again, for DeepSpeed forces that for every engine
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -141,6 +144,7 @@ def _sharded_step(rank: int, port: int, folder: str) -> None:
     from rtk.config.load import build_config
     from rtk.train.engine import backward, build_engine
 
+    warnings.simplefilter("ignore")  # torch's about what DeepSpeed calls
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(COLLECTIVE_RANKS))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     enough_gpus = torch.cuda.device_count() >= COLLECTIVE_RANKS
