@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rtk.data.prepare.inspect import InspectReport
 
 LOOKED_AT = 1000  # pictures whose size is read
+SHARES = "0.7/0.15/0.15"  # of train, validation and test, where pictures are not split
 # Names that prepared files of a role have; the first that is there is taken.
 ROLES = {
     "train": ("train", "training", "all"),
@@ -32,7 +33,7 @@ def add(commands: Parsers) -> None:
         "init",
         init,
         "write a commented recipe for a folder of pictures",
-        """rtk init photos/                          prepares data/photos, writes photos.yaml
+        """rtk init photos/                          prepares and splits into data/photos, writes photos.yaml
         rtk init data/photos --out mine.yaml      of what rtk data prepare has made
         rtk init photos/ --weights dinov3_vits16_pretrain_lvd1689m-08c60483.pth""",
     )
@@ -43,6 +44,11 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--data", metavar="DIR", help="where images are prepared to (default: data/NAME)")
     parser.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
     add_layout(parser)
+    parser.add_argument(
+        "--split",
+        metavar="A/B/C",
+        help=f"shares of train, validation, test (default: {SHARES} where there are no split folders)",
+    )
     parser.add_argument("--weights", metavar="FILE", help="pretrained weights to start from")
     parser.add_argument(
         "--model", metavar="NAME", help="backbone of the weights (default: the one that they fit)"
@@ -80,19 +86,24 @@ def init(options: Options) -> int:
 def _prepared(source: Path, out: Path, options: Options) -> Path:
     """The folder or file of prepared sets: the source itself, or what is made of it."""
     from rtk.data.prepare.prepare import prepare
+    from rtk.data.prepare.sources import open_source
+    from rtk.data.prepare.split import SplitOptions, parse_fractions
     from rtk.data.sets.dataset import open_dataset
     from rtk.runtime.console import progress_bar
 
     with suppress(ValueError):
         open_dataset(source)
         return source
+    layout = {"split_folders": options.split_folders, "classes_from": options.classes_from}
+    whole = len(open_source(source, **layout).splits) == 1
+    shares = options.split or (SHARES if whole else None)
     with progress_bar("checking images") as progress:
         return prepare(
             source,
             out,
             skip_bad=options.skip_bad,
-            split_folders=options.split_folders,
-            classes_from=options.classes_from,
+            **layout,
+            split=SplitOptions(parse_fractions(shares)) if shares else None,
             on_open=None if options.json else print_layout,
             progress=progress,
         ).out

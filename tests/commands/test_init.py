@@ -10,6 +10,7 @@ from PIL import Image
 from rtk.cli import main
 from rtk.config.load import load_config
 from rtk.config.model import ModelConfig
+from rtk.data.sets.dataset import open_dataset
 from rtk.models import build_model
 
 
@@ -41,6 +42,17 @@ def test_raw_pictures_are_prepared_and_get_a_recipe(photos, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
     assert main(["init", "my photos"]) == 2
     assert "--out: my_photos.yaml exists already" in capsys.readouterr().err
+
+
+def test_pictures_that_are_not_split_are_split(photos, capsys):
+    assert main(["init", "my photos/train", "--out", "mine.yaml", "--data", "sets"]) == 0
+    data = load_config("mine.yaml").data
+    paths = [data.train, data.validation, data.test]
+    assert paths == [f"sets/{part}.parquet" for part in ("train", "validation", "test")]
+    assert [open_dataset(path).rows for path in paths] == [11, 3, 2]
+    main(["init", "my photos/train", "--out", "two.yaml", "--data", "two", "--split", "0.5/0/0.5"])
+    data = load_config("two.yaml").data
+    assert (open_dataset(data.train).rows, data.validation) == (8, None)
 
 
 def test_prepared_sets_are_taken_as_they_are(photos, tmp_path, capsys):
