@@ -7,6 +7,7 @@ from typing import Any
 
 from rtk.config.data import GROUPS
 from rtk.metrics import proportion_interval
+from rtk.report.verdict import image_counts
 
 DECIDED_ON = ("validation", "test", *(f"test_and_{group}" for group in GROUPS))
 
@@ -18,13 +19,10 @@ def evaluation_lines(result: Mapping[str, Any], counts: Mapping[str, int]) -> li
         result: of `evaluate_run`.
         counts: images by name of the set.
     """
-    sets = [f"test {counts['test']:,}"]
-    for name, group in result["groups"].items():
-        sets.append(f"{name} ({group}) {counts[name]:,}")
     accuracy = result["summary"]["accuracy"]
     ends = result.get("intervals", {}).get("summary", {}).get("accuracy")
     return [
-        f"images: {', '.join(sets)}",
+        image_counts(result, counts),
         f"accuracy: {_share(accuracy, counts['test'], ends)} (with 95 % interval)",
         f"confidence: {result['confidence']}, OOD score: {result['ood_score']}",
     ]

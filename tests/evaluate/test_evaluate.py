@@ -294,7 +294,7 @@ def test_images_that_cannot_be_decoded_are_left_out_where_asked(run, tmp_path, c
     printed = capsys.readouterr().out
     assert "broken: left out 2 images" in printed
     tested = open_dataset(resolve_path("builtin:digits/test.parquet")).rows
-    assert re.search(rf"^images: test {tested:,}, .*broken \(far\) 38", printed, re.MULTILINE)
+    assert re.search(rf"^Images: test {tested:,}; .*broken 38", printed, re.MULTILINE)
     assert re.search(r"^accuracy: \d+\.\d\d% \[\d+\.\d\d%, \d+\.\d\d%\]", printed, re.MULTILINE)
     saved = read_predictions(copy.evaluation / "predictions" / "broken.parquet")
     assert (saved["sample_id"] == np.delete(np.arange(40), [5, 30])).all()

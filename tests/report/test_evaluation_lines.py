@@ -17,7 +17,7 @@ def reached(risk, accept=0.4, images=1000):
 
 def test_images_accuracy_and_what_decides_are_said():
     assert evaluation_lines(RESULT, COUNTS) == [
-        "images: test 1,000, digits89 (near) 354, photos (far) 20",
+        "Images: test 1,000; near-OOD digits89 354; far-OOD photos 20.",
         "accuracy: 90.00% [87.98%, 91.71%] (with 95 % interval)",  # Wilson's, of 900 in 1,000
         "confidence: msp, OOD score: knn",
     ]
