@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rtk.optim.ascent import sum_of_squares, take_off_average_
+from rtk.optim.earlier_state import as_laid_out_now
 from rtk.optim.method import Method, MethodRow, MethodSetup
 from rtk.optim.shards import LocalShards, Shards, wide_dtype
 
@@ -228,10 +229,11 @@ class SharpnessAware(Optimizer, Method):
         Raises:
             ValueError: its groups have other numbers of parameters.
         """
+        keys = [parameter for group in self.param_groups for parameter in group["params"]]
+        state_dict = dict(as_laid_out_now(state_dict, keys, GRADIENT_AVERAGE))
         state = {number: dict(kept) for number, kept in state_dict["state"].items()}
         averages = {number: kept.pop(GRADIENT_AVERAGE, None) for number, kept in state.items()}
         self.base.load_state_dict({**state_dict, "state": {n: kept for n, kept in state.items() if kept}})
-        keys = [parameter for group in self.param_groups for parameter in group["params"]]
         found = {keys[n]: average for n, average in averages.items() if average is not None}
         self.state = defaultdict(
             dict, {key: {GRADIENT_AVERAGE: _kept_of(key, m)} for key, m in found.items()}

@@ -21,7 +21,9 @@ def resolve_checkpoint(folder: Path) -> Path:
     for candidate in (folder, folder.with_name(folder.name + ".old")):
         if (candidate / "state.json").is_file():
             return candidate
-    raise CheckpointError(f"{folder}: no checkpoint there (state.json is missing)")
+    others = [path.name for path in sorted(folder.parent.glob("*")) if (path / "state.json").is_file()]
+    instead = f"; there is {' and '.join(others)}" if others else ""
+    raise CheckpointError(f"{folder}: no checkpoint there (state.json is missing){instead}")
 
 
 def has_checkpoint(folder: Path) -> bool:

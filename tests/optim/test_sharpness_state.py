@@ -9,6 +9,7 @@ from torch import nn, optim
 from torch.optim import lr_scheduler as schedules
 
 from rtk.optim import SharpnessAware
+from rtk.optim.sharpness import GRADIENT_AVERAGE
 from tests.optim.sharp_cases import (
     BASES,
     LMBDA,
@@ -186,3 +187,23 @@ def test_a_parameter_keeps_its_average_while_others_are_frozen_and_thawed():
     assert torch.equal(state["state"][0]["gradient_average"], kept[first])
     g = step()
     torch.testing.assert_close(average(first), LMBDA * kept[first] + (1 - LMBDA) * g[first])
+
+
+def test_a_state_of_the_earlier_layout_is_read_or_refused():
+    net = network()
+    net[0].bias.requires_grad_(False)
+    optimizer = sharp(net, "adam", "fsam")
+    train(net, optimizer, range(2))
+    averages = [m[GRADIENT_AVERAGE] for m in optimizer.state_dict()["state"].values()]
+    earlier = {"base": optimizer.base.state_dict(), "gradient_average": averages, "steps": optimizer.steps}
+    again = sharp(net, "adam", "fsam")
+    again.load_state_dict(saved(earlier))
+    assert again.steps == 2
+    expected = optimizer.state_dict()["state"]
+    assert again.state_dict()["state"].keys() == expected.keys() == {0, 2, 3}
+    for number, kept in again.state_dict()["state"].items():
+        assert torch.equal(kept[GRADIENT_AVERAGE], expected[number][GRADIENT_AVERAGE])
+        assert torch.equal(kept["exp_avg"], expected[number]["exp_avg"])
+    net[0].bias.requires_grad_(True)  # which average was whose is no longer told by their order
+    with pytest.raises(ValueError, match="gradient_average: got .* wanted those of the trained"):
+        sharp(net, "adam", "fsam").load_state_dict(earlier)

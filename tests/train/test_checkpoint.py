@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from rtk.train.checkpoint import read_state
 from rtk.train.shard_reader import CheckpointError
 from tests.train.ranks import run_on_ranks
 from tests.train.sharded_cases import Case, reference, sharded
@@ -93,6 +94,13 @@ def test_what_cannot_be_carried_is_refused_by_name(tmp_path):
     assert "holds the state of AdamW, but the run's optimiser is SGD" in messages["optimiser"]
     assert "holds an F-SAM gradient average, but sharpness.variant is none" in messages["sharpness"]
     assert "'layers.3.bias' is trained now, and was not in the saved run" in messages["parameters"]
+
+
+def test_a_missing_checkpoint_is_answered_with_what_there_is(tmp_path):
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"best: no checkpoint there .*; there is last$"):
+        read_state(tmp_path / "best")
 
 
 def test_incomplete_checkpoint_is_refused(tmp_path):
