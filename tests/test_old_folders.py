@@ -139,7 +139,7 @@ def test_old_run_is_evaluated_to_the_same_figures_and_resumes(run, ray_session):
     assert pytest.approx(after["test"].pop("knn"), rel=1e-6) == before["test"].pop("knn")
     assert after["test"] == before["test"]
     for name, scores in before["sets"].items():
-        assert pytest.approx(after["sets"][name].pop("knn"), rel=1e-3) == scores.pop("knn")
+        assert pytest.approx(after["sets"][name].pop("knn"), rel=5e-5) == scores.pop("knn")
     assert after["sets"] == before["sets"]
     resumed = resume_training(run, ["train.duration=3ep"])
     assert resumed.status == "finished"
