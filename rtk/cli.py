@@ -71,7 +71,10 @@ examples:
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="rtk", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="rtk",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"rtk {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -117,7 +120,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse; `key=value` and a recipe may stand anywhere, which argparse refuses after an option."""
     parser = build_parser()
     words = sys.argv[1:] if arguments is None else list(arguments)
-    words, overrides = _split_overrides(_command_parser(parser, words), words)
+    command = _command_parser(parser, words)
+    words, overrides = _split_overrides(command, words)
     options, rest = parser.parse_known_args(words)
     if rest and getattr(options, "recipe", "") is None and not rest[0].startswith("-"):
         options.recipe = rest.pop(0)
@@ -127,9 +131,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         rest = [word for word in rest if word not in overrides]
         options.overrides = [*options.overrides, *overrides]
     if rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(_unrecognized(command, rest))
     options.parser = parser  # for `rtk completion`
     return options
+
+
+def _unrecognized(command: argparse.ArgumentParser, rest: Sequence[str]) -> str:
+    """What is said of words that the command does not take; of a misspelt option, the nearest one."""
+    option = rest[0].partition("=")[0]
+    if not option.startswith("--"):
+        return f"unrecognized arguments: {' '.join(rest)}"
+    from rtk.config.errors import unknown
+
+    return unknown("option", option, command._option_string_actions)
 
 
 def _command_parser(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
@@ -171,22 +185,15 @@ def _is_key(word: str) -> bool:
 
 def _words_of_option(command: argparse.ArgumentParser, word: str) -> int:
     """How many words an option must be followed by; 0 for any other word."""
-    option = _option(command, word)
+    option = command._option_string_actions.get(word)
     if option is None:
         return 0
     return option.nargs if isinstance(option.nargs, int) else int(option.nargs in (None, "+"))
 
 
 def _takes_pairs(command: argparse.ArgumentParser, word: str) -> bool:
-    option = _option(command, word.partition("=")[0])
+    option = command._option_string_actions.get(word.partition("=")[0])
     return option is not None and option.nargs == "+" and "=" in str(option.metavar)
-
-
-def _option(command: argparse.ArgumentParser, word: str) -> argparse.Action | None:
-    """The option that a word names, in full or by its beginning."""
-    options = command._option_string_actions
-    names = [name for name in options if word.startswith("--") and name.startswith(word)]
-    return options[word if word in options else names[0]] if names else None
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -110,7 +110,7 @@ def run_prepare(options: Options) -> int:
     """`rtk data prepare`."""
     from rtk.config.plugin_files import find_plugins, load_plugins
     from rtk.data.prepare.prepare import BadImagesError, prepare
-    from rtk.runtime.console import progress_bar
+    from rtk.runtime.console import counted, progress_bar
 
     load_plugins(find_plugins(options.plugin, Path()))
     try:
@@ -133,9 +133,10 @@ def run_prepare(options: Options) -> int:
     if options.json:
         print_json(done.manifest())
         return 0
-    print(f"{done.rows} images, {len(done.classes)} classes -> {done.out} (from {done.kind})")
+    classes = counted(len(done.classes), "class", "classes")
+    print(f"{counted(done.rows, 'image')}, {classes} -> {done.out} (from {done.kind})")
     for summary in done.files:
-        print(f"  {summary.file}: {summary.rows} images")
+        print(f"  {summary.file}: {counted(summary.rows, 'image')}")
     print_turned(done.turned)
     if done.split is not None:
         data_split.show(done, done.split)
@@ -175,8 +176,10 @@ def run_inspect(options: Options) -> int:
 
 def print_turned(images: int) -> None:
     """Say how many pictures of a set are stored turned."""
+    from rtk.runtime.console import counted
+
     if images:
-        print(f"  turned or mirrored by EXIF: {images} images (data.exif=apply, the default, rights them)")
+        print(f"  turned or mirrored by EXIF: {counted(images, 'image')} (data.exif=apply rights them)")
 
 
 def run_views(options: Options) -> int:

@@ -28,6 +28,7 @@ def add_command(
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog="examples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # `export --out` would mean `--output`, which is something else
     )
     parser.set_defaults(action=action)
     return parser

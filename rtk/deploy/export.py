@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = No
     mirror = Mirror(run)
     mirror.send()  # makes the MLflow run where there is none yet
     mlflow.set_tracking_uri(mirror.uri)
-    with mlflow.start_run(run_id=run.read_json("mlflow.json")["run_id"]):
+    with mlflow.start_run(run_id=run.read_json("mlflow.json")["run_id"]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that an example of the input is missing; there is a signature
         logged = mlflow.pyfunc.log_model(
             name=ARTIFACT,
             loader_module=MLflowModel.__module__,

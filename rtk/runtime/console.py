@@ -44,3 +44,8 @@ def halves(progress: Progress) -> tuple[Progress, Progress]:
         lambda done, total: progress(done, 2 * total),
         lambda done, total: progress(total + done, 2 * total),
     )
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 class`, `2 classes`; the plural ends in s where none is given."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

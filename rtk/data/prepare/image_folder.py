@@ -8,6 +8,7 @@ from pathlib import Path
 from rtk.data.image_files import IMAGE_ENDINGS, read_tree, readable_path
 from rtk.data.prepare.layout import UNLABELLED, Layout, LayoutOptions, SplitLayout, understand
 from rtk.data.prepare.records import Record, Source, Split
+from rtk.runtime.console import counted
 
 _SHOWN_CLASSES = 20
 
@@ -82,11 +83,11 @@ def _relative(path: Path, root: Path) -> str:
 
 def _shown(root: Path, layout: Layout, classes: list[str]) -> Iterator[str]:
     """The layout as a tree: splits, classes and their numbers of images."""
-    rows = [(f"{readable_path(root)}/", f"{len(classes)} classes")]
+    rows = [(f"{readable_path(root)}/", counted(len(classes), "class", "classes"))]
     for split in layout.splits:
         counts = {name: len(split.classes.get(name, ())) for name in classes}
         folder = f"{split.folder}/ -> {split.name}" if split.folder else split.name
-        rows.append((f"  {folder}", f"{sum(counts.values())} images"))
+        rows.append((f"  {folder}", counted(sum(counts.values()), "image")))
         rows += [(f"    {name}", str(count)) for name, count in list(counts.items())[:_SHOWN_CLASSES]]
         rest = list(counts.values())[_SHOWN_CLASSES:]
         if rest:
