@@ -15,6 +15,7 @@ from rtk.config.objective import ObjectiveConfig, TermConfig
 from rtk.config.plugin_files import note_row
 from rtk.config.plugins import add_blocks
 from rtk.objectives.augmix import AUGMIX
+from rtk.objectives.crl import CRL
 from rtk.objectives.cross_entropy import CROSS_ENTROPY
 from rtk.objectives.cutmix import CUTMIX
 from rtk.objectives.openmix import OPENMIX
@@ -26,7 +27,7 @@ from rtk.objectives.term import CLEAN, ActiveTerm, Term, TermSetup, ViewKind
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
-BUILT_IN = (CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, RAT)
+BUILT_IN = (CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, RAT, CRL)
 TERMS: dict[str, Term] = {term.name: term for term in BUILT_IN}
 add_blocks(ObjectiveConfig, {term.name: term.block for term in BUILT_IN})
 

@@ -75,11 +75,13 @@ class TermSetup:
         num_classes: C.
         sample_ids: ids int64 (N,) of the training images.
         device: where the state is kept.
+        steps_per_epoch: updates of the weights in an epoch.
     """
 
     num_classes: int
     sample_ids: NDArray[np.int64]
     device: torch.device
+    steps_per_epoch: int = 1
 
 
 class TermState(Protocol):

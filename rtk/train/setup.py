@@ -40,8 +40,12 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     shards = engine_shards(engine)
     methods = build_methods(config, method_setup(engine, shards, job.steps_per_epoch))
-    setup = None if data is None else lambda: TermSetup(job.num_classes, data.sample_ids(), device)
-    terms = active_terms(config.objective, setup)
+
+    def setup() -> TermSetup:
+        assert data is not None
+        return TermSetup(job.num_classes, data.sample_ids(), device, job.steps_per_epoch)
+
+    terms = active_terms(config.objective, None if data is None else setup)
     return TrainState(engine, shards, methods, terms, batchnorm_buffers(model), concatenate)
 
 

@@ -29,10 +29,12 @@ from tests.train.ranks import run_on_ranks
 CLASSES, ROWS, BATCH, SIDE = 4, 16, 8, 32
 IDS = np.random.default_rng(5).permutation(1000)[:ROWS]
 ON = ["objective.early_learning.weight=2", "lookahead.every=3"]
+HISTORY = ("right", "seen", "steps")  # of CRL, rtk's own term that keeps a state
 # No batch statistics, so that a batch may be cut; no kinks, which would turn rounding into steps.
 SETTINGS = [
     f"plugins=[{EXAMPLES}/my_term.py, {EXAMPLES}/my_method.py]",
     *ON,
+    "objective.crl.weight=1",
     "model.name=timm/test_vit",
     "model.width=null",
     f"train.batch_size={BATCH}",
@@ -161,8 +163,9 @@ def kept(run: Path) -> dict[str, torch.Tensor]:
     last = run / "checkpoints" / "last"
     reader = ShardReader(last)
     slow = [reader.read("slow", name, 0, size) for name, size in sorted(reader.sizes("slow").items())]
-    average = load_file(last / "common.safetensors")["term|early_learning|average"]
-    return {"average": average, "slow": torch.cat(slow)}
+    common = load_file(last / "common.safetensors")
+    history = {name: common[f"term|crl|{name}"] for name in HISTORY}
+    return {"average": common["term|early_learning|average"], "slow": torch.cat(slow), **history}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,15 @@ def runs(tmp_path_factory):
 def test_what_they_keep_does_not_depend_on_ranks_stage_and_interruption(runs, name):
     for what, wanted in runs["one"].items():
         torch.testing.assert_close(runs[name][what], wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["two-1", "two-3", "moved"])
+def test_the_history_of_crl_is_the_same_image_by_image(runs, name):
+    for what in HISTORY:
+        assert torch.equal(runs[name][what], runs["one"][what])
+    assert runs["one"]["seen"].tolist() == [3] * ROWS
+    assert 0 < runs["one"]["right"].sum() < 3 * ROWS
 
 
 @pytest.mark.slow

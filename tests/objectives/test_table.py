@@ -41,9 +41,9 @@ def means(logits, view, config, state):
 
 def test_the_order_of_back_propagation_and_that_of_the_keys():
     everything = objective(**dict.fromkeys(TERMS, 1.0))
-    order = ["cross_entropy", "rat", "regmixup", "regpixmix", "cutmix", "openmix", "augmix"]
+    order = ["cross_entropy", "rat", "crl", "regmixup", "regpixmix", "cutmix", "openmix", "augmix"]
     assert [term.name for term in active_terms(everything)] == order
-    keys = ["cross_entropy", "regmixup", "regpixmix", "cutmix", "augmix", "openmix", "rat"]
+    keys = ["cross_entropy", "regmixup", "regpixmix", "cutmix", "augmix", "openmix", "rat", "crl"]
     assert list(everything.model_dump()) == keys
 
 

@@ -8,6 +8,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from rtk.config.load import build_config
 from rtk.data.views.maker import View
-from rtk.objectives import active_terms
+from rtk.objectives import TermSetup, active_terms
 from rtk.optim import SharpnessAware, WeightAverage, ema_rate
 from rtk.optim.methods import build_methods
 from rtk.runtime.ranks import barrier, rank, world_size
@@ -26,7 +27,7 @@ from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.zero_shards import engine_shards
 
 RANKS, STEPS, BATCH, CLIP = 2, 10, 16, 0.3
-RAT_WEIGHT, EPS = 0.7, 0.02
+RAT_WEIGHT, EPS, CRL_WEIGHT = 0.7, 0.02, 2.0
 RATE = functools.partial(ema_rate, decay=0.9, ramp=3)
 
 
@@ -42,6 +43,7 @@ class Case:
     sync: str = "global"
     every: int = 1
     rat: bool = False
+    crl: bool = False
     frozen: bool = False  # the second layer takes no gradient
     redraw: bool = False  # another batch in the second pass
     precision: str = "fp32"
@@ -49,7 +51,7 @@ class Case:
     @property
     def name(self) -> str:
         parts = [self.variant, f"zero{self.stage}", self.base, f"x{self.accumulation}"]
-        flags = {name: getattr(self, name) for name in ("clip", "tiny", "rat", "frozen", "redraw")}
+        flags = {name: getattr(self, name) for name in ("clip", "tiny", "rat", "crl", "frozen", "redraw")}
         parts += [name for name, on in flags.items() if on]
         parts += [self.mutation] * bool(self.mutation) + ["local"] * (self.sync == "local")
         return "-".join(parts + [f"every{self.every}"] * (self.every > 1) + [self.precision] * self.reduced)
@@ -83,6 +85,7 @@ CASES += [
     Case(variant, stage, accumulation=accumulation, sync="local", clip=True)
     for variant, stage, accumulation in itertools.product(("sam", "asam"), (0, 1), (1, 2))
 ]
+CASES += [Case(stage=stage, tiny=stage == 3, crl=True) for stage in STAGES]
 BF16_CASES = [
     Case(stage=stage, precision=precision, accumulation=2)
     for stage, precision in itertools.product(STAGES, ("bf16", "bf16_weights"))
@@ -134,6 +137,12 @@ def batches(seed: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
+def samples(step: int) -> torch.Tensor:
+    """Ids (BATCH,) of a batch: two steps go through all samples."""
+    generator = torch.Generator().manual_seed(step // 2)
+    return torch.randperm(2 * BATCH, generator=generator).chunk(2)[step % 2]
+
+
 def run_config(case: Case):
     zero = {"reduce_bucket_size": 50, "stage3_param_persistence_threshold": 0, "sub_group_size": 40}
     sharpness = {"variant": case.variant, "rho": 0.3, "lmbda": 0.8, "sync": case.sync, "every": case.every}
@@ -147,7 +156,10 @@ def run_config(case: Case):
                 "accumulation": case.accumulation,
                 "precision": case.precision,
             },
-            "objective": {"rat": {"weight": RAT_WEIGHT * case.rat, "eps": EPS}},
+            "objective": {
+                "rat": {"weight": RAT_WEIGHT * case.rat, "eps": EPS},
+                "crl": {"weight": CRL_WEIGHT * case.crl},
+            },
             "optimizer": {"clip_norm": CLIP if case.clip else None},
             "sharpness": sharpness,
             "deepspeed": {"zero_optimization": zero} if case.tiny else {},
@@ -169,6 +181,7 @@ def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     sharpness = SharpnessAware(base, variant, rho=0.3, lmbda=0.8, adaptive=case.variant == "asam")
     average = WeightAverage(sharpness.shards, net, RATE)
     others = batches(2 if case.redraw else 1)
+    right = torch.zeros(2 * BATCH)
     for step, ((x, y), (x2, y2)) in enumerate(zip(batches(), others, strict=True)):
         base.param_groups[0]["lr"] = base.param_groups[-1]["lr"] = rate(case, step)
         base.zero_grad()
@@ -180,11 +193,15 @@ def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
             zip(x2.chunk(parts), y2.chunk(parts), strict=True),
             strict=True,
         ):
-            loss_of(net, *one, case).backward()
+            ranked = (right, step) if case.crl else None
+            found = net(one[0].double()).argmax(1) == one[1]
+            loss_of(net, *one, case, ranked).backward()
             if ascends:
                 sharpness.ascend()
-                loss_of(net, *two, case).backward()
+                loss_of(net, *two, case, ranked).backward()
                 sharpness.restore()
+            if case.crl:
+                right[samples(step)] += found
             gradients.append(sharpness.shards.gradients())
             base.zero_grad()
         trained = [parameter for group in base.param_groups for parameter in group["params"]]
@@ -199,11 +216,26 @@ def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         return weights, model_weights(net)
 
 
-def loss_of(net: nn.Module, x: torch.Tensor, y: torch.Tensor, case: Case) -> torch.Tensor:
-    """Cross-entropy, and with RAT that of the attacked images, in one graph (equations 11 and 12)."""
+def loss_of(
+    net: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    case: Case,
+    ranked: tuple[torch.Tensor, int] | None = None,
+) -> torch.Tensor:
+    """Cross-entropy, and with RAT that of the attacked images, in one graph (equations 11 and 12).
+
+    `ranked`: times right of every sample, and the step, for CRL.
+    """
     x = x.double().requires_grad_(True)
     logits = net(x)
     loss = cross_entropy(logits, y)
+    if ranked is not None:
+        right, step = ranked
+        share = ((right - right.min()) / max(1, max(1, step // 2) - right.min()))[samples(step)].double()
+        confidence, difference = logits.softmax(1).amax(1), share - share.roll(-1)
+        gap = confidence - confidence.roll(-1)
+        loss = loss + CRL_WEIGHT * (difference.abs() - difference.sign() * gap).relu().mean()
     if not case.rat:
         return loss
     (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
@@ -226,7 +258,7 @@ def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, 
     for step, batch in list(enumerate(batches()))[first : STEPS // 2 if stop else STEPS]:
         set_learning_rate(state.engine, rate(case, step))
         redrawn = own_views(others[step]) if case.redraw else None
-        train_step(state, own_views(batch), step, 0, case.accumulation, redrawn)
+        train_step(state, own_views(batch, step), step, 0, case.accumulation, redrawn)
     if stop:
         save_checkpoint(Path(stop), state, {"step": STEPS // 2}, rank(), barrier)
     weights = model_weights(net)
@@ -244,7 +276,9 @@ def _build(case: Case) -> tuple[nn.Module, WeightAverage, TrainState]:
     average = WeightAverage(shards, net, RATE)
     methods = {**build_methods(config, method_setup(engine, shards)), "averaging": average}
     _mutate(shards, case.mutation)
-    return net, average, TrainState(engine, shards, methods, active_terms(config.objective), [])
+    setup = TermSetup(3, np.arange(2 * BATCH), torch.device("cpu"), steps_per_epoch=2)
+    terms = active_terms(config.objective, lambda: setup)
+    return net, average, TrainState(engine, shards, methods, terms, [])
 
 
 def stopped_in_the_second_pass(case: Case) -> dict[str, bool]:
@@ -272,10 +306,10 @@ def stop_in_cases(cases: list[Case]) -> dict[Case, dict[str, bool]]:
     return {case: stopped_in_the_second_pass(case) for case in cases}
 
 
-def own_views(batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, View]:
+def own_views(batch: tuple[torch.Tensor, torch.Tensor], step: int = 0) -> dict[str, View]:
     """This rank's share of a batch."""
-    images, labels = (tensor.chunk(world_size())[rank()] for tensor in batch)
-    return {"clean": View(images, labels)}
+    parts = (*batch, samples(step))
+    return {"clean": View(*(tensor.chunk(world_size())[rank()] for tensor in parts))}
 
 
 def model_weights(net: nn.Module) -> torch.Tensor:

@@ -13,8 +13,9 @@ from tests.train.sharded_cases import Case, reference, sharded
 
 pytestmark = pytest.mark.slow
 
-# Two parameter groups, clipping, F-SAM's average, AdamW's moments and step, an EMA, a frozen layer.
-CASE = Case(base="adamw", clip=True, frozen=True)
+# Two parameter groups, clipping, F-SAM's average, AdamW's moments and step, an EMA, a frozen layer, and how
+# often CRL has seen every sample right, in the middle of an epoch.
+CASE = Case(base="adamw", clip=True, frozen=True, crl=True)
 PLACES = {  # name: ranks, ZeRO stage, nothing persistent under ZeRO-3
     "1 x zero0": (1, 0, False),
     "1 x zero1": (1, 1, False),
