@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +21,11 @@ from rtk.evaluate.model import load_model
 from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
 from rtk.runtime.environment import supports_bf16
-from rtk.scores import compute_image_score, get_score
+from rtk.scores import ImagePass, compute_image_score, get_score
 
 
-class ModelActor:
-    """Holds the model of a run, on the GPU where there is one.
+class LoadedModel:
+    """The model of a run, on the GPU where there is one.
 
     Args:
         run_path: folder of the run, which all nodes see.
@@ -66,56 +67,86 @@ class ModelActor:
         finally:
             self.model.autocast_dtype = kept
 
+    def read(self, file: str) -> dict[str, Tensor]:
+        """Fitted tensors, on the model's device."""
+        return load_file(file, device=str(self.device))
 
-class Predictor(ModelActor):
-    """Decoded block to `set`, `row` and the columns asked for.
+
+class Work(Protocol):
+    """What a pass makes of decoded blocks; picklable."""
+
+    def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
+        """Read what the pass needs once; returns what is called with each block."""
+
+
+class ModelActor:
+    """One process of a pool: loads the model when it gets its first block, and does one pass after another.
+
+    A start that fails is so an error of that block, which the driver sees as it was raised.
 
     Args:
-        run_path, checkpoint, threads, precision: of `ModelActor`.
+        arguments: of `LoadedModel`.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+        self.number = 0
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model."""
+        return LoadedModel(*self.arguments)
+
+    def process(self, number: int, work: Work, block: pa.Table) -> pa.Table:
+        """What pass `number`, which is `work`, makes of a block."""
+        if number != self.number:
+            self.step, self.number = work.begin(self.loaded), number
+        return self.step(block)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Decoded block to `set`, `row` and the columns asked for.
+
+    Attributes:
         outputs: `logits` and `features` among the columns.
         scores: names of image scores, a column each.
         fitted_files: tensors of the scores among these that are fitted, a file each.
     """
 
-    def __init__(
-        self,
-        run_path: str,
-        checkpoint: str,
-        threads: int,
-        precision: str,
-        outputs: bool = True,
-        scores: tuple[str, ...] = (),
-        fitted_files: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(run_path, checkpoint, threads, precision)
-        self.outputs, self.scores = outputs, scores
-        self.fitted = {
-            name: load_file(fitted_files[name], device=str(self.device))
-            for name in scores
-            if name in fitted_files
-        }
+    outputs: bool = True
+    scores: tuple[str, ...] = ()
+    fitted_files: Mapping[str, str] = field(default_factory=dict)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Predict and score one block."""
-        images, columns = self.images(block), {}
+    def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
+        """Read the fitted tensors."""
+        fitted = {
+            name: loaded.read(self.fitted_files[name]) for name in self.scores if name in self.fitted_files
+        }
+        return partial(self._columns, loaded, fitted)
+
+    def _columns(
+        self, loaded: LoadedModel, fitted: Mapping[str, dict[str, Tensor]], block: pa.Table
+    ) -> pa.Table:
+        images, columns = loaded.images(block), {}
         if self.outputs:
             with torch.no_grad():
-                logits, features = self.model.forward_features(images)
+                logits, features = loaded.model.forward_features(images)
             columns = {"logits": as_lists(logits), "features": as_lists(features)}
         for name in self.scores:
-            tensors = self.fitted.get(name)
-            values = self.in_full_precision(
+            tensors = fitted.get(name)
+            values = loaded.in_full_precision(
                 lambda model, name=name, tensors=tensors: compute_image_score(name, model, images, tensors)
             )
             columns[name] = pa.array(values.float().cpu().numpy())
         return pa.table({"set": block["set"], "row": block["row"], **columns})
 
 
-class Fitter(ModelActor):
+@dataclass(frozen=True)
+class Fit:
     """Decoded block to one row: its first `row`, its `count` of rows, and its `part` of a pass (safetensors).
 
-    Args:
-        run_path, checkpoint, threads, precision: of `ModelActor`.
+    Attributes:
         score: name of a score that is fitted by passes over images.
         number: which of its passes.
         labels: (N,) of all rows of the data set.
@@ -123,31 +154,28 @@ class Fitter(ModelActor):
         fitted_file: tensors of the passes before; empty for the first.
     """
 
-    def __init__(
-        self,
-        run_path: str,
-        checkpoint: str,
-        threads: int,
-        precision: str,
-        score: str,
-        number: int,
-        labels: np.ndarray,
-        used: np.ndarray,
-        fitted_file: str = "",
-    ) -> None:
-        super().__init__(run_path, checkpoint, threads, precision)
-        self.step = get_score(score).passes[number]
-        self.labels, self.used = torch.from_numpy(labels), torch.from_numpy(used)
-        self.fitted = load_file(fitted_file, device=str(self.device)) if fitted_file else {}
+    score: str
+    number: int
+    labels: np.ndarray
+    used: np.ndarray
+    fitted_file: str = ""
 
-    def __call__(self, block: pa.Table) -> pa.Table:
+    def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
+        """Read what the passes before have found."""
+        fitted = loaded.read(self.fitted_file) if self.fitted_file else {}
+        return partial(self._part, loaded, get_score(self.score).passes[self.number], fitted)
+
+    def _part(
+        self, loaded: LoadedModel, step: ImagePass, fitted: dict[str, Tensor], block: pa.Table
+    ) -> pa.Table:
         """The part of one block; no bytes where none of its rows is used."""
-        rows = torch.from_numpy(block["row"].to_numpy())
+        rows = block["row"].to_numpy()
         used = self.used[rows]
         part = b""
         if used.any():
-            images, labels = self.images(block)[used.to(self.device)], self.labels[rows[used]].to(self.device)
-            tensors = self.in_full_precision(self.step.part, images, labels, self.fitted)
+            chosen = torch.from_numpy(used).to(loaded.device)
+            labels = torch.from_numpy(self.labels[rows[used]]).to(loaded.device)
+            tensors = loaded.in_full_precision(step.part, loaded.images(block)[chosen], labels, fitted)
             part = save(unshared({name: value.cpu() for name, value in tensors.items()}))
         encoded = pa.array([part], pa.large_binary())
         return pa.table({"row": block["row"][:1], "count": [len(block)], "part": encoded})

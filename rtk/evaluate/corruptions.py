@@ -23,7 +23,7 @@ import torch
 
 from rtk.config.errors import ConfigError
 from rtk.data.decode.pipeline import Selection, decode_block
-from rtk.evaluate.actors import Predictor
+from rtk.evaluate.actors import LoadedModel, Predict
 from rtk.evaluate.columns import as_matrix
 from rtk.evaluate.measure import error_metrics
 from rtk.evaluate.pool import Counted, Pool
@@ -129,7 +129,7 @@ def corruption_metrics(
     correct = {name: np.empty(len(selection), bool) for name in sure}
     done = Counted(progress, len(selection) * len(variants))
     corrupt = partial(_corrupt_block, variants=variants, ids=selection.sample_ids())
-    for block in pool.run_blocks({"test": selection}, VariantPredictor, prepare=corrupt):
+    for block in pool.run_blocks({"test": selection}, PredictVariants(), prepare=corrupt):
         _place(block, targets, confidence, sure, correct)
         done.add(len(block))
     return [
@@ -139,16 +139,18 @@ def corruption_metrics(
     ]
 
 
-class VariantPredictor:
-    """Predicts blocks of several variants, each in a batch of its own; `args` are those of `Predictor`."""
+class PredictVariants:
+    """Predicts blocks of several variants, each in a batch of its own."""
 
-    def __init__(self, *args: Any) -> None:
-        self.predict = Predictor(*args)
+    def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
+        """As for one variant."""
+        return partial(_predict_variants, Predict().begin(loaded))
 
-    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Predictions of one block, a table a variant."""
-        for name in pc.unique(block["set"]):
-            yield self.predict(block.filter(pc.equal(block["set"], name)))
+
+def _predict_variants(predict: Callable[[pa.Table], pa.Table], block: pa.Table) -> pa.Table:
+    return pa.concat_tables(
+        predict(block.filter(pc.equal(block["set"], name))) for name in pc.unique(block["set"])
+    )
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

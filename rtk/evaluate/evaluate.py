@@ -53,31 +53,40 @@ def evaluate_run(
         BadImageError: an image cannot be decoded, or too many where `data.on_error` is `skip`.
     """
     config = config or run.config()
-    names = wanted_scores(config.evaluate)
-    step = read_state(run.checkpoints / checkpoint)["step"]
+    wanted_scores(config.evaluate)  # refused here, if one is unknown
     selections = evaluation_selections(config, rows, binding_record(run, config))
     if corrupted is not None:
         corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
+    read_state(run.checkpoints / checkpoint)  # refused here, if it is missing
     start_ray()
     check_output(run.path)
     selections = leave_out_undecodable(selections, config.data, run.evaluation)
+    with Pool(run, checkpoint, config.evaluate) as pool:
+        return _evaluate(pool, config, selections, corrupted)
+
+
+def _evaluate(
+    pool: Pool, config: RunConfig, selections: Mapping[str, Selection], corrupted: int | None
+) -> dict[str, Any]:
+    """`evaluate_run`, once its settings have been checked and Ray is there."""
+    run, names = pool.run, wanted_scores(config.evaluate)
+    step = read_state(run.checkpoints / pool.checkpoint)["step"]
     with progress_bar("predicting") as progress:
-        paths = predict_datasets(run, selections, checkpoint, config.evaluate, progress, image_scores(names))
+        paths = predict_datasets(pool, selections, progress, image_scores(names))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     stamps = {name: read_stamp(path)["predictions"] for name, path in paths.items()}
     remember_classes(run.path, selections["train"].dataset.classes)
-    fit = fit_data(config, predictions, load_model(run, checkpoint))
+    fit = fit_data(config, predictions, load_model(run, pool.checkpoint))
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
     measured = PROTOCOLS[config.evaluate.protocol](evaluation)
-    result = measured.result | {"run": run.name, "checkpoint": checkpoint, "step": step}
+    result = measured.result | {"run": run.name, "checkpoint": pool.checkpoint, "step": step}
     tested = predictions["test"]
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
     result |= _measured_on(selections, evaluation.sets, stamps)
     if corrupted is not None:
         chosen = selections["test"].first(corrupted) if corrupted else selections["test"]
-        pool = Pool(run, checkpoint, config.evaluate)
         result["corruptions"] = _measure_corruptions(pool, chosen, measured, result)
-    result |= decide_for_run(run, checkpoint, evaluation, measured, stamps)
+    result |= decide_for_run(run, pool.checkpoint, evaluation, measured, stamps)
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtk.config.errors import ConfigError
 from rtk.data.decode.pipeline import Selection
-from rtk.evaluate.actors import Fitter
+from rtk.evaluate.actors import Fit
 from rtk.evaluate.pool import FIT_SET, Pool
 from rtk.evaluate.score_table import rows_to_fit_on
 from rtk.runs.atomic import write_tensors
@@ -71,9 +71,8 @@ def _fit(pool: Pool, score: str, selections: Mapping[str, Selection], path: Path
         name, rows = chosen[step.rows]
         used = np.zeros(len(selections[name]), bool)
         used[rows] = True
-        arguments = (score, number, selections[name].labels(), used, str(path) if fitted else "")
-        blocks = pool.run_blocks({name: selections[name]}, Fitter, *arguments)
-        fitted |= step.merge(_parts(blocks))
+        work = Fit(score, number, selections[name].labels(), used, str(path) if fitted else "")
+        fitted |= step.merge(_parts(pool.run_blocks({name: selections[name]}, work)))
     return fitted
 
 

@@ -15,6 +15,7 @@ from rtk.data.decode.pipeline import Selection, evaluation_selection
 from rtk.data.sets.class_names import with_classes
 from rtk.data.sets.dataset import ImageDataset, content_hash
 from rtk.data.sets.of_run import open_configured, split_train
+from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import predict_datasets, prediction_files
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
 from rtk.metrics.label_errors import label_errors
@@ -82,7 +83,8 @@ def check_labels_with(
         from rtk.runtime.ray_session import start_ray
 
         start_ray()
-    paths = predict_datasets(run, needed, checkpoint, progress=progress)
+    with Pool(run, checkpoint) as pool:
+        paths = predict_datasets(pool, needed, progress)
     trained = {name: _trained_on(run, config, selection) for name, selection in selections.items()}
     return {
         name: _check(selection, read_predictions(paths[stored[name]]), classes, trained[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from rtk.config.schema import EvaluateConfig
 from rtk.data.decode.pipeline import Selection, decode_block, encoded_blocks
+from rtk.evaluate.actors import ModelActor, Work
 from rtk.evaluate.columns import as_matrix
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
@@ -18,6 +20,8 @@ from rtk.runtime.environment import available_cpus
 
 # Scores are fitted on it, but never computed for it.
 FIT_SET = "train"
+# Blocks that an actor has been given at a time: the next is there when it is done with one.
+QUEUED = 2
 
 
 @dataclass
@@ -35,27 +39,48 @@ class Counted:
             self.progress(self.done, self.total)
 
 
-@dataclass(frozen=True)
 class Pool:
-    """How actors with the model of a run are set up."""
+    """Actors with the model of a run: started by the first pass, kept for those that follow, ended on exit.
 
-    run: RunFolder
-    checkpoint: str
-    settings: EvaluateConfig
+    Starting one takes longer than many a pass: it imports torch and reads the weights.
+
+    Args:
+        run: a trained run.
+        checkpoint: `best` or `last`.
+        settings: size of the pool and of a batch; None: the run's own.
+
+    Attributes:
+        actors: those that have been started.
+    """
+
+    def __init__(self, run: RunFolder, checkpoint: str = "best", settings: EvaluateConfig | None = None):
+        self.run, self.checkpoint = run, checkpoint
+        self.settings = settings or run.config().evaluate
+        self.actors: list[Any] = []
+        self._passes = 0
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self.actors:
+            import ray
+
+            ray.kill(self.actors.pop())
 
     def run_blocks(
         self,
         selections: Mapping[str, Selection],
-        actor: Callable[..., Any],
-        *args: Any,
+        work: Work,
         prepare: Callable[[pa.Table], Any] = decode_block,
     ) -> Iterator[pa.Table]:
-        """What actors make of the decoded blocks of data sets, in any order.
+        """What the actors make of the decoded blocks of data sets, in any order.
+
+        A lost actor is started again, and what it was at is done again.
 
         Args:
             selections: data sets by name.
-            actor: class of actor, called with what `ModelActor` takes, then `args`.
-            args: see `actor`.
+            work: what is made of a block.
             prepare: what makes a decoded block, or several, of a block of encoded images.
 
         Raises:
@@ -63,33 +88,67 @@ class Pool:
         """
         import ray
 
+        self.actors = self.actors or self._start()
+        self._passes += 1
+        shared = ray.put(work)
+        free = deque(self.actors * QUEUED)
+        busy: dict[Any, Any] = {}
+        for block in self._decoded(selections, prepare):
+            if not free:
+                yield _finished(busy, free)
+            actor = free.popleft()
+            busy[actor.process.remote(self._passes, shared, block)] = actor
+        while busy:
+            yield _finished(busy, free)
+
+    def _start(self) -> list[Any]:
+        """The actors; they hold no CPU, or decoding would wait for ever where they have taken all."""
+        import ray
+
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        size = self.settings.actors or max(1, gpus)
+        wanted = self.settings.actors or max(1, gpus)
+        size = min(wanted, gpus) if gpus else wanted
         threads = max(1, available_cpus() // size)
-        base = (str(self.run.path), self.checkpoint, threads, self.run.config().train.precision)
-        batch = self.settings.batch_size
+        actor = ray.remote(ModelActor).options(
+            num_cpus=0,
+            num_gpus=1 if gpus else 0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy="SPREAD",
+        )
+        arguments = (str(self.run.path), self.checkpoint, threads, self.run.config().train.precision)
+        return [actor.remote(*arguments) for _ in range(size)]
+
+    def _decoded(
+        self, selections: Mapping[str, Selection], prepare: Callable[[pa.Table], Any]
+    ) -> Iterator[Any]:
+        """References to decoded blocks, as they become ready."""
+        import ray
+
         blocks = [
             block
             for name, selection in selections.items()
-            for block in encoded_blocks(name, selection, batch)
+            for block in encoded_blocks(name, selection, self.settings.batch_size)
         ]
-        results = (
-            ray.data.from_arrow(blocks)
-            .map_batches(prepare, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
-            .map_batches(
-                actor,
-                fn_constructor_args=(*base, *args),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=size),
-                num_gpus=1 if gpus else 0,
-            )
+        decoded = ray.data.from_arrow(blocks).map_batches(
+            prepare, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
         )
-        results.context.raise_original_map_exception = True
-        try:
-            yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+        decoded.context.raise_original_map_exception = True
+        for bundle in decoded.iter_internal_ref_bundles():
+            yield from (entry.ref for entry in bundle.blocks)
+
+
+def _finished(busy: dict[Any, Any], free: deque[Any]) -> pa.Table:
+    """The next result that is ready; its actor is free for another block."""
+    import ray
+
+    (ready, *_), _ = ray.wait(list(busy), num_returns=1)
+    free.append(busy.pop(ready))
+    try:
+        result: pa.Table = ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return result
 
 
 def collect(

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rtk.config.plugin_files import owner_of
-from rtk.config.schema import EvaluateConfig
 from rtk.data.decode.pipeline import Selection
 from rtk.data.sets.dataset import content_hash
-from rtk.evaluate.actors import Predictor
+from rtk.evaluate.actors import Predict
 from rtk.evaluate.image_fit import fit_image_file
 from rtk.evaluate.pool import FIT_SET, Counted, Pool, collect
 from rtk.evaluate.predictions_file import PredictionsFile
@@ -22,24 +21,20 @@ from rtk.train.checkpoint import read_state
 
 
 def predict_datasets(
-    run: RunFolder,
+    pool: Pool,
     selections: Mapping[str, Selection],
-    checkpoint: str = "best",
-    settings: EvaluateConfig | None = None,
     progress: Progress | None = None,
     scores: tuple[str, ...] = (),
 ) -> dict[str, Path]:
-    """Predict and score what has not been yet, by a pool of actors; a lost actor's blocks are done again.
+    """Predict and score what has not been yet, by the actors of a pool; a lost actor's blocks are done again.
 
     Every file is written as soon as its last row is there. A batch is `evaluate.batch_size` consecutive rows
     of one data set, whatever the number of actors, so that results do not depend on it.
 
     Args:
-        run: a trained run.
+        pool: actors with the model of a run.
         selections: data sets by name; `train` gets no scores. Those that are fitted are fitted on `train` and
             `validation`.
-        checkpoint: `best` or `last`.
-        settings: batch size and size of the pool; None: the run's own.
         progress: called with the number of images done and their total.
         scores: names of image scores, which become columns.
 
@@ -47,11 +42,10 @@ def predict_datasets(
         For each name the file `evaluation/predictions/NAME.parquet`, with columns `sample_id`, `label`,
         `prediction`, `logits`, `features` and image scores, rows in the order of the data set.
     """
-    folder = run.evaluation / "predictions"
+    folder = pool.run.evaluation / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
-    files = prediction_files(run, selections, checkpoint)
+    files = prediction_files(pool.run, selections, pool.checkpoint)
     stamps = {name: file.stamp for name, file in files.items()}
-    pool = Pool(run, checkpoint, settings or run.config().evaluate)
     score_stamps, fitted_files = _fit_scores(pool, scores, selections, stamps, folder)
     # Data sets that lack the same columns share a pass: starting one takes seconds.
     passes: dict[tuple[bool, tuple[str, ...]], list[str]] = defaultdict(list)
@@ -62,9 +56,8 @@ def predict_datasets(
     done = Counted(progress, sum(len(selections[name]) for names in passes.values() for name in names))
     for (outputs, missing), names in passes.items():
         part = {name: selections[name] for name in names}
-        for name, columns in collect(
-            pool.run_blocks(part, Predictor, outputs, missing, fitted_files), part, done
-        ):
+        work = Predict(outputs, missing, fitted_files)
+        for name, columns in collect(pool.run_blocks(part, work), part, done):
             added = {score: score_stamps[score] for score in missing}
             files[name].write(part[name], columns, added)
     return {name: file.path for name, file in files.items()}

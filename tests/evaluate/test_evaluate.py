@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import ray.data
 import torch
 
 from rtk.cli import main
@@ -180,28 +179,26 @@ def test_corruptions_lower_the_accuracy_and_are_the_same_again(run):
     assert "Accuracy under corruptions" in write_report([run]).read_text()
 
 
-def test_corruptions_are_predicted_by_the_pool_and_name_what_is_wrong(run, tmp_path, monkeypatch):
+def test_corruptions_are_predicted_by_the_pool_and_name_what_is_wrong(run, tmp_path):
     pytest.importorskip("imagecorruptions")
-    sizes = []
-    strategy = ray.data.ActorPoolStrategy
-    monkeypatch.setattr(ray.data, "ActorPoolStrategy", lambda size: sizes.append(size) or strategy(size=size))
     settings = run.config().evaluate.model_copy(update={"actors": 2, "batch_size": 5})
-    pool = Pool(run, "best", settings)
     msp = ("msp", FittedScore({}, {}, None))
     selection = Selection(open_dataset(resolve_path("builtin:digits/test.parquet")), 32, rows=12)
-    rows = corruption_metrics(pool, selection, msp, types=["contrast"])
-    assert sizes == [2]
+    with Pool(run, "best", settings) as pool:
+        rows = corruption_metrics(pool, selection, msp, types=["contrast"])
+        assert len(pool.actors) == 2
     assert [(row["corruption"], row["severity"]) for row in rows[:2]] == [("none", 0), ("contrast", 1)]
-    one = Pool(run, "best", settings.model_copy(update={"actors": 1}))
-    assert corruption_metrics(one, selection, msp, types=["contrast"]) == rows
     table = pq.read_table(resolve_path("builtin:digits/test.parquet")).slice(0, 6)
     images = pa.array([*table["image"].to_pylist()[:5], b"broken"])
     pq.write_table(
         table.set_column(table.column_names.index("image"), "image", images), tmp_path / "t.parquet"
     )
     (tmp_path / "classes.json").write_text(json.dumps({"classes": list("0123456789")}))
-    with pytest.raises(BadImageError, match="data set 'test', row 5"):
-        corruption_metrics(pool, Selection(open_dataset(tmp_path / "t.parquet"), 32), msp, types=["contrast"])
+    broken = Selection(open_dataset(tmp_path / "t.parquet"), 32)
+    with Pool(run, "best", settings.model_copy(update={"actors": 1})) as one:
+        assert corruption_metrics(one, selection, msp, types=["contrast"]) == rows
+        with pytest.raises(BadImageError, match="data set 'test', row 5"):
+            corruption_metrics(one, broken, msp, types=["contrast"])
 
 
 def test_report_is_one_file_with_real_curves(run):

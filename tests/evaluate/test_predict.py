@@ -16,9 +16,9 @@ from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.order import holdout_split
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
-from rtk.evaluate import predict
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.model import load_model
+from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import predict_datasets
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.sets import evaluation_config
@@ -70,6 +70,11 @@ def pool_of(actors: int) -> EvaluateConfig:
     return EvaluateConfig(actors=actors, batch_size=32)
 
 
+def predicted(run, selections, actors=1, **options):
+    with Pool(run, "best", pool_of(actors)) as pool:
+        return predict_datasets(pool, selections, **options)
+
+
 def columns(paths):
     return {name: read_predictions(path) for name, path in paths.items()}
 
@@ -86,7 +91,7 @@ def assert_identical(first, second):
 def alone(run, selections, tmp_path_factory):
     """Everything from one actor."""
     folder = fresh(run, tmp_path_factory.mktemp("alone"), 1)
-    return folder, predict_datasets(folder, selections, settings=pool_of(1), scores=IMAGE_SCORES)
+    return folder, predicted(folder, selections, scores=IMAGE_SCORES)
 
 
 def images_of(selection):
@@ -120,7 +125,7 @@ def test_gram_is_fitted_on_the_split_of_the_run(run, selections, alone):
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_actors_gives_the_same(run, selections, alone, tmp_path, count):
     folder = fresh(run, tmp_path, count)
-    found = predict_datasets(folder, selections, settings=pool_of(count), scores=IMAGE_SCORES)
+    found = predicted(folder, selections, count, scores=IMAGE_SCORES)
     assert_identical(columns(found), columns(alone[1]))
 
 
@@ -134,16 +139,14 @@ class KilledOnce:
         if self.killed or done == total:
             return
         children = psutil.Process().children(recursive=True)
-        self.killed = next(child.pid for child in children if "MapWorker" in " ".join(child.cmdline()))
+        self.killed = next(child.pid for child in children if "ModelActor" in " ".join(child.cmdline()))
         os.kill(self.killed, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_killed_actor_changes_nothing(run, selections, alone, tmp_path, count):
     killer = KilledOnce()
-    found = predict_datasets(
-        fresh(run, tmp_path, count), selections, settings=pool_of(count), scores=IMAGE_SCORES, progress=killer
-    )
+    found = predicted(fresh(run, tmp_path, count), selections, count, scores=IMAGE_SCORES, progress=killer)
     assert killer.killed
     assert_identical(columns(found), columns(alone[1]))
 
@@ -151,26 +154,26 @@ def test_a_killed_actor_changes_nothing(run, selections, alone, tmp_path, count)
 def test_only_what_is_missing_is_computed(run, selections, tmp_path, monkeypatch):
     folder = fresh(run, tmp_path, 1)
     passes = []
-    run_blocks = predict.Pool.run_blocks
+    run_blocks = Pool.run_blocks
 
-    def spied(pool, part, actor, *args):
-        passes.append((sorted(part), actor.__name__, *args[:2]))
-        return run_blocks(pool, part, actor, *args)
+    def spied(pool, part, work):
+        passes.append((sorted(part), type(work).__name__, work.outputs, work.scores))
+        return run_blocks(pool, part, work)
 
-    monkeypatch.setattr(predict.Pool, "run_blocks", spied)
-    predict_datasets(folder, selections)
-    assert passes == [(["photos", "test", "train"], "Predictor", True, ())]
+    monkeypatch.setattr(Pool, "run_blocks", spied)
+    predicted(folder, selections)
+    assert passes == [(["photos", "test", "train"], "Predict", True, ())]
     before = columns({name: folder.evaluation / "predictions" / f"{name}.parquet" for name in selections})
     passes.clear()
-    predict_datasets(folder, selections, scores=("rr_fast",))
-    assert passes == [(["photos", "test"], "Predictor", False, ("rr_fast",))]
+    predicted(folder, selections, scores=("rr_fast",))
+    assert passes == [(["photos", "test"], "Predict", False, ("rr_fast",))]
     passes.clear()
-    found = columns(predict_datasets(folder, selections, scores=("odin", "rr_fast")))
-    assert passes == [(["photos", "test"], "Predictor", False, ("odin",))]
+    found = columns(predicted(folder, selections, scores=("odin", "rr_fast")))
+    assert passes == [(["photos", "test"], "Predict", False, ("odin",))]
     for name, table in before.items():
         assert_identical({name: table}, {name: {column: found[name][column] for column in table}})
     passes.clear()
-    predict_datasets(folder, selections, scores=("odin", "rr_fast"))
+    predicted(folder, selections, scores=("odin", "rr_fast"))
     assert passes == []
 
 
