@@ -41,6 +41,8 @@ NEEDS = (
     Need("sharpness.sigma", "sharpness.variant", _one_of("fsam")),
     Need("sharpness.lmbda", "sharpness.variant", _one_of("fsam")),
     Need("schedule.final_fraction", "schedule.name", _one_of("cosine")),
+    Need("schedule.swa_lr", "averaging.kind", _one_of("swa")),
+    Need("schedule.swa_anneal", "schedule.swa_lr", bool),
     Need("averaging.", "averaging.kind", lambda kind: kind != "none"),
     Need("averaging.decay", "averaging.kind", _one_of("ema")),
     Need("averaging.ramp", "averaging.kind", _one_of("ema")),

@@ -56,11 +56,15 @@ class DataConfig(Section):
     validation_far_ood: dict[str, str] = Field(
         default_factory=dict, description="far-OOD sets for val/ metrics, name: path; never test sets"
     )
-    outliers: str | None = Field(None, description="Parquet of images of no class, for OpenMix")
+    outliers: str | None = Field(None, description="Parquet of images of no class, for OpenMix and MixOE")
     validation_ood: str | None = Field(
         None, description="OOD images to tune scores and thresholds on, never to test on"
     )
     mixing: str | None = Field(None, description="Parquet of mixing pictures; null: fractals rendered by rtk")
+    mixing_size: PositiveInt | None = Field(
+        None,
+        description="side of decoded mixing pictures, cropped at random to image_size; null: 9/8 of that",
+    )
     labels_by: Literal["name", "number"] = Field(
         "name",
         description="join validation and test sets to the training set by class names, or insist on numbers",
@@ -128,8 +132,17 @@ class DataConfig(Section):
         wide = self.augment.crop == "resized"
         return self.decode_size or (round(self.image_size * 8 / 7) if wide else self.image_size)
 
+    @property
+    def mixing_side(self) -> int:
+        """Side that mixing pictures are decoded to: 36 for 32, as PixMix has them."""
+        return self.mixing_size or round(self.image_size * 9 / 8)
+
     @model_validator(mode="after")
     def _sizes(self) -> DataConfig:
+        if self.mixing_side < self.image_size:
+            raise ValueError(
+                f"data.mixing_size: got {self.mixing_size}, wanted at least image_size ({self.image_size})"
+            )
         if self.decoded_side < self.image_size or (
             self.augment.crop == "pad" and self.decoded_side != self.image_size
         ):

@@ -36,6 +36,11 @@ class ModelConfig(Section):
     )
     head: Literal["linear", "cosine"] = Field("linear", description="classifier on the features")
     temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")
+    reject_class: bool = Field(
+        False,
+        description="an output more than there are classes, for what is none: trained by OpenMix, left out "
+        "of predictions, scores and packages",
+    )
     weights: str | None = Field(
         None,
         description="a PyTorch or safetensors file of any trainer (of several sets of weights in it the "

@@ -8,14 +8,16 @@ from pydantic import Field, model_validator
 
 from rtk.config.sections import Section, Weight
 
-Need = Literal["mixing", "outliers"]  # what a term can ask of `data` besides the training images
+# What a term can ask for besides the training images: pictures of `data`, and `model.reject_class`.
+Need = Literal["mixing", "outliers", "reject_class"]
 
 
 class TermConfig(Section):
     """Base of a term's block: its factor, and what the rest of the config has to fit.
 
     Attributes:
-        needs: pictures that the term's view is made with: `mixing` (`data.mixing`, or fractals), `outliers`.
+        needs: pictures that the term's view is made with, `mixing` (`data.mixing`, or fractals) or
+            `outliers`; `reject_class`, an output more than there are classes.
         beside: terms without which this one cannot be.
         labelled: whether the term tells the model which class is right.
     """
@@ -38,7 +40,7 @@ class ObjectiveConfig(Section):
         return {name: block for name, block in self if block.weight > 0}
 
     def needing(self, what: Need) -> list[str]:
-        """Active terms that need some pictures beside the training images."""
+        """Active terms that need something beside the training images."""
         return [name for name, block in self.active().items() if what in block.needs]
 
     @model_validator(mode="after")

@@ -117,10 +117,11 @@ class RunConfig(Section):
         if owned:
             raise ValueError(f"deepspeed.{owned[0]}: rtk sets this key itself, wanted it left out")
         _check_zero(self.deepspeed.get("zero_optimization", {}))
-        needing = self.objective.needing("outliers")
-        if needing and self.data.outliers is None:
+        self._check_terms()
+        if self.schedule.swa_lr is not None and self.averaging.kind != "swa":
             raise ValueError(
-                f"data.outliers: got null, wanted a Parquet of outliers for objective.{needing[0]}"
+                f"schedule.swa_lr: got {self.schedule.swa_lr:g} with averaging.kind {self.averaging.kind}, "
+                "wanted averaging.kind swa, or null"
             )
         if self.data.validation is None and not self.data.validation_fraction:
             raise ValueError("data.validation_fraction: got 0, wanted a share above 0 (or data.validation)")
@@ -129,6 +130,20 @@ class RunConfig(Section):
     def __reduce__(self) -> tuple[Any, ...]:
         # Where it is unpickled its plug-ins are loaded first: it may hold blocks of theirs.
         return _rebuild, (self.model_dump(mode="json"),)
+
+    def _check_terms(self) -> None:
+        for name in self.objective.needing("outliers"):
+            if self.data.outliers is None:
+                raise ValueError(
+                    f"data.outliers: got null, wanted a Parquet of outliers for objective.{name}"
+                )
+        for name in self.objective.needing("reject_class"):
+            if not self.model.reject_class:
+                raise ValueError(
+                    f"model.reject_class: got false, wanted true for objective.{name}, whose outliers are a "
+                    "class of their own; the one that spreads them over all classes, once called openmix, is "
+                    "objective.mixoe"
+                )
 
     def _check_local_ascent(self) -> None:
         if self.sharpness.sync == "global":

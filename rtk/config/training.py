@@ -57,8 +57,10 @@ class SharpnessConfig(Section):
         description="local: each worker ascends along its own gradient (m-SAM) and saves one reduction",
     )
     every: PositiveInt = Field(1, description="ascend in one step of this many; the others are plain steps")
-    redraw_views: bool = Field(
-        False, description="draw the mixed and PixMix views anew for the second pass, as the published code"
+    redraw_views: Literal["mixup"] | bool = Field(
+        False,
+        description="draw mixed, PixMix and AugMix views anew for the second pass; mixup: RegMixup's alone, "
+        "as the published code",
     )
 
 
@@ -68,6 +70,12 @@ class ScheduleConfig(Section):
     name: Literal["cosine", "constant"] = Field("cosine", description="course after the warm-up")
     warmup: Duration = Field("0ep", description="linear warm-up from 0")
     final_fraction: Fraction = Field(0.0, description="learning rate at the end, as a share of the peak")
+    swa_lr: PositiveFloat | None = Field(
+        None,
+        description="learning rate while averaging.kind swa averages, after averaging.start (FMFP, SURE); "
+        "null: the course goes on",
+    )
+    swa_anneal: Duration = Field("10ep", description="time from the course's rate to swa_lr, along a cosine")
 
 
 class AveragingConfig(Section):

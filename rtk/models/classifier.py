@@ -81,7 +81,7 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
 
     Args:
         config: backbone and head.
-        num_classes: C, number of logits.
+        num_classes: C, number of logits; while it trains, one more with `reject_class`.
         image_size: side of the images in pixels, for backbones that are built for one size.
 
     Raises:
@@ -89,9 +89,9 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
     """
     backbone, features = build_backbone(config, image_size)
     freeze_layers(backbone, config.freeze_layers)
-    head: Head = LinearHead(features, num_classes)
+    head: Head = LinearHead(features, num_classes, config.reject_class)
     if config.head == "cosine":
-        head = CosineHead(features, num_classes, config.temperature)
+        head = CosineHead(features, num_classes, config.temperature, config.reject_class)
     add_adapters(backbone, config.lora)
     return Classifier(backbone, head, config.mean, config.std, config.freeze_batchnorm)
 

@@ -13,11 +13,22 @@ from torch.nn.functional import linear, normalize
 
 
 class LinearHead(nn.Linear):
-    """Logits = W f + b."""
+    """Logits = W f + b.
+
+    Args:
+        features: D.
+        classes: C.
+        reject: one row more, the last, for what is none of the classes; it is seen in training mode only.
+    """
+
+    def __init__(self, features: int, classes: int, reject: bool = False) -> None:
+        super().__init__(features, classes + reject)
+        self.classes = classes
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D) -> logits (N, C)."""
-        return linear(features, self.weight.to(features.dtype), self.bias.to(features.dtype))
+        """Features (N, D) -> logits (N, C), in training mode with the reject class's."""
+        rows = slice(None if self.training else self.classes)
+        return linear(features, self.weight[rows].to(features.dtype), self.bias[rows].to(features.dtype))
 
     def used_features(self, features: Tensor) -> Tensor:
         """The features (N, D) themselves."""
@@ -25,24 +36,25 @@ class LinearHead(nn.Linear):
 
     def used_weights(self) -> tuple[Tensor, Tensor]:
         """Weight rows (C, D) and bias (C,)."""
-        return self.weight.detach(), self.bias.detach()
+        return self.weight[: self.classes].detach(), self.bias[: self.classes].detach()
 
 
 class CosineHead(nn.Module):
     """Logits = temperature * cosine of feature and class weight (SURE, Li et al. 2024, section 3.3).
 
-    The published layer also has a bias that it never uses; there is none here.
+    The published layer also has a bias that it never uses; there is none here. `reject` as of `LinearHead`.
     """
 
-    def __init__(self, features: int, classes: int, temperature: float = 8.0) -> None:
+    def __init__(self, features: int, classes: int, temperature: float = 8.0, reject: bool = False) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.weight = nn.Parameter(torch.empty(classes, features))
+        self.temperature, self.classes = temperature, classes
+        self.weight = nn.Parameter(torch.empty(classes + reject, features))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D), of any length, -> logits (N, C) in [-temperature, temperature]."""
-        weight = normalize(self.weight.to(features.dtype), dim=1)
+        rows = self.weight if self.training else self.weight[: self.classes]
+        weight = normalize(rows.to(features.dtype), dim=1)
         return self.temperature * linear(self.used_features(features), weight)
 
     def used_features(self, features: Tensor) -> Tensor:
@@ -51,7 +63,7 @@ class CosineHead(nn.Module):
 
     def used_weights(self) -> tuple[Tensor, Tensor]:
         """Unit weight rows (C, D) times the temperature, and a zero bias (C,)."""
-        weight = self.temperature * normalize(self.weight.detach(), dim=1)
+        weight = self.temperature * normalize(self.weight[: self.classes].detach(), dim=1)
         return weight, torch.zeros(len(weight), dtype=weight.dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from rtk.data.views.maker import View
 
 
-class CrossEntropyConfig(TermConfig):
+class SmoothedConfig(TermConfig):
+    """Base of the blocks of terms that are a cross-entropy."""
+
+    label_smoothing: Fraction = Field(0.0, description="mass spread evenly over all classes")
+
+
+class CrossEntropyConfig(SmoothedConfig):
     """Cross-entropy of the clean view."""
 
     weight: Weight = Field(1.0, description="factor of the term; 0 switches it off")
-    label_smoothing: Fraction = Field(0.0, description="mass spread evenly over all classes")
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -42,13 +47,9 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float =
     return cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
 
 
-def view_cross_entropy(logits: Tensor, view: View, config: Any, state: None) -> Tensor:
+def view_cross_entropy(logits: Tensor, view: View, config: SmoothedConfig, state: None) -> Tensor:
     """Losses (n,) of a view against its own targets."""
-    return soft_cross_entropy(logits, view.targets)
-
-
-def _smoothed(logits: Tensor, view: View, config: CrossEntropyConfig, state: None) -> Tensor:
     return soft_cross_entropy(logits, view.targets, config.label_smoothing)
 
 
-CROSS_ENTROPY = Term("cross_entropy", CrossEntropyConfig, CLEAN, _smoothed)
+CROSS_ENTROPY = Term("cross_entropy", CrossEntropyConfig, CLEAN, view_cross_entropy)

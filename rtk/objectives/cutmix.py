@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from rtk.config.objective import TermConfig
 from rtk.config.sections import PositiveFloat
-from rtk.objectives.cross_entropy import view_cross_entropy
+from rtk.objectives.cross_entropy import SmoothedConfig, view_cross_entropy
 from rtk.objectives.term import Term, ViewKind
 
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
 
-class CutMixConfig(TermConfig):
+class CutMixConfig(SmoothedConfig):
     """Cross-entropy of images with a box of another pasted in, beside the clean term (Yun et al. 2019)."""
 
     alpha: PositiveFloat = Field(1.0, description="both parameters of the Beta law of the share that is left")

@@ -1,4 +1,4 @@
-"""OpenMix: cross-entropy of images mixed with outliers."""
+"""OpenMix: cross-entropy of images mixed with outliers, whose share goes to a class of their own."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from rtk.config.objective import Need, TermConfig
+from rtk.config.objective import Need
 from rtk.config.sections import PositiveFloat
-from rtk.objectives.cross_entropy import view_cross_entropy
+from rtk.objectives.cross_entropy import SmoothedConfig, view_cross_entropy
 from rtk.objectives.term import Term, ViewKind
 
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
 
-class OpenMixConfig(TermConfig):
-    """Cross-entropy of images mixed with outliers of `data.outliers` (after OpenMix, Zhu et al. 2023)."""
+class OpenMixConfig(SmoothedConfig):
+    """Images mixed with outliers of `data.outliers`, towards `model.reject_class` (Zhu et al. 2023)."""
 
-    needs: ClassVar[tuple[Need, ...]] = ("outliers",)
+    needs: ClassVar[tuple[Need, ...]] = ("outliers", "reject_class")
 
     alpha: PositiveFloat = Field(10.0, description="both parameters of the Beta law of the image's share")
 
@@ -28,7 +28,7 @@ def openmix_view(batch: Batch, config: OpenMixConfig) -> View:
     from rtk.data.views.augment import to_float
     from rtk.data.views.mixing import mixup, openmix_targets
 
-    draws = batch.draw("openmix", 2)
+    draws = batch.draw("openmix reject", 2)
     others = batch.outliers(draws[:, 0])
     lam = batch.beta(draws[:, 1], config.alpha)
     images = mixup(to_float(batch.images), to_float(others), lam)

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from rtk.config.objective import TermConfig
 from rtk.config.sections import PositiveFloat, PositiveInt
-from rtk.objectives.cross_entropy import view_cross_entropy
+from rtk.objectives.cross_entropy import SmoothedConfig, view_cross_entropy
 from rtk.objectives.term import CLEAN, CleanPass, Term
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class RatConfig(TermConfig):
+class RatConfig(SmoothedConfig):
     """Cross-entropy of radius-aware perturbed inputs, beside the clean term (RAT, arXiv 2503.14783)."""
 
     beside: ClassVar[tuple[str, ...]] = ("cross_entropy",)

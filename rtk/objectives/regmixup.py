@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from rtk.config.objective import TermConfig
 from rtk.config.sections import PositiveFloat
-from rtk.objectives.cross_entropy import view_cross_entropy
+from rtk.objectives.cross_entropy import SmoothedConfig, view_cross_entropy
 from rtk.objectives.term import Term, ViewKind
 
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
 
-class RegMixupConfig(TermConfig):
+class RegMixupConfig(SmoothedConfig):
     """Cross-entropy of mixed pairs, beside the clean term (RegMixup, Pinto et al. 2022)."""
 
     beta: PositiveFloat = Field(10.0, description="both parameters of the Beta law of lambda")

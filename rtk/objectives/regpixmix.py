@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from rtk.config.objective import Need, TermConfig
+from rtk.config.objective import Need
 from rtk.config.sections import PositiveFloat, PositiveInt, Severity
-from rtk.objectives.cross_entropy import view_cross_entropy
+from rtk.objectives.cross_entropy import SmoothedConfig, view_cross_entropy
 from rtk.objectives.term import Term, ViewKind
 
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
 
-class RegPixMixConfig(TermConfig):
+class RegPixMixConfig(SmoothedConfig):
     """Cross-entropy of PixMix views, beside the clean term (SURE+, arXiv 2603.03903)."""
 
     needs: ClassVar[tuple[Need, ...]] = ("mixing",)

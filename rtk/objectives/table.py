@@ -18,6 +18,7 @@ from rtk.objectives.augmix import AUGMIX
 from rtk.objectives.crl import CRL
 from rtk.objectives.cross_entropy import CROSS_ENTROPY
 from rtk.objectives.cutmix import CUTMIX
+from rtk.objectives.mixoe import MIXOE
 from rtk.objectives.openmix import OPENMIX
 from rtk.objectives.rat import RAT
 from rtk.objectives.regmixup import REGMIXUP
@@ -27,7 +28,7 @@ from rtk.objectives.term import CLEAN, ActiveTerm, Term, TermSetup, ViewKind
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
-BUILT_IN = (CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, RAT, CRL)
+BUILT_IN = (CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, MIXOE, RAT, CRL)
 TERMS: dict[str, Term] = {term.name: term for term in BUILT_IN}
 add_blocks(ObjectiveConfig, {term.name: term.block for term in BUILT_IN})
 

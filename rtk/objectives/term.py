@@ -72,7 +72,7 @@ class TermSetup:
     """What a term's state is built from.
 
     Attributes:
-        num_classes: C.
+        num_classes: C, the reject class included where the model has one.
         sample_ids: ids int64 (N,) of the training images.
         device: where the state is kept.
         steps_per_epoch: updates of the weights in an epoch.

@@ -23,4 +23,24 @@ def learning_rate(
     if name == "constant":
         return peak
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return peak * (final + (1 - final) * _falling(progress))
+
+
+def averaging_phase(after: int, before: float, swa_lr: float, anneal_steps: int) -> float:
+    """Learning rate while weights are averaged: a cosine from what it was to a constant, which then stays.
+
+    Source: SWA, Izmailov et al. 2018, and FMFP, Zhu et al. 2022, as torch's `SWALR` has it. Here it moves
+    with every step; at the beginning of an epoch it is what `SWALR` sets for that epoch.
+
+    Args:
+        after: steps since averaging began.
+        before: learning rate when it began.
+        swa_lr: the constant.
+        anneal_steps: steps from one to the other.
+    """
+    return swa_lr + (before - swa_lr) * _falling(after / max(1, anneal_steps))
+
+
+def _falling(progress: float) -> float:
+    """Half a cosine from 1 to 0, where it stays."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

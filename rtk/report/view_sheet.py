@@ -17,7 +17,7 @@ from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import ImageDataset, open_dataset, read_rows
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.maker import MIXING_MARGIN, View, ViewMaker
+from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import CLEAN, TERMS, Term, ViewKind, view_makers
 
 OTHERS = 32  # mixing pictures, and outliers, to choose from
@@ -48,15 +48,15 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0, order: Sequenc
     Raises:
         ValueError: a data set is missing, or none of its images can be decoded.
     """
-    side, data = config.data.image_size, config.data
+    data = config.data
     dataset = _open(data.train, "data.train")
     train = _decode(dataset, data.decoded_side, count, data.exif)
-    mixing = _mixing_pictures(config, round(side * MIXING_MARGIN))
+    mixing = _mixing_pictures(config, data.mixing_side)
     outliers = None
     if data.outliers is not None:
         outliers = _decode(_open(data.outliers, "data.outliers"), data.decoded_side, OTHERS, data.exif).images
     # Each image is a class of its own here, so that the targets tell which one it was mixed with; one more is
-    # nobody's, and has a share of what is spread over all.
+    # nobody's, and has a share of what is spread over all, or all that is rejected.
     own = replace(train, labels=np.arange(len(train)))
     makers = view_makers(config.objective)
     maker = ViewMaker(own, mixing, len(train) + 1, data, makers, config.seed, outliers)
@@ -94,9 +94,8 @@ def _tile_text(column: int, target: int | Sequence[float], names: Sequence[str])
     """What a tile is: its class, and where it was mixed, in which shares with which."""
     if not isinstance(target, Sequence):
         return [names[column]]
-    spread = target[-1]  # nobody's class has nothing else
-    if spread > 0:
-        share = target[column] - spread
+    if target[-1] > 0:
+        share = target[column] - min(target)
         return [f"{share:.2f} {names[column]}", f"{1 - share:.2f} outlier"]
     others = [other for other, share in enumerate(target) if share > 0 and other != column]
     return [f"{target[place]:.2f} {name}" for place in [column, *others] for name in [names[place]]]

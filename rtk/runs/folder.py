@@ -193,7 +193,17 @@ class RunFolder:
 
 def as_trained(tree: dict[str, Any]) -> dict[str, Any]:
     """A stored config, in which keys that are newer than it say what was done without them."""
-    return {**tree, "data": {**BEFORE_THE_KEY, **tree.get("data", {})}}
+    tree = {**tree, "data": {**BEFORE_THE_KEY, **tree.get("data", {})}}
+    return {**tree, "objective": _with_mixoe(tree["objective"])} if "objective" in tree else tree
+
+
+def _with_mixoe(objective: dict[str, Any]) -> dict[str, Any]:
+    """MixOE was called openmix while there was no OpenMix: a config of then names no `mixoe`."""
+    was_openmix = "mixoe" not in objective and objective.get("openmix", {}).get("weight", 0) > 0
+    if not was_openmix:
+        return objective
+    rest = {name: block for name, block in objective.items() if name != "openmix"}
+    return {**rest, "mixoe": objective["openmix"]}
 
 
 @contextmanager

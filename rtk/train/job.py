@@ -61,6 +61,11 @@ class TrainingJob:
         """The typed config."""
         return build_config(self.config_tree)
 
+    @property
+    def outputs(self) -> int:
+        """Logits while the model trains: of the classes, and of the reject class where there is one."""
+        return self.num_classes + self.config.model.reject_class
+
     @cached_property
     def run(self) -> RunFolder:
         """The run's folder."""

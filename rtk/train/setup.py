@@ -43,7 +43,7 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
 
     def setup() -> TermSetup:
         assert data is not None
-        return TermSetup(job.num_classes, data.sample_ids(), device, job.steps_per_epoch)
+        return TermSetup(job.outputs, data.sample_ids(), device, job.steps_per_epoch)
 
     terms = active_terms(config.objective, None if data is None else setup)
     return TrainState(engine, shards, methods, terms, batchnorm_buffers(model), concatenate)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from pyarrow.fs import LocalFileSystem
 
-from rtk.config.data import DataConfig
 from rtk.config.schema import RunConfig
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import FaultLog
@@ -19,7 +18,6 @@ from rtk.data.decode.stream import Stream, open_stream, start_feeder
 from rtk.data.sets.dataset import ImageDataset
 from rtk.data.sets.of_run import RunSets, split_train
 from rtk.data.views.fractals import render_fractals
-from rtk.data.views.maker import MIXING_MARGIN
 from rtk.runtime.console import progress_bar
 from rtk.runtime.shared_storage import check_input
 from rtk.train.job import TrainingData
@@ -58,7 +56,7 @@ def _selection(config: RunConfig, key: str, dataset: ImageDataset) -> Selection:
     """How a data set of a run is decoded."""
     data = config.data
     if key == "mixing":
-        return Selection(dataset, mixing_side(data), exif=data.exif)
+        return Selection(dataset, data.mixing_side, exif=data.exif)
     if key == "train":
         return Selection(dataset, data.decoded_side, data.train_rows, exif=data.exif)
     if key == "outliers":
@@ -66,14 +64,9 @@ def _selection(config: RunConfig, key: str, dataset: ImageDataset) -> Selection:
     return evaluation_selection(data, dataset)
 
 
-def mixing_side(data: DataConfig) -> int:
-    """Side in pixels of mixing pictures, which are cropped at random to that of the images."""
-    return round(data.image_size * MIXING_MARGIN)
-
-
 def _fractals(config: RunConfig) -> ImageArrays:
     """Mixing pictures where `data.mixing` names none."""
-    pictures = render_fractals(FRACTALS, mixing_side(config.data), config.seed)
+    pictures = render_fractals(FRACTALS, config.data.mixing_side, config.seed)
     return ImageArrays(pictures, np.zeros(FRACTALS, np.int64), np.arange(FRACTALS))
 
 

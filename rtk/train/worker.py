@@ -17,7 +17,7 @@ from rtk.data.decode.arrays import ImageArrays
 from rtk.data.loader import Loader, ahead
 from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import view_makers
-from rtk.optim.schedules import learning_rate
+from rtk.optim.schedules import averaging_phase, learning_rate
 from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import load_checkpoint, save_checkpoint
@@ -132,8 +132,10 @@ def _batches(
     )
 
     def make(step: int) -> tuple[Views, Views | None]:
-        again = job.config.sharpness.redraw_views and state.ascent_at(step) is not None
-        return load(step, names), load(step, names, redraw=1) if again else None
+        views, redraw = load(step, names), job.config.sharpness.redraw_views
+        if not redraw or state.ascent_at(step) is None:
+            return views, None
+        return views, views | load(step, names & {"mixed"} if redraw == "mixup" else names, redraw=1)
 
     return ahead(make, range(start, job.total_steps))
 
@@ -145,7 +147,7 @@ def _view_maker(job: TrainingJob, data: TrainingData, device: torch.device, imag
     return ViewMaker(
         images,
         sets.mixing.images if sets.mixing is not None else None,
-        job.num_classes,
+        job.outputs,
         config.data,
         view_makers(config.objective),
         config.seed,
@@ -190,8 +192,17 @@ def stop_requested(job: TrainingJob, device: torch.device) -> bool:
 
 def rate_at(config: RunConfig, step: int, job: TrainingJob) -> float:
     """Learning rate of a step of the run."""
-    warmup = duration_steps(config.schedule.warmup, job.steps_per_epoch)
-    schedule = config.schedule
-    return learning_rate(
-        step, job.total_steps, config.optimizer.lr, schedule.name, warmup, schedule.final_fraction
+    schedule, epoch = config.schedule, job.steps_per_epoch
+    start = duration_steps(config.averaging.start, epoch)
+    averaging = schedule.swa_lr is not None and step >= start
+    rate = learning_rate(
+        start if averaging else step,
+        job.total_steps,
+        config.optimizer.lr,
+        schedule.name,
+        duration_steps(schedule.warmup, epoch),
+        schedule.final_fraction,
     )
+    if schedule.swa_lr is None or not averaging:
+        return rate
+    return averaging_phase(step - start, rate, schedule.swa_lr, duration_steps(schedule.swa_anneal, epoch))

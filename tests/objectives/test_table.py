@@ -26,7 +26,8 @@ class BesideConfig(TermConfig):
 
 def objective(**weights):
     tree = {name: {"weight": weight} for name, weight in weights.items()}
-    return build_config({"data": {"train": "x", "outliers": "x"}, "objective": tree}).objective
+    rest = {"data": {"train": "x", "outliers": "x"}, "model": {"reject_class": True}}
+    return build_config({**rest, "objective": tree}).objective
 
 
 @pytest.fixture(autouse=True)
@@ -41,9 +42,9 @@ def means(logits, view, config, state):
 
 def test_the_order_of_back_propagation_and_that_of_the_keys():
     everything = objective(**dict.fromkeys(TERMS, 1.0))
-    order = ["cross_entropy", "rat", "crl", "regmixup", "regpixmix", "cutmix", "openmix", "augmix"]
+    order = ["cross_entropy", "rat", "crl", "regmixup", "regpixmix", "cutmix", "openmix", "mixoe", "augmix"]
     assert [term.name for term in active_terms(everything)] == order
-    keys = ["cross_entropy", "regmixup", "regpixmix", "cutmix", "augmix", "openmix", "rat", "crl"]
+    keys = ["cross_entropy", "regmixup", "regpixmix", "cutmix", "augmix", "openmix", "mixoe", "rat", "crl"]
     assert list(everything.model_dump()) == keys
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rtk.optim.schedules import learning_rate
+from rtk.optim.schedules import averaging_phase, learning_rate
 
 
 def test_cosine_equals_torch():
@@ -18,3 +18,19 @@ def test_warmup_constant_and_final_fraction():
     assert [learning_rate(s, 10, 1.0, "constant", 4) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert learning_rate(10, 10, 1.0, final=0.1) == pytest.approx(0.1)
     assert learning_rate(4, 10, 1.0, warmup_steps=4) == 1.0
+
+
+def test_the_averaging_phase_equals_torch_at_the_beginning_of_every_epoch():
+    """SURE's schedules: a cosine over 200 epochs, left after 120 for SWALR, which is stepped from then on."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
+    swa = torch.optim.swa_utils.SWALR(optimizer, swa_lr=0.03)
+    optimizer.step()
+    for _ in range(120):
+        cosine.step()
+    before = learning_rate(120, 200, 0.05)
+    for epoch in range(120, 140):  # from 0
+        rate = averaging_phase(7 * (epoch - 120), before, 0.03, anneal_steps=7 * 10)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        swa.step()
+    assert rate == 0.03

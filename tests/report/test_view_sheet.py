@@ -32,9 +32,9 @@ def test_a_row_a_view_and_a_column_an_image(config):
     assert all((tiles[row] != tiles[0]).any() for row in range(1, 5))
 
 
-def test_openmix_has_a_row_where_there_are_outliers(config):
+def test_openmix_and_mixoe_have_rows_where_there_are_outliers(config):
     sheet = view_sheet(config("data.outliers=builtin:digits/far_photos.parquet"), 4)
-    assert sheet.size == (80 + 4 * 100, HEIGHT + TWO_LINES)
+    assert sheet.size == (80 + 4 * 100, HEIGHT + 2 * TWO_LINES)
 
 
 @pytest.fixture
@@ -59,17 +59,18 @@ def test_views_that_are_trained_on_come_first_as_the_recipe_has_them(rows):
 
 
 def test_tiles_have_their_class_and_what_they_were_mixed_with(rows, config):
-    texts = rows("data.outliers=builtin:digits/far_photos.parquet", "objective.openmix.weight=1")
+    outliers = ["data.outliers=builtin:digits/far_photos.parquet", "model.reject_class=true"]
+    texts = rows(*outliers, "objective.openmix.weight=1", "objective.mixoe.weight=1")
     classes = [text for (text,) in texts["clean"]]
     assert set(classes) <= set("01234567")
     assert texts["PixMix"] == texts["clean"]
-    for name in ("mixup", "OpenMix", "CutMix\n(off)"):
+    for name in ("mixup", "OpenMix", "MixOE", "CutMix\n(off)"):
         for column, lines in enumerate(texts[name]):
             shares, partners = zip(*(line.split(" ", 1) for line in lines), strict=True)
             assert sum(map(float, shares)) == pytest.approx(1, abs=0.011)
             assert partners[0] == classes[column]
-            assert set(partners[1:]) <= ({"outlier"} if name == "OpenMix" else set(classes))
-    assert all(len(lines) == 2 for lines in texts["OpenMix"])
+            assert set(partners[1:]) <= ({"outlier"} if name in ("OpenMix", "MixOE") else set(classes))
+    assert all(len(lines) == 2 for name in ("OpenMix", "MixOE") for lines in texts[name])
 
 
 def test_the_recipe_decides_the_order(tmp_path):

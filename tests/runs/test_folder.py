@@ -1,6 +1,7 @@
 import pytest
 
 from rtk.config import ConfigError, load_config
+from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.folder import RunFolder, held
 from rtk.train import launch
 
@@ -56,3 +57,18 @@ def test_a_trial_of_a_running_sweep_is_left_alone(tmp_path):
 def test_missing_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="run: got 'nope', wanted a run folder"):
         RunFolder.open("nope", str(tmp_path))
+
+
+def test_openmix_of_a_config_from_before_mixoe_is_mixoe(run):
+    """The term kept its loss and got its own name; what OpenMix is now, no older config can mean."""
+    path = run.path / "config.yaml"
+    tree = read_mapping(path)
+    del tree["objective"]["mixoe"], tree["model"]["reject_class"]
+    tree["data"]["outliers"] = "outliers.parquet"
+    tree["objective"]["openmix"] = {"weight": 0.5, "alpha": 10.0}
+    path.write_text(dump_yaml(tree))
+    objective = run.stored_config().objective
+    assert objective.active().keys() == {"cross_entropy", "mixoe"}
+    assert (objective.mixoe.weight, objective.mixoe.alpha, objective.mixoe.mix) == (0.5, 10.0, "mixup")
+    with pytest.raises(ConfigError, match=r"^model.reject_class: .*objective.mixoe"):
+        load_config(path)  # as a recipe it may mean either

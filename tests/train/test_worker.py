@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from rtk.config import load_config
+from rtk.config import ConfigError, load_config
 from rtk.runs.folder import RunFolder
 from rtk.train import worker
 from rtk.train.job import TrainingJob
@@ -34,3 +36,17 @@ def test_among_others_it_ends_them_and_the_next_start_says_so(job, monkeypatch):
     with pytest.raises(ValueError, match="no such file"):
         worker.run_job(job, None, None, None)
     assert worker.run_job(job, None, None, None)["message"] == "model.weights: no such file"
+
+
+def test_the_learning_rate_of_swa_leaves_its_course_and_stays_constant(job):
+    """SURE's CIFAR schedule: a cosine over 200 epochs, left at 120 for ten epochs of annealing to 0.05."""
+    changes = ["train.duration=200ep", "train.batch_size=10", "optimizer.lr=0.1", "averaging.kind=swa"]
+    changes += ["averaging.start=120ep", "schedule.swa_lr=0.05"]
+    tree = load_config("digits_ce", changes).model_dump(mode="json")
+    swa = TrainingJob(job.run_path, tree, 8, 100, resume=False)
+    epochs = (0, 100, 120, 125, 130, 199)
+    rates = [worker.rate_at(swa.config, epoch * swa.steps_per_epoch, swa) for epoch in epochs]
+    left = 0.05 * (1 + math.cos(math.pi * 0.6))
+    assert rates == pytest.approx([0.1, 0.05, left, (left + 0.05) / 2, 0.05, 0.05])
+    with pytest.raises(ConfigError, match=r"schedule.swa_lr: got 0.05 with averaging.kind ema"):
+        load_config("digits_ce", [*changes, "averaging.kind=ema"])

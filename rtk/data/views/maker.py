@@ -21,9 +21,8 @@ from rtk.data.views.augment import RESIZED_CROP_DRAWS, crop_flip, random_resized
 from rtk.data.views.draws import beta, randint, uniforms
 from rtk.data.views.mixing import mixup_targets
 
-__all__ = ["MIXING_MARGIN", "Batch", "ImageArrays", "View", "ViewMaker"]
+__all__ = ["Batch", "ImageArrays", "View", "ViewMaker"]
 
-MIXING_MARGIN = 9 / 8  # mixing pictures are larger than the images and cropped at random (36 for 32)
 # Ray's shared arrays are not; nothing here writes to them.
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 

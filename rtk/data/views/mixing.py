@@ -55,11 +55,28 @@ def mixup_targets(labels_a: Tensor, labels_b: Tensor, lam: Tensor, num_classes: 
 
 
 def openmix_targets(labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:
+    """Soft targets of images mixed with outliers: `lam` of the label, the rest of the last class.
+
+    Cross-entropy against them is lam * CE(z, y) + (1 - lam) * CE(z, reject) (OpenMix, Zhu et al., CVPR 2023).
+
+    Args:
+        labels: `(N,)` int64 classes of the images.
+        lam: `(N,)` share of the image in [0, 1].
+        num_classes: number of classes C, the reject class included.
+
+    Returns:
+        `(N, C)` in the type of `lam`; rows sum to 1.
+
+    Raises:
+        ValueError: if a share is not in [0, 1].
+    """
+    return mixup_targets(labels, torch.full_like(labels, num_classes - 1), lam, num_classes)
+
+
+def mixoe_targets(labels: Tensor, lam: Tensor, num_classes: int) -> Tensor:
     """Soft targets of images mixed with outliers: `lam` of the label, the rest spread over all classes.
 
-    Source: OpenMix, Zhu et al., CVPR 2023, which gives the outlier's share to a reject class of its own. Here
-    it goes to the uniform distribution, so that the classifier keeps its C classes and its confidence falls
-    with the outlier's share.
+    Source: MixOE, Zhang et al., WACV 2023, equation 2: the confidence falls with the outlier's share.
 
     Args:
         labels: `(N,)` int64 classes of the images.

@@ -11,6 +11,7 @@ from rtk.objectives import TERMS, view_makers
 
 NAMES = tuple(dict.fromkeys(term.view.name for term in TERMS.values()))
 CLASSES = 5
+DATA = build_config({"data": {"train": "unused"}}).data
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_another_epoch_gives_other_views(maker):
 
 def test_label_mass_is_one_and_images_are_in_range(maker):
     views = maker(np.arange(48), 0, NAMES)
-    for name in ("mixed", "cutmix", "openmix"):
+    for name in ("mixed", "cutmix", "openmix", "mixoe"):
         assert torch.allclose(views[name].targets.sum(1), torch.ones(48))
         assert views[name].targets.min() >= 0
     for view in views.values():
@@ -83,7 +84,7 @@ def test_pixmix_without_pictures_is_refused(maker):
 def test_redrawn_views_are_other_ones_of_the_same_clean_images(maker):
     one, other = (maker(np.arange(48), 0, NAMES, redraw) for redraw in (0, 1))
     torch.testing.assert_close(one["clean"].images, other["clean"].images, rtol=0, atol=0)
-    for name in ("mixed", "cutmix", "pixmix", "openmix"):
+    for name in ("mixed", "cutmix", "pixmix", "openmix", "mixoe"):
         same = (one[name].images == other[name].images).flatten(1).all(1)
         assert same.float().mean() < 0.3
 
@@ -96,8 +97,20 @@ def test_resized_crops_have_the_size_that_the_model_sees(maker):
     assert {view.images.shape for view in views.values()} == {(6, 3, 28, 28)}
 
 
-def test_openmix_targets_fall_with_the_outliers_share(maker):
+def test_openmix_gives_the_outliers_share_to_the_last_class(maker):
+    maker = ViewMaker(maker.train, None, CLASSES + 1, DATA, maker.makers, 7, maker.outliers.numpy())
     view = maker(np.arange(48), 0, {"openmix"})["openmix"]
+    own = view.targets.gather(1, torch.from_numpy(maker.train.labels)[:, None])[:, 0]
+    torch.testing.assert_close(view.targets[:, -1], 1 - own)
+    assert ((own > 0.1) & (own < 0.9)).all()
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixoe_targets_fall_with_the_outliers_share(maker, mix):
+    tree = {"data": {"train": "x", "outliers": "x"}, "objective": {"mixoe": {"mix": mix, "alpha": 10}}}
+    makers = view_makers(build_config(tree).objective)
+    maker = ViewMaker(maker.train, None, CLASSES, DATA, makers, 7, maker.outliers.numpy())
+    view = maker(np.arange(48), 0, {"mixoe"})["mixoe"]
     labels = torch.from_numpy(maker.train.labels)
     others = view.targets.clone().scatter_(1, labels[:, None], 2.0).amin(1)
     own = view.targets.gather(1, labels[:, None])[:, 0]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from rtk.data.views.augment import to_float
 from rtk.data.views.augmix import augmix, augmix_draw_count, draw_augmix
 from rtk.data.views.draws import uniforms
-from rtk.data.views.mixing import cutmix, mixup, mixup_targets, openmix_targets
+from rtk.data.views.mixing import cutmix, mixoe_targets, mixup, mixup_targets, openmix_targets
 from rtk.data.views.pixmix import PixMixDraws, draw_pixmix, mix_add_, mix_multiply_, pixmix, pixmix_draw_count
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "pixmix.npz")
@@ -227,6 +227,7 @@ def test_cutmix_pastes_a_box_and_returns_the_share_that_is_left():
                 lambda lam: cutmix(*torch.zeros(2, 2, 3, 4, 4), lam, torch.zeros(2, 2)),
                 lambda lam: mixup_targets(*torch.zeros(2, 2).long(), lam, 3),
                 lambda lam: openmix_targets(torch.zeros(2).long(), lam, 3),
+                lambda lam: mixoe_targets(torch.zeros(2).long(), lam, 3),
             )
         ],
         (lambda: draw_pixmix(np.zeros((2, 5))), "u: got shape"),
