@@ -188,7 +188,7 @@ def test_words_are_taken_for_what_they_are_wherever_they_stand():
             ["evaluate", "RUN", "--corruptions", "evaluate.actors=2"],
             {"corruptions": 0, "overrides": ["evaluate.actors=2"]},
         ),
-        (["evaluate", "RUN", "--out", "name=x", "seed=1"], {"output": "name=x", "overrides": ["seed=1"]}),
+        (["evaluate", "RUN", "--output", "name=x", "seed=1"], {"output": "name=x", "overrides": ["seed=1"]}),
         (
             ["sweep", "S", "R", "--name", "train.x=1", "seed=1"],
             {"name": "train.x=1", "overrides": ["seed=1"]},
