@@ -23,7 +23,10 @@ class RegPixMixConfig(SmoothedConfig):
     k: PositiveInt = Field(4, description="most mixing rounds; each image draws 0..k")
     beta: PositiveFloat = Field(3.0, description="severity of the mixing: parameter of its Beta laws")
     severity: Severity = Field(3.0, description="largest level of an augmentation, of 10")
-    all_ops: bool = Field(False, description="add the four ops that overlap with common-corruption tests")
+    all_ops: bool = Field(
+        False,
+        description="add the four ops that overlap with common-corruption tests, as the code of SURE+ does",
+    )
 
 
 def pixmix_view(batch: Batch, config: RegPixMixConfig) -> View:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from rtk.config import ConfigError, load_config
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.sets.of_run import RunSets
+from rtk.objectives import active_terms
 from rtk.runs.folder import RunFolder
 from rtk.train import worker
-from rtk.train.job import TrainingJob
+from rtk.train.job import TrainingData, TrainingJob
 
 
 @pytest.fixture
@@ -50,3 +57,21 @@ def test_the_learning_rate_of_swa_leaves_its_course_and_stays_constant(job):
     assert rates == pytest.approx([0.1, 0.05, left, (left + 0.05) / 2, 0.05, 0.05])
     with pytest.raises(ConfigError, match=r"schedule.swa_lr: got 0.05 with averaging.kind ema"):
         load_config("digits_ce", [*changes, "averaging.kind=ema"])
+
+
+@pytest.mark.parametrize(("redraw", "others"), [("true", {"mixed", "pixmix"}), ("mixup", {"mixed"})])
+def test_the_views_of_the_second_pass_that_are_drawn_anew(job, redraw, others):
+    config = load_config("digits_demo", [f"sharpness.redraw_views={redraw}", "train.batch_size=4"])
+    again = TrainingJob(job.run_path, config.model_dump(mode="json"), 8, 12, resume=False)
+    generator = np.random.default_rng(0)
+    images, pictures = (generator.integers(0, 256, (12, 3, side, side), dtype=np.uint8) for side in (32, 36))
+    train, mixing = (ImageArrays(those, np.arange(12) % 8, np.arange(12)) for those in (images, pictures))
+    state = SimpleNamespace(
+        terms=active_terms(config.objective), ascent_at=lambda step: object() if step else None
+    )
+    data = TrainingData(RunSets(train=train, mixing=mixing))
+    plain, ascending = islice(worker._batches(again, data, state, torch.device("cpu"), 0), 2)
+    assert plain[1] is None
+    views, redrawn = ascending
+    assert redrawn.keys() == views.keys() == {"clean", "mixed", "pixmix"}
+    assert {name for name in views if not torch.equal(views[name].images, redrawn[name].images)} == others
