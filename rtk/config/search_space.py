@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError, unknown
 from rtk.config.kinds import wants_text
-from rtk.config.load import flatten, load_config
+from rtk.config.load import flatten, load_config, override_config
 from rtk.config.messages import one_line
 from rtk.config.metric_names import VALIDATION_METRICS
 from rtk.config.overrides import override_text
@@ -203,6 +204,9 @@ def parse_space(tree: Mapping[str, Any], where: str) -> SearchSpace:
 def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
     """What all trials start from: recipe < `fixed` < overrides.
 
+    Where the objectives need OOD validation sets of a group and the recipe names none, these are
+    `data.validation_ood`.
+
     Raises:
         ConfigError: also where one of them sets a key that is searched.
     """
@@ -214,7 +218,22 @@ def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) 
             raise ConfigError(
                 f"{kind} {text!r}: {key} is searched, wanted it in the search space or here, not both"
             )
-    return load_config(recipe, [text for _, text in given])
+    config = load_config(recipe, [text for _, text in given])
+    values = _validation_ood(space, config)
+    return override_config(config, values) if values else config
+
+
+def _validation_ood(space: SearchSpace, config: RunConfig) -> dict[str, Any]:
+    """Values that let `data.validation_ood` stand for the validation sets that the objectives lack."""
+    if config.data.validation_ood is None:
+        return {}
+    keys = (f"validation_{group}_ood" for group in GROUPS if _measures(space, group))
+    sets = {"validation_ood": config.data.validation_ood}
+    return {f"data.{key}": sets for key in keys if not getattr(config.data, key)}
+
+
+def _measures(space: SearchSpace, group: str) -> bool:
+    return any(name.endswith(f"_{group}") for name in space.metrics)
 
 
 def points(space: SearchSpace, config: RunConfig) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pyarrow.fs import LocalFileSystem
@@ -26,13 +25,16 @@ FRACTALS = 128
 REFERENCE_ROWS = 2048  # of a streamed training set, decoded once for BatchNorm statistics
 
 
-def load_training_data(config: RunConfig, sets: RunSets[ImageDataset], skipped: Path) -> TrainingData:
+def load_training_data(
+    config: RunConfig, sets: RunSets[ImageDataset], skipped: Path, feed: bool = True
+) -> TrainingData:
     """Decode what the workers will share; of a streamed training set, only some images.
 
     Args:
         config: of the run.
         sets: opened by `open_training_sets`.
         skipped: CSV file for the images that are left out.
+        feed: whether a streamed set gets its feeder here; else by `with_own_feed`.
     """
     side = config.data.image_size
     faults = FaultLog(config.data.on_error, config.data.max_errors, skipped)
@@ -49,7 +51,19 @@ def load_training_data(config: RunConfig, sets: RunSets[ImageDataset], skipped: 
         decoded = replace(decoded, train=decoded.train.take(kept), validation=validation)
     if decoded.mixing is None and config.objective.needing("mixing"):
         decoded = replace(decoded, mixing=_fractals(config))
-    return TrainingData(decoded, start_stream(config, whole, faults) if config.data.stream else None)
+    if not config.data.stream:
+        return TrainingData(decoded)
+    stream = _find_stream(config, whole)
+    return TrainingData(decoded, (stream, start_feeder(stream, config.seed, faults) if feed else None))
+
+
+def with_own_feed(data: TrainingData, config: RunConfig, skipped: Path) -> TrainingData:
+    """The same data with a feeder that one run has to itself: each reads at a pace of its own."""
+    if data.feed is None:
+        return data
+    stream = _find_stream(config, data.feed[0].selection)  # in windows of this run's batches
+    faults = FaultLog(config.data.on_error, config.data.max_errors, skipped)
+    return replace(data, feed=(stream, start_feeder(stream, config.seed, faults)))
 
 
 def _selection(config: RunConfig, key: str, dataset: ImageDataset) -> Selection:
@@ -70,13 +84,12 @@ def _fractals(config: RunConfig) -> ImageArrays:
     return ImageArrays(pictures, np.zeros(FRACTALS, np.int64), np.arange(FRACTALS))
 
 
-def start_stream(config: RunConfig, selection: Selection, faults: FaultLog) -> tuple[Stream, Any]:
-    """A streamed training set and the actor that feeds it to the workers.
+def _find_stream(config: RunConfig, selection: Selection) -> Stream:
+    """A training set as a stream.
 
     Raises:
         ConfigError: where some node, which would decode parts of the set, does not have its files.
     """
     if isinstance(selection.dataset.filesystem, LocalFileSystem):
         check_input("data.train", selection.dataset.files[0])
-    stream = open_stream(selection, config.data.shuffle_rows, config.train.batch_size)
-    return stream, start_feeder(stream, config.seed, faults)
+    return open_stream(selection, config.data.shuffle_rows, config.train.batch_size)

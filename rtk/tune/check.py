@@ -97,7 +97,8 @@ def _check_measured(metric: str, config: RunConfig) -> None:
         sets: dict[str, str] = getattr(config.data, f"validation_{group}_ood")
         if metric.endswith(f"_{group}") and not sets:
             raise ConfigError(
-                f"objectives.{metric}: needs data.validation_{group}_ood, OOD sets that are not the test's"
+                f"objectives.{metric}: needs data.validation_{group}_ood or data.validation_ood, "
+                "OOD sets that are not the test's"
             )
         tests = {*config.data.near_ood.values(), *config.data.far_ood.values(), config.data.test}
         for name, path in sets.items():
@@ -113,8 +114,6 @@ def open_data(space: SearchSpace, config: RunConfig, record: DataRecord = NO_REC
 
     `record` says what the trials before a resume were trained on.
     """
-    if config.data.stream:
-        raise ConfigError("data.stream: got true, wanted false: a sweep's trials share the decoded images")
     sets = open_for_training(data_config(space, config), record)
     check_model(config, len(sets.train.classes))
     check_head(config, sets.train.classes)

@@ -159,9 +159,10 @@ def _places(space: SearchSpace, config: RunConfig) -> int:
     """Trials that the cluster can run at a time."""
     import ray
 
-    present = ray.cluster_resources()
-    workers = config.train.workers
-    return min(int(present.get(k, 0) / (n * workers) + 1e-9) for k, n in _resources(space).items())
+    present, needed = ray.cluster_resources(), _resources(space)
+    if config.data.stream:
+        present["CPU"] = present.get("CPU", 0) - 1  # for decoding
+    return min(int(present.get(k, 0) / (n * config.train.workers) + 1e-9) for k, n in needed.items())
 
 
 def _run(
@@ -177,7 +178,7 @@ def _run(
     from rtk.tune.searcher import StudySearcher
 
     config = sweep.config()
-    data = load_training_data(data_config(space, config), sets, sweep.path / SKIPPED_FILE)
+    data = load_training_data(data_config(space, config), sets, sweep.path / SKIPPED_FILE, feed=False)
     environment = {**describe_environment(config.plugins), **describe_data(sets)}
     RunFolder(sweep.path).write_json(ENVIRONMENT, environment)
     plan = TrialPlan(

@@ -97,6 +97,11 @@ def _open_run(number: int, config: RunConfig, plan: TrialPlan) -> RunFolder:
 def _train_trial(job: TrainingJob, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
     import ray
 
+    from rtk.train.launch import SKIPPED_FILE
+    from rtk.train.training_data import with_own_feed
+
+    if job.config.data.stream:
+        data = ray.put(with_own_feed(ray.get(data), job.config, job.run.path / SKIPPED_FILE))
     if job.config.train.workers == 1:
         return _train_here(job, ray.get(data), plan.resources, report)
     return _train_with_workers(job, data, plan.resources)

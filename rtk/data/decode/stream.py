@@ -208,7 +208,9 @@ def start_feeder(stream: Stream, seed: int, faults: FaultLog) -> Any:
     """Start the actor that feeds a run; it holds no CPU, its decoding tasks take the free ones."""
     import ray
 
-    return ray.remote(WindowFeeder).options(num_cpus=0).remote(stream, seed, faults)
+    # Not among what a sweep's trial holds, where its decoding tasks would find no CPU.
+    options = {"num_cpus": 0, "scheduling_strategy": "DEFAULT"}
+    return ray.remote(WindowFeeder).options(**options).remote(stream, seed, faults)
 
 
 def check_decoding_cpus(workers: int) -> None:
