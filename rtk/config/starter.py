@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from rtk.config.yaml_files import dump_value
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # multiples of 16, the patch of most transformers
 SMALL = 64  # pixels; up to here the network keeps the resolution of its first layer, as for CIFAR
 STEPS = 3000  # about as many as a small network takes to learn from nothing
+FINE_TUNING_STEPS = 400
+# They are fine-tuned with a tenth of the learning rate of a convolutional network.
+TRANSFORMER = re.compile("vit|dinov3|deit|beit|swin|eva")
 HELD_OUT = 0.15  # of the training images, where there is no validation set
 
 
@@ -62,9 +66,9 @@ def batch_size(rows: int) -> int:
 
 
 def epochs(pictures: Pictures) -> int:
-    """Passes over the training images: few from pretrained weights."""
+    """Passes over the training images: few from pretrained weights, unless they are few themselves."""
     if pictures.pretrained is not None:
-        return 10
+        return min(30, max(10, round(FINE_TUNING_STEPS * batch_size(pictures.rows) / pictures.rows)))
     return min(100, max(15, round(STEPS * batch_size(pictures.rows) / pictures.rows)))
 
 
@@ -131,7 +135,8 @@ def _method(pictures: Pictures) -> list[str]:
     batch, neighbours = batch_size(pictures.rows), max(5, min(50, pictures.rows // 50))
     optimizer = "{name: sgd, lr: 0.05, momentum: 0.9, weight_decay: 0.0005}"
     if pictures.pretrained is not None:
-        optimizer = "{name: adamw, lr: 0.0001, weight_decay: 0.01}"
+        lr = 0.0001 if TRANSFORMER.search(str(pictures.pretrained.model["name"])) else 0.001
+        optimizer = f"{{name: adamw, lr: {lr}, weight_decay: 0.01}}"
     return [
         "# SURE+ (arXiv 2603.03903): mixed images, flat minima, averaged weights.",
         "objective:",

@@ -58,7 +58,12 @@ def test_pretrained_weights_bring_their_backbone_and_a_short_run():
     model = config.model
     assert (model.name, model.weights, model.head_weights) == ("dinov3_s16", "w.pth", "new")
     assert model.mean == (0.4, 0.4, 0.4)
-    assert (config.optimizer.name, config.train.duration) == ("adamw", "10ep")
+    assert (config.optimizer.name, config.optimizer.lr, config.train.duration) == ("adamw", 1e-4, "30ep")
+    many = build_config(parse_yaml(starter_recipe(pictures(rows=50_000, pretrained=weights), "mine.yaml")))
+    assert many.train.duration == "10ep"
+    convolutional = Pretrained("w.pth", {"name": "timm/tf_efficientnet_lite0"})
+    config = build_config(parse_yaml(starter_recipe(pictures(pretrained=convolutional), "mine.yaml")))
+    assert config.optimizer.lr == 1e-3
 
 
 def test_digits_that_stay_beside_another_training_set_are_named(tmp_path):

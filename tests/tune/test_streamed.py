@@ -1,4 +1,4 @@
-"""A sweep over a recipe that streams its training set: a feeder for each trial, the same images as in memory."""
+"""A sweep over a recipe that streams its training set: each trial has a feeder of its own."""
 
 from __future__ import annotations
 
