@@ -38,7 +38,8 @@ UNFIT = ("every term has weight 0", "needs objective.cross_entropy.weight above 
 def refusal(space, config) -> str:
     try:
         check_space(space, config)
-        check_model(config, 100)
+        if "model.width" in space.fixed:
+            check_model(config, 100)
     except ValueError as error:
         return str(error)
     return ""
