@@ -6,11 +6,14 @@ import gc
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rtk.commands.output import print_json
@@ -50,13 +53,14 @@ class Check:
 
 def examine() -> list[Check]:
     """Every check, in the order in which they are shown; a check that raises has failed."""
+    ray = _start_ray_check()
     checks: dict[str, Callable[[], str]] = {
         "packages": _packages,
         "hardware": _hardware,
         "bf16 autocast": _bf16,
         "DeepSpeed": _deepspeed,
         "2-worker collective": _collective,
-        "Ray": _ray,
+        "Ray": partial(_outcome, ray),
         "output folder": _writable,
         "free disk": _disk,
     }
@@ -160,7 +164,24 @@ def _sharded_step(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def _ray() -> str:
+def _start_ray_check() -> subprocess.Popen[str]:
+    """Ray takes seconds to start: it does so beside the other checks."""
+    code = "from rtk.commands.doctor import found_in_ray; print(found_in_ray())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+
+
+def _outcome(check: subprocess.Popen[str]) -> str:
+    """What a check in a process of its own printed last."""
+    printed, errors = check.communicate()
+    if check.returncode:
+        raise RuntimeError(errors.strip().rpartition("\n")[2])
+    return printed.strip().rpartition("\n")[2]
+
+
+def found_in_ray() -> str:
+    """Join or start Ray; what its cluster has."""
     from rtk.runtime.ray_session import start_ray
 
     ray = start_ray()
