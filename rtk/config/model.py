@@ -39,7 +39,7 @@ class ModelConfig(Section):
     reject_class: bool = Field(
         False,
         description="an output more than there are classes, for what is none: trained by OpenMix, left out "
-        "of predictions, scores and packages",
+        "of all predictions and scores",
     )
     weights: str | None = Field(
         None,

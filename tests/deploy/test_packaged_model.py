@@ -85,6 +85,24 @@ def test_what_is_loaded_says_the_same_and_nothing_is_unpickled(packaged, folder)
     assert len({row["decision"] for row in rows}) > 1
 
 
+def test_a_reject_class_is_never_predicted(packaged, tmp_path):
+    """OpenMix's last output is left out wherever a model predicts, as in its published evaluation."""
+    config = ModelConfig(width=4, reject_class=True)
+    model = build_model(config, len(CLASSES), SIDE).eval()
+    with torch.no_grad():
+        model.head.bias[-1] = 100.0
+        pixels = to_float(torch.from_numpy(picture(0)).permute(2, 0, 1)[None])
+        rejecting = model.head.train()(model.forward_features(pixels)[1])
+    assert rejecting.shape == (1, len(CLASSES) + 1)
+    logits = rejecting[:, : len(CLASSES)]
+    rule = replace(packaged.rule, ood_score="msp")
+    scores = {"msp": packaged.scores["msp"]}
+    replace(packaged, model=model, config=config, rule=rule, scores=scores).save(tmp_path)
+    (row,) = PackagedModel.load(tmp_path, "cpu").predict([encoded(0)])
+    assert row["label"] == CLASSES[logits.argmax()]
+    assert row["probability"] == pytest.approx(logits.softmax(1).max().item(), rel=1e-5)
+
+
 def test_an_image_that_cannot_be_read_costs_only_itself(packaged):
     good, bad, other = packaged.predict([encoded(0), b"no image", encoded(1)])
     assert bad["decision"] is None
