@@ -57,6 +57,7 @@ METRICS = {  # heading: key, factor, whether more is better
 DATA = [
     "data.train=${RTK_DATA}/cifar100/train_10k.parquet",
     "data.test=${RTK_DATA}/cifar100/test.parquet",
+    "data.validation_ood=null",
     "data.near_ood={cifar10: '${RTK_DATA}/cifar10/test.parquet', "
     "tiny_imagenet: '${RTK_DATA}/tiny_imagenet/val.parquet'}",
     "data.far_ood={mnist: '${RTK_DATA}/mnist/test.parquet', textures: '${RTK_DATA}/dtd10/all_32.parquet'}",
