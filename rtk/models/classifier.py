@@ -43,12 +43,18 @@ class Classifier(nn.Module):
         # Constants of the config, not state: a checkpoint must not be able to change them.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._normalisation = {"mean": mean, "std": std}
         self.backbone = backbone
         self.head = head
         self.freeze_batchnorm = freeze_batchnorm
         self.autocast_dtype: torch.dtype | None = None
         # Of the activations only: DeepSpeed flattens the weights, which must be contiguous for that.
         self.memory_format = torch.contiguous_format
+
+    def constants(self) -> dict[str, tuple[float, ...]]:
+        """Settings that weights were trained with and are no weights themselves, by key below `model`."""
+        own = {"temperature": (self.head.temperature,)} if isinstance(self.head, CosineHead) else {}
+        return {**self._normalisation, **own}
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1] -> logits (N, C), at least float32."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,21 +33,13 @@ HUGGING_FACE_NAMES = {
 }
 
 
-def to_timm_names(weights: Weights, wanted: set[str]) -> dict[str, LazyTensor]:
-    """DINOv3's tensors by timm's names; those of any other model as they are.
+def from_meta(weights: Weights, wanted: Collection[str]) -> dict[str, LazyTensor]:
+    """DINOv3's tensors under Meta's names, by timm's.
 
     Args:
-        weights: by Meta's, Hugging Face's or timm's names.
+        weights: by Meta's names.
         wanted: the model's own names, which say whether its attention has biases.
     """
-    if "storage_tokens" in weights:
-        return _from_meta(weights, wanted)
-    if any(name.endswith("embeddings.register_tokens") for name in weights):
-        return _from_hugging_face(weights, wanted)
-    return dict(weights)
-
-
-def _from_meta(weights: Weights, wanted: set[str]) -> dict[str, LazyTensor]:
     found: dict[str, LazyTensor] = {}
     for name, tensor in weights.items():
         if META_UNUSED.search(name):
@@ -60,7 +52,8 @@ def _from_meta(weights: Weights, wanted: set[str]) -> dict[str, LazyTensor]:
     return found
 
 
-def _from_hugging_face(weights: Weights, wanted: set[str]) -> dict[str, LazyTensor]:
+def from_hugging_face(weights: Weights, wanted: Collection[str]) -> dict[str, LazyTensor]:
+    """DINOv3's tensors under Hugging Face's names, by timm's; arguments as of `from_meta`."""
     short = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
     names = {**HUGGING_FACE_NAMES, ".mlp.up_proj.": ".mlp.fc1."}
     if any(".mlp.gate_proj." in name for name in short):
@@ -105,7 +98,7 @@ def _masked(bias: LazyTensor, mask: LazyTensor | None) -> LazyTensor:
     return LazyTensor(bias.shape, read)
 
 
-def _attention_biases(prefix: str, bias: LazyTensor, wanted: set[str]) -> dict[str, LazyTensor]:
+def _attention_biases(prefix: str, bias: LazyTensor, wanted: Collection[str]) -> dict[str, LazyTensor]:
     """Biases of queries and values, (D,) each, out of (3 D,); none where the model has none and these are 0.
 
     Raises:

@@ -12,7 +12,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +36,23 @@ WRAPPERS = (
     "ema",
     "params_ema",
 )
+# Where the objects are from that trainers save whole beside the weights, as Lightning does hyper-parameters.
+SAVED_WHOLE = ("torch.nn.modules.", "torch.optim.")
 DEPTH = 2  # wrappers around wrappers, as {"ema": {"module": ...}}
+
+
+class Found(NamedTuple):
+    """A model's tensors in what a trainer has saved.
+
+    Attributes:
+        tensors: by name.
+        place: names of the wrappers around them, from the outside.
+        beside: names of what else there is, which is ignored.
+    """
+
+    tensors: dict[str, Tensor]
+    place: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 class Inert:
@@ -85,8 +101,8 @@ def read_pytorch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
 
 
-def find_tensors(content: Any) -> dict[str, Tensor]:
-    """The tensors of a model by name, out of what a trainer has saved.
+def find_tensors(content: Any) -> Found:
+    """The tensors of a model, out of what a trainer has saved.
 
     Looked for are the names of `WRAPPERS`, in their order; else whatever alone holds nothing but tensors.
 
@@ -99,20 +115,23 @@ def find_tensors(content: Any) -> dict[str, Tensor]:
     return found
 
 
-def _found(content: Any, depth: int) -> dict[str, Tensor] | None:
+def _found(content: Any, depth: int) -> Found | None:
     if not isinstance(content, Mapping) or not content:
         return None
     if all(isinstance(name, str) and torch.is_tensor(value) for name, value in content.items()):
-        return dict(content)
+        return Found(dict(content))
     inside = {name: _found(value, depth - 1) for name, value in content.items()} if depth else {}
-    candidates = {name: tensors for name, tensors in inside.items() if tensors is not None}
-    for name in WRAPPERS:
-        if name in candidates:
-            return candidates[name]
-    if len(candidates) > 1:
+    candidates = {name: found for name, found in inside.items() if found is not None}
+    if not candidates:
+        return None
+    chosen = next((name for name in WRAPPERS if name in candidates), None)
+    if chosen is None and len(candidates) > 1:
         names = ", ".join(map(str, candidates))
         raise ValueError(f"it holds tensors in each of {names}, wanted one of them, or in {WRAPPERS[0]}")
-    return next(iter(candidates.values()), None)
+    chosen = next(iter(candidates)) if chosen is None else chosen
+    tensors, place, beside = candidates[chosen]
+    others = tuple(str(name) for name in content if name != chosen)
+    return Found(tensors, (str(chosen), *place), (*others, *beside))
 
 
 def _described(content: Any, most: int = 20) -> str:
@@ -149,7 +168,9 @@ def _python_3(name: str) -> tuple[str, str]:
 
 
 def _is_data(module: str, name: str) -> bool:
-    """Whether a name may stand for data: torch judges its own, and types of Python do."""
+    """Whether a name may stand for data: types of Python, layers and optimisers do; torch judges its own."""
     if module == "builtins":
         return isinstance(getattr(builtins, name, None), type)
+    if module.startswith(SAVED_WHOLE):
+        return True  # never looked up, as any name that becomes `Inert`
     return module.partition(".")[0] not in ("torch", "os", "posix", "nt", "sys", "subprocess")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeAlias
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from rtk.models.dinov3_weights import to_timm_names
-from rtk.models.weights_file import LISTED, LazyTensor, Weights, WeightsError
+from rtk.models.published_names import MAY_BE_MISSING, Reading, read_names
+from rtk.models.weights_file import LazyTensor, Weights, WeightsError
 
+LISTED = 5  # names of a kind that a message lists
+CONSTANTS_AGREE = 1e-4  # relative: published constants have four digits
+Value = TypeVar("Value")
 ShapeOf: TypeAlias = Callable[[Tensor], tuple[int, ...]]
 
 
@@ -31,7 +37,7 @@ def load_weights(
 
     Args:
         model: a `Classifier`.
-        weights: by rtk's names (`backbone.`, `head.`), timm's, Meta's or Hugging Face's.
+        weights: by the names of rtk or of any project in `published_names`.
         origin: where they come from, for messages.
         new_head: leave the head as it is.
         writing: context in which a tensor of the model is whole; gives whether this process fills it.
@@ -40,7 +46,7 @@ def load_weights(
     Raises:
         WeightsError: listing every missing, unexpected and wrongly shaped tensor; nothing is loaded then.
     """
-    found = fitting_weights(model, weights, origin, new_head, shape_of)
+    found = fitting_weights(model, weights, origin, new_head, shape_of).tensors
     for name, target in model.state_dict(keep_vars=True).items():
         if name in found:
             with torch.no_grad(), writing(target) as here:
@@ -50,63 +56,53 @@ def load_weights(
 
 def fitting_weights(
     model: Any, weights: Weights, origin: str, new_head: bool = False, shape_of: ShapeOf = _own_shape
-) -> dict[str, LazyTensor]:
+) -> Reading:
     """The weights by the model's names, all of which they have; the model may be on torch's `meta` device.
 
     Raises:
         WeightsError: as `load_weights`.
     """
-    state = model.state_dict(keep_vars=True)
-    found = renamed_weights(model, weights, set(state), shape_of)
-    if new_head:
-        state, found = _without_head(state), _without_head(found)
-    _check_fit({name: shape_of(tensor) for name, tensor in state.items()}, found, origin)
-    return found
+    wanted = {name: shape_of(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    wanted = _without_head(wanted) if new_head else wanted
+    reading = read_names(weights, wanted, _head_names(model.backbone))
+    found = _without_head(reading.tensors) if new_head else reading.tensors
+    found = _with_resized_positions(model.backbone, found, shape_of)
+    _check_fit(wanted, found, f"{origin} does not fit the model (names read as of {reading.owner})")
+    _check_constants(model, reading.constants, origin, new_head)
+    return replace(reading, tensors=found)
 
 
-def _without_head(tensors: dict[str, Any]) -> dict[str, Any]:
+def _without_head(tensors: Mapping[str, Value]) -> dict[str, Value]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
 
 
-def renamed_weights(
-    model: Any, weights: Weights, targets: set[str], shape_of: ShapeOf
-) -> dict[str, LazyTensor]:
-    """The same tensors by rtk's names."""
-    weights = without_wrapping(weights, targets)
-    if any(name.startswith("backbone.") for name in weights):
-        return dict(weights)
-    wanted = {name.removeprefix("backbone.") for name in targets}
-    renamed = to_timm_names(weights, wanted)
-    heads = getattr(model.backbone, "default_cfg", {}).get("classifier") or "fc"
-    heads = (heads,) if isinstance(heads, str) else heads
-    found = {}
-    for name, tensor in renamed.items():
-        head = next((head for head in heads if name.startswith(f"{head}.")), None)
-        found[f"head.{name.removeprefix(f'{head}.')}" if head else f"backbone.{name}"] = tensor
-    return _with_resized_positions(model.backbone, found, shape_of)
+def _head_names(backbone: Any) -> tuple[str, ...]:
+    """What the backbone's own project calls its classifier: timm says so, rtk's own are as torchvision's."""
+    names = getattr(backbone, "default_cfg", {}).get("classifier") or "fc"
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
-def without_wrapping(weights: Weights, targets: set[str]) -> dict[str, LazyTensor]:
-    """The same tensors without what a wrapper around the model has put before its names.
+def _check_constants(model: Any, found: Weights, origin: str, new_head: bool) -> None:
+    """Compare settings that a file holds beside its weights with those of the model.
 
-    `torch.compile` puts `_orig_mod.` before a model's or a layer's; data-parallel wrappers put `module.`,
-    and trainers such as Lightning `model.` or any other word, before every name. A word that the model itself
-    starts a name with stays. `n_averaged` is a counter of `torch.optim.swa_utils.AveragedModel`.
-
-    Args:
-        weights: as a file names them.
-        targets: the model's own names.
+    Raises:
+        WeightsError: naming the key that differs.
     """
-    found = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
-    own = {part for name in targets for part in name.removeprefix("backbone.").split(".")[:1]}
-    while True:
-        words = {name.partition(".")[0] for name in found if name != "n_averaged"}
-        if len(words) != 1 or words <= {"backbone", "head", *own}:
-            return found
-        prefix = f"{words.pop()}."
-        if any(not name.startswith(prefix) for name in found if name != "n_averaged"):
-            return found
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name != "n_averaged"}
+    wanted = model.constants()
+    for name, tensor in found.items():
+        if name == "temperature" and (new_head or name not in wanted):
+            continue  # a linear head has been refused already, for its bias is missing
+        values = tuple(tensor.read().flatten().tolist())
+        if not all(map(partial(math.isclose, rel_tol=CONSTANTS_AGREE), values, wanted[name])):
+            raise WeightsError(
+                f"model.{name}: got {_numbers(wanted[name])}, "
+                f"but {origin} was trained with {_numbers(values)}"
+            )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    texts = [f"{value:.6g}" for value in values]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
 
 
 def _with_resized_positions(
@@ -127,14 +123,13 @@ def _with_resized_positions(
     return weights | {name: LazyTensor(shape_of(target), read)}
 
 
-def _check_fit(wanted: Mapping[str, tuple[int, ...]], found: Weights, origin: str) -> None:
-    """Compare names and shapes.
+def _check_fit(wanted: Mapping[str, tuple[int, ...]], found: Weights, verdict: str) -> None:
+    """Compare names and shapes; `verdict` begins the message.
 
     Raises:
         WeightsError: listing what is missing, unexpected and wrongly shaped.
     """
-    # RoPE's periods follow from the config; Meta's files hold them, timm's do not.
-    missing = [name for name in wanted if name not in found and name != "backbone.rope.periods"]
+    missing = [name for name in wanted if name not in found and not MAY_BE_MISSING.search(name)]
     unexpected = [name for name in found if name not in wanted]
     wrong = [
         f"{name} {found[name].shape} instead of {shape}"
@@ -144,9 +139,20 @@ def _check_fit(wanted: Mapping[str, tuple[int, ...]], found: Weights, origin: st
     parts = {"missing": missing, "unexpected": unexpected, "wrongly shaped": wrong}
     lines = [f"{what} ({len(names)}): {_some(names)}" for what, names in parts.items() if names]
     if lines:
-        head = any("head." in name for name in [*missing, *unexpected, *wrong])
-        hint = "; model.head_weights=new draws the head at random" if head else ""
-        raise WeightsError(f"model.weights: {origin} does not fit the model: {'; '.join(lines)}{hint}")
+        hint = _head_hint(missing, unexpected, wrong)
+        raise WeightsError(f"model.weights: {verdict}: {'; '.join(lines)}{hint}")
+
+
+def _head_hint(missing: Sequence[str], unexpected: Sequence[str], wrong: Sequence[str]) -> str:
+    """What helps where the heads differ; only linear ones have a bias."""
+    hints = []
+    if "head.bias" in missing and "head.weight" not in missing:
+        hints = ["; model.head=cosine is what the weights are of"]
+    if "head.bias" in unexpected:
+        hints = ["; model.head=linear is what the weights are of"]
+    if any("head." in name for name in [*missing, *unexpected, *wrong]):
+        hints.append("; model.head_weights=new draws the head at random")
+    return "".join(hints)
 
 
 def _some(names: list[str]) -> str:

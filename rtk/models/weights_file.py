@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rtk.models.pytorch_file import find_tensors, is_pytorch, read_pytorch
 
-LISTED = 20
 LONGEST_HEADER = 2**27  # bytes: safetensors' own limit is 100 MB
 PACKAGED = "weights.safetensors"  # beside the fitted scores, in what `rtk export` writes
 
@@ -32,8 +31,28 @@ class LazyTensor:
 Weights = Mapping[str, LazyTensor]
 
 
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file of weights holds.
+
+    Attributes:
+        tensors: by the names they have there.
+        place: where they are in it, such as `state_dict`; empty where it holds nothing else.
+        beside: names of what else there is, which is ignored.
+    """
+
+    tensors: dict[str, LazyTensor]
+    place: str = ""
+    beside: tuple[str, ...] = ()
+
+
 def open_weights(path: Path) -> dict[str, LazyTensor]:
-    """Tensors of a safetensors file, of a folder of them, or of a PyTorch file, by the names they have there.
+    """Tensors of a file or folder by the names they have there, as `read_weights`."""
+    return read_weights(path).tensors
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """Tensors of a safetensors file, of a folder of them, or of a PyTorch file.
 
     What a file is, its first bytes say, whatever it is called.
 
@@ -47,16 +66,18 @@ def open_weights(path: Path) -> dict[str, LazyTensor]:
             f"model.weights: got {str(path)!r}, wanted a PyTorch (.pth, .pt, .ckpt, .pth.tar, .bin) or "
             "safetensors file, a folder with safetensors files, or an rtk run"
         )
-    return {name: tensor for file in files for name, tensor in _open_file(file).items()}
+    opened = [_open_file(file) for file in files]
+    tensors = {name: tensor for one in opened for name, tensor in one.tensors.items()}
+    return replace(opened[0], tensors=tensors)
 
 
-def _open_file(path: Path) -> dict[str, LazyTensor]:
+def _open_file(path: Path) -> WeightsFile:
     with path.open("rb") as file:
         start = file.read(16)
     if is_pytorch(start):
         return _open_pytorch(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LONGEST_HEADER:
-        return dict(_open_safetensors(path))
+        return WeightsFile(dict(_open_safetensors(path)))
     raise WeightsError(
         f"model.weights: {path} is neither a PyTorch nor a safetensors file: it starts with {start!r}"
     )
@@ -72,17 +93,18 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, LazyTensor]]:
         yield name, LazyTensor(shape, partial(file.get_tensor, name))
 
 
-def _open_pytorch(path: Path) -> dict[str, LazyTensor]:
+def _open_pytorch(path: Path) -> WeightsFile:
     try:
         content = read_pytorch(path)
     except Exception as error:  # a broken pickle raises nearly any type
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"model.weights: {path} is no plain file of tensors ({reason})") from None
     try:
-        tensors = find_tensors(content)
+        tensors, place, beside = find_tensors(content)
     except ValueError as error:
         raise WeightsError(f"model.weights: {path}: {error}") from None
-    return {
+    lazy = {
         name: LazyTensor(tuple(value.shape), partial(tensors.__getitem__, name))
         for name, value in tensors.items()
     }
+    return WeightsFile(lazy, ".".join(place), beside)

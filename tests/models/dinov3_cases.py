@@ -5,7 +5,7 @@ import torch
 
 from rtk.models import Classifier
 from rtk.models.backbones import keep_rope_periods
-from rtk.models.heads import LinearHead
+from rtk.models.heads import CosineHead, LinearHead
 
 WIDTH, CLASSES = 192, 5
 
@@ -14,7 +14,7 @@ def meta_state(data: np.lib.npyio.NpzFile) -> dict[str, torch.Tensor]:
     return {key.removeprefix("sd/"): torch.from_numpy(data[key]) for key in data if key.startswith("sd/")}
 
 
-def recorded_model(qkv_bias: bool = True) -> Classifier:
+def recorded_model(qkv_bias: bool = True, cosine: bool = False) -> Classifier:
     """Two blocks of width 192; the recorded input is already normalised."""
     import timm
 
@@ -23,5 +23,5 @@ def recorded_model(qkv_bias: bool = True) -> Classifier:
     options = {"num_classes": 0, "global_pool": "token", "qkv_bias": qkv_bias}
     backbone = timm.create_model(name, depth=2, **options)
     keep_rope_periods(backbone)
-    head = LinearHead(WIDTH, CLASSES)
+    head = CosineHead(WIDTH, CLASSES) if cosine else LinearHead(WIDTH, CLASSES)
     return Classifier(backbone, head, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).eval()
