@@ -21,6 +21,7 @@ from rtk.commands import (
     doctor,
     evaluate,
     export,
+    import_,
     init,
     metrics,
     plan,
@@ -37,6 +38,7 @@ FAILED, BAD_USAGE = 1, 2
 COMMANDS = (
     demo,
     train,
+    import_,
     evaluate,
     report,
     sweep,

@@ -46,6 +46,7 @@ def run(options: Options) -> int:
     from rtk.report.comparison import compare as compare_runs
     from rtk.report.comparison_table import as_csv, as_records, as_text, heading, shown_difference
     from rtk.report.differences import difference_records
+    from rtk.runs.origin import said_of
 
     keys = ("runs", "sweep", "experiment", "where", "metrics", "sort", "output", "force")
     found = compare_runs(**{key: getattr(options, key) for key in keys})
@@ -74,6 +75,9 @@ def run(options: Options) -> int:
         shown = [shown_difference(one.metric, number) for number in (one.difference, one.low, one.high)]
         interval = f"{shown[0]} [{shown[1]}, {shown[2]}]"
         print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.over})")
+    for entry in (entry for group in found.groups for entry in group.entries):
+        if said := said_of(entry.run.path):
+            print(f"{entry.name}: {said}")
     for path in written:
         print(f"written: {path}")
     return 0

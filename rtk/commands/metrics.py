@@ -30,8 +30,8 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk metrics`."""
     from rtk.config.errors import ConfigError
+    from rtk.data.sets.builtin import is_missing
     from rtk.evaluate.reduce import ood_sets, reduce_joint_metrics
-    from rtk.evaluate.suites import is_missing
     from rtk.report.tables import format_value, how_shown
     from rtk.runtime.ray_session import start_ray
 

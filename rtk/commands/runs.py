@@ -162,10 +162,13 @@ def _record(found: Listed) -> dict[str, Any]:
 
 def _more(run: Any) -> dict[str, Any]:
     """What else is known of a run or a sweep."""
+    from rtk.runs.origin import said_of
+
     environment, best = run.read_json("environment.json") or {}, run.read_json("best.json") or {}
     commit = environment.get("commit")
     return {
         "best_step": best.get("step"),
+        "origin": said_of(run.path) or None,
         "rtk": environment.get("rtk"),
         "commit": commit and f"{commit['hash']}{', with changes' if commit['dirty'] else ''}",
         "report": _if_there(run.evaluation / "report.html"),
@@ -195,6 +198,8 @@ def _metric(found: Listed, key: str) -> str:
 
 
 def _progress(found: Listed) -> str:
+    if found.status == "imported":
+        return "–"
     of = "" if found.epochs is None else f"/{found.epochs:g}"
     return f"{round(found.epoch, 1):g}{of}{' trials' if found.kind == 'sweep' else ''}"
 

@@ -13,10 +13,14 @@ class When(Flag):
     EVALUATION = auto()  # a trained run is evaluated
     TRIAL = auto()  # from trial to trial of a sweep, which share data, seed and place
     POPULATION = auto()  # within a running trial: a checkpoint holds nothing that the key shapes
+    IMPORTED = (
+        auto()
+    )  # a run whose weights rtk did not train is evaluated: its training images only fit scores
     INCIDENTAL = auto()  # says where or how fast a run went, or which repetition it is: not what was tried
 
 
 R, E, T, P, I = When.RESUME, When.EVALUATION, When.TRIAL, When.POPULATION, When.INCIDENTAL  # noqa: E741
+F = When.IMPORTED
 
 # An entry that ends in a dot is about all keys below it; the longest that fits a key decides.
 CHANGES: dict[str, When] = {
@@ -26,6 +30,9 @@ CHANGES: dict[str, When] = {
     "plugins": When.NEVER,
     "tracking.": I,
     "data.": When.NEVER,
+    "data.train": F,
+    "data.train_rows": F,
+    "data.validation_fraction": F,
     "data.labels_by": E | R,
     "data.test": E | R,
     "data.validation": E,

@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rtk.config.errors import ConfigError
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Selection
 from rtk.data.sets.class_names import labels_hash
+from rtk.data.sets.dataset import ImageDataset
 from rtk.evaluate import corruptions
 from rtk.evaluate.measure import calibration
 from rtk.evaluate.model import load_model
@@ -54,10 +56,11 @@ def evaluate_run(
     """
     config = config or run.config()
     wanted_scores(config.evaluate)  # refused here, if one is unknown
+    state = read_state(run.checkpoints / checkpoint)  # refused here, if it is missing
     selections = evaluation_selections(config, rows, binding_record(run, config))
+    _check_classes(selections["train"].dataset, state["num_classes"])
     if corrupted is not None:
         corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
-    read_state(run.checkpoints / checkpoint)  # refused here, if it is missing
     start_ray()
     check_output(run.path)
     selections = leave_out_undecodable(selections, config.data, run.evaluation)
@@ -90,6 +93,18 @@ def _evaluate(
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result
+
+
+def _check_classes(train: ImageDataset, logits: int) -> None:
+    """Refuse training images of fewer or more classes than a network has, which imported weights may meet.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    if len(train.classes) != logits:
+        raise ConfigError(
+            f"data.train: {train.path} has {len(train.classes)} classes, wanted {logits}, a class a logit"
+        )
 
 
 def _measured_on(

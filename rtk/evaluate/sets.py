@@ -14,12 +14,14 @@ from rtk.config.overrides import parse_override
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Selection, evaluation_selection
 from rtk.data.prepare.on_the_fly import prepared
+from rtk.data.sets.builtin import is_missing
 from rtk.data.sets.dataset import ImageDataset, content_hash
 from rtk.data.sets.of_run import RunSets, blamed_on, configured_paths, open_sets
 from rtk.data.sets.overlap import first_overlap
-from rtk.evaluate.suites import OODSet, is_missing, load_suite
+from rtk.evaluate.suites import OODSet, load_suite
 from rtk.runs.data_record import NO_RECORD, DataRecord
 from rtk.runs.folder import RunFolder
+from rtk.runs.origin import is_imported
 from rtk.scores.selection import image_scores
 
 ID_SETS = ("train", "validation", "test")
@@ -54,7 +56,8 @@ def evaluation_config(
         tree["data"] |= _suite_data(suite, allow_missing)
     config = override_config(build_config(tree), dict(map(parse_override, overrides)))
     tree = config.model_dump(mode="json")
-    _refuse_changes(run.config().model_dump(mode="json"), tree, DataRecord.read(run.path))
+    when = When.EVALUATION | When.IMPORTED if is_imported(run.path) else When.EVALUATION
+    _refuse_changes(run.config().model_dump(mode="json"), tree, DataRecord.read(run.path), when)
     names = [entry.name for entry in ood]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -104,18 +107,20 @@ def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
     return data
 
 
-def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any], record: DataRecord) -> None:
+def _refuse_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], record: DataRecord, when: When
+) -> None:
     old, new = dict(flatten(before)), dict(flatten(after))
     changed = [key for key in new if key in old and old[key] != new[key]]
-    kept = [key for key in changed if not may_change(key, When.EVALUATION)]
+    kept = [key for key in changed if not may_change(key, when)]
     refused = [key for key in kept if not record.is_moved(key, new[key])]
-    if "data.validation" in changed and new["data.validation"] is None:
+    if "data.validation" in changed and new["data.validation"] is None and not when & When.IMPORTED:
         raise ConfigError(
             f"data.validation: {old['data.validation']!r} -> None: the run held no training images out, so "
             "that scores would be tuned on images it was trained on"
         )
     if refused:
-        allowed = ", ".join(changing_keys(When.EVALUATION))
+        allowed = ", ".join(changing_keys(when))
         raise ConfigError(
             f"{refused[0]}: {old[refused[0]]!r} -> {new[refused[0]]!r} would need another training; "
             f"an evaluation may change {allowed}"

@@ -8,14 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
-
 from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError, unknown, wanted_of
 from rtk.config.load import expand_variables, valid_keys
 from rtk.config.yaml_files import read_mapping
-from rtk.data.sets.builtin import resolve_path
-from rtk.data.sets.storage import locate
 
 SUITE_KEYS = (*GROUPS, "test", "validation_ood")
 
@@ -65,12 +61,6 @@ def load_suite(suite: str | Path) -> Suite:
     if not sets:
         raise ConfigError(f"{path}: got no OOD set, wanted some under near or far")
     return Suite(path.stem, tuple(sets), tree.get("test"), tree.get("validation_ood"))
-
-
-def is_missing(path: str) -> bool:
-    """Whether there is nothing at a path (local, URI, or `builtin:`)."""
-    filesystem, place = locate(resolve_path(path))
-    return bool(filesystem.get_file_info(place).type == fs.FileType.NotFound)
 
 
 def parse_ood(text: str) -> OODSet:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from rtk.models.dinov3_weights import from_hugging_face, from_meta
@@ -34,12 +34,14 @@ class NameMap:
         mark: what one of the names must look like.
         rename: from a file's tensors and the model's own names to tensors by these; not of heads.
         heads: names of the classifier; none: the model's own name for it.
+        doubt: what a name looks like where names do not tell networks apart, and what to say then.
     """
 
     owner: str
     mark: str
     rename: Callable[[Weights, Collection[str]], Tensors]
     heads: tuple[str, ...] = ()
+    doubt: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class Reading:
         owner: of the names in the file.
         tensors: by rtk's names.
         constants: what the file says of settings that are no weights of rtk's: `mean`, `std`, `temperature`.
+        doubt: what names and shapes cannot tell of this network; mostly empty.
     """
 
     owner: str
     tensors: Tensors
-    constants: Tensors = field(default_factory=dict)
+    constants: Tensors
+    doubt: str = ""
 
 
 def read_names(weights: Weights, wanted: Mapping[str, Shape], own_heads: Sequence[str]) -> Reading:
@@ -85,8 +89,8 @@ def _readings(weights: Weights, wanted: Mapping[str, Shape], own_heads: Sequence
         constants = {name: bare.pop(name) for name in NORMALISATION if _is_constant(bare, name, own)}
         for row in MAPS:
             if any(re.search(row.mark, name) for name in bare):
-                renamed = row.rename(bare, own)
-                yield _with_head(row, renamed, row.heads or own_heads, constants)
+                found, told = _with_head(row, row.rename(bare, own), row.heads or own_heads)
+                yield Reading(row.owner, found, constants | told, _doubt(row, bare))
 
 
 def _unwrapped(weights: Weights) -> Iterator[Tensors]:
@@ -111,8 +115,14 @@ def _is_constant(weights: Weights, name: str, own: Collection[str]) -> bool:
     return name in weights and name not in own and math.prod(weights[name].shape) == 3
 
 
-def _with_head(row: NameMap, renamed: Tensors, heads: Sequence[str], constants: Tensors) -> Reading:
-    """Names with `backbone.` or `head.` before them; of a cosine head the weights as rtk has them."""
+def _doubt(row: NameMap, weights: Weights) -> str:
+    if row.doubt is None or not any(re.search(row.doubt[0], name) for name in weights):
+        return ""
+    return row.doubt[1]
+
+
+def _with_head(row: NameMap, renamed: Tensors, heads: Sequence[str]) -> tuple[Tensors, Tensors]:
+    """Names with `backbone.` or `head.` before them, and what a cosine head's tensors say besides."""
     found: Tensors = {}
     for name, tensor in renamed.items():
         if row.owner == RTK:
@@ -121,12 +131,12 @@ def _with_head(row: NameMap, renamed: Tensors, heads: Sequence[str], constants: 
         head = next((head for head in heads if name.startswith(f"{head}.")), None)
         found[f"backbone.{name}" if head is None else f"head.{name.removeprefix(f'{head}.')}"] = tensor
     if "head.cos_temp" not in found:
-        return Reading(row.owner, found, constants)
+        return found, {}
     # SURE's cosine head: a column a class, and a bias that it never uses.
     temperature, weight = found.pop("head.cos_temp"), found["head.weight"]
     found.pop("head.bias", None)
     found["head.weight"] = LazyTensor(weight.shape[::-1], lambda: weight.read().t())
-    return Reading(row.owner, found, {**constants, "temperature": temperature})
+    return found, {"temperature": temperature}
 
 
 # ---------------------------------------------------------------- rules
@@ -232,7 +242,17 @@ MAPS: tuple[NameMap, ...] = (
         _by(*WIDE_RESNET),
         ("fc",),
     ),
-    NameMap("pytorchcv, RAT (features.init_block)", r"^features\.init_block\.", _by(*PYTORCHCV), ("output",)),
+    NameMap(
+        "pytorchcv, RAT (features.init_block)",
+        r"^features\.init_block\.",
+        _by(*PYTORCHCV),
+        ("output",),
+        (
+            r"\.body\.conv3\.",
+            "read as resnet50b and its like, with torchvision's strides; pytorchcv's resnet50 has others "
+            "under the same names: check the accuracy",
+        ),
+    ),
     NameMap(
         "efficientnet_pytorch (_blocks.0._depthwise_conv)",
         r"^_blocks\.0\._depthwise_conv\.weight$",

@@ -32,8 +32,8 @@ def load_weights(
     new_head: bool = False,
     writing: Callable[[Tensor], AbstractContextManager[bool]] = lambda _: nullcontext(True),
     shape_of: ShapeOf = _own_shape,
-) -> None:
-    """Copy weights into a classifier, tensor by tensor.
+) -> Reading:
+    """Copy weights into a classifier, tensor by tensor; returns how their names were read.
 
     Args:
         model: a `Classifier`.
@@ -46,12 +46,24 @@ def load_weights(
     Raises:
         WeightsError: listing every missing, unexpected and wrongly shaped tensor; nothing is loaded then.
     """
-    found = fitting_weights(model, weights, origin, new_head, shape_of).tensors
+    reading = fitting_weights(model, weights, origin, new_head, shape_of)
+    found = reading.tensors
     for name, target in model.state_dict(keep_vars=True).items():
         if name in found:
             with torch.no_grad(), writing(target) as here:
                 if here:
                     target.copy_(found[name].read())
+    return reading
+
+
+def classes_of(model: Any, weights: Weights) -> int | None:
+    """Number of logits of the head that weights have; None where they have none.
+
+    The model's own number of classes does not matter.
+    """
+    wanted = {name: _own_shape(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    head = read_names(weights, wanted, _head_names(model.backbone)).tensors.get("head.weight")
+    return None if head is None else head.shape[0]
 
 
 def fitting_weights(

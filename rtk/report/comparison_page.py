@@ -18,6 +18,7 @@ from rtk.report.evaluated import EvaluatedRun
 from rtk.report.figures import Captioned, risk_coverage_figures
 from rtk.report.page import write_page
 from rtk.report.page_tables import Cell, Grid, fit_width
+from rtk.runs.origin import said_of
 from rtk.runs.results import Entry, Group, changed_keys
 
 MOST_LINES = 7  # that can be told apart in one figure
@@ -43,6 +44,7 @@ def write_comparison(found: Comparison, path: Path) -> Path:
         wide=list(_coordinates(entries, metrics[0], found.space)) if metrics and found.ranked else [],
         search=list(_search_figures(entries, found.space, found.importances)) if found.space else [],
         curves=list(_curves(found)),
+        origins=[(e.name, said) for e in entries if (said := said_of(e.run.path))],
         failed=[(e.name, e.attributes["reason"]) for e in entries if "reason" in e.attributes],
     )
 

@@ -41,6 +41,7 @@ from rtk.report.tables import HEADLINE
 from rtk.report.verdict import image_counts, verdict
 from rtk.runs.data_record import ENVIRONMENT
 from rtk.runs.folder import RunFolder
+from rtk.runs.origin import said_of
 
 # Every score on every OOD set: what is shown at once, and what on a click.
 OPEN_TABLES, FOLDED_TABLES = ("auroc", "ds_aurc"), ("fpr95", "ds_f1", "aupr_in", "aupr_out")
@@ -89,6 +90,7 @@ def _run_section(entry: EvaluatedRun) -> dict[str, Any]:
     return {
         "label": entry.label,
         "run": entry.run.name,
+        "origin": said_of(entry.run.path),
         "result": entry.result,
         "verdict": verdict(entry.result),
         "images": image_counts(entry.result, _counts(entry)),

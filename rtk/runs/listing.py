@@ -11,6 +11,7 @@ from typing import Any
 
 from rtk.config.errors import ConfigError
 from rtk.runs.folder import RunFolder, is_held
+from rtk.runs.origin import is_imported
 from rtk.runs.results import read_result
 from rtk.runs.sweep import SWEEP_FILE, Sweep, read_tree, sweep_of, trials_of
 
@@ -24,7 +25,8 @@ class Listed:
     Attributes:
         path: its folder.
         kind: `run` or `sweep`.
-        status: `running`, `finished`, `failed`, `interrupted`, `lost` (its process has died), or `unknown`.
+        status: `running`, `finished`, `failed`, `interrupted`, `lost` (its process has died), `imported` (rtk
+            did not train it), or `unknown`.
         recipe: name of its recipe.
         epoch: of a run, how far it is; of a sweep, the trials that have ended.
         epochs: of how many; None where it is not known.
@@ -74,6 +76,8 @@ def read_listed(path: Path) -> Listed:
 
 def status_of(run: RunFolder) -> str:
     """How a run or a sweep stands; one whose process has died without a word is `lost`."""
+    if is_imported(run.path):
+        return "imported"
     noted = str((run.read_json("status.json") or {}).get("status"))
     if noted != "RUNNING":
         return STATUS.get(noted, "unknown")

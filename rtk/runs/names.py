@@ -29,17 +29,18 @@ def find_folder(name: str | Path, output: str | Path, *markers: str) -> Path | N
     return None if newest is None else newest.parent.absolute()
 
 
-def free_folder(name: str, output: str) -> Path:
-    """Where the folder of a new run or sweep goes.
+def free_folder(name: str, output: str, option: str = "--name", way_out: str = "") -> Path:
+    """Where the folder of a new run or sweep goes; the option, and what helps, are for the message.
 
     Raises:
         ConfigError: there is one already, or it is no name for a folder.
     """
     if name in ("", ".", "..", LAST) or Path(name).name != name:
-        raise ConfigError(f"--name: got {name!r}, wanted a name for a folder, and not {LAST!r}")
+        raise ConfigError(f"{option}: got {name!r}, wanted a name for a folder, and not {LAST!r}")
     path = Path(output).absolute() / name
     if path.exists():
-        raise ConfigError(f"--name: {path} exists already; --resume {name} continues it")
+        way_out = way_out or f"--resume {name} continues it"
+        raise ConfigError(f"{option}: {path} exists already; {way_out}")
     return path
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rtk.optim.methods import METHODS
 from rtk.runs.atomic import write_tensors
@@ -29,6 +29,7 @@ from rtk.train.state import (
     optimizer_counters,
     optimizer_name,
     per_weight_tensors,
+    saved_buffers,
 )
 from rtk.train.zero_shards import Fragment, frozen_parts, full_numel
 
@@ -59,19 +60,36 @@ def save_checkpoint(
     write_tensors(partial / f"shard-{rank:05d}.safetensors", dict(_fragments_to_save(state, rank)))
     if rank == 0:
         common = {name: tensor.detach().cpu().contiguous() for name, tensor in common_tensors(state).items()}
-        write_tensors(partial / "common.safetensors", common)
         content = {
-            "format": FORMAT,
             "optimizer": optimizer_name(state),
             "kinds": sorted(per_weight_tensors(state)),
             "scalars": optimizer_counters(state),
             **progress,
         }
-        (partial / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _describe(partial, common, content)
     barrier()
     if rank == 0:
         _replace(folder, partial)
     barrier()
+
+
+def save_weights(folder: Path, model: nn.Module, progress: dict[str, Any]) -> None:
+    """Write a checkpoint of a model that no optimiser has trained here: weights and buffers alone.
+
+    Args:
+        folder: where to put it.
+        model: on the CPU.
+        progress: JSON-able position of the run (step and so on).
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True)
+    weights = {
+        f"weight|{name}|0": value.detach().float().flatten() for name, value in model.named_parameters()
+    }
+    write_tensors(partial / "shard-00000.safetensors", weights)
+    buffers = {f"model|{name}": value.contiguous() for name, value in saved_buffers(model).items()}
+    _describe(partial, buffers, {"optimizer": None, "kinds": ["weight"], "scalars": {}, **progress})
+    _replace(folder, partial)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -80,6 +98,13 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
     _replace(target, partial)
+
+
+def _describe(partial: Path, common: dict[str, Tensor], content: dict[str, Any]) -> None:
+    """Write what is the same on all ranks."""
+    write_tensors(partial / "common.safetensors", common)
+    described = {"format": FORMAT, **content}
+    (partial / "state.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
 def _replace(folder: Path, partial: Path) -> None:

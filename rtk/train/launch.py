@@ -22,6 +22,7 @@ from rtk.data.sets.of_run import RunSets, describe_data, open_training_sets, tra
 from rtk.runs.data_record import ENVIRONMENT, NO_RECORD, DataRecord, absolute
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder
+from rtk.runs.origin import is_imported
 from rtk.runs.sweep import sweep_of
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import Interrupts
@@ -100,6 +101,11 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         ConfigError: where an override changes what may not change, or another process trains the run.
         TrainingError: where the run failed.
     """
+    if is_imported(run.path):
+        raise ConfigError(
+            f"--resume: {run.name} was imported, so there is no training to go on with; "
+            f"rtk train RECIPE model.weights={run.path} starts one from its weights"
+        )
     stored, sweep = resumed_config(run, overrides), sweep_of(run)
     config = run.located(stored)
     with held(run.path, "run"), held(sweep.path, "sweep") if sweep else nullcontext():

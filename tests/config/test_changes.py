@@ -14,7 +14,7 @@ from rtk.config.load import valid_keys
         ("optimizer.lr", When.TRIAL | When.POPULATION),
         ("optimizer.name", When.TRIAL),
         ("objective.rat.eps", When.TRIAL | When.POPULATION),
-        ("data.train", When.NEVER),
+        ("data.train", When.IMPORTED),
         ("data.near_ood", When.EVALUATION | When.RESUME),
         ("data.near_ood.cats", When.EVALUATION | When.RESUME),
         ("data.validation_near_ood.cats", When.NEVER),

@@ -15,6 +15,7 @@ from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import WeightsError, open_weights, read_weights
 from tests.models import published_networks as published
 from tests.models.dinov3_cases import meta_state, recorded_model
+from tests.models.published_efficientnet import EfficientNet
 from tests.models.published_networks import settle
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
@@ -109,12 +110,12 @@ CASES = {
         {"name": "wrn28_10", "width": 8, "mean": MEAN, "std": STD},
     ),
     "efficientnet_pytorch_lite0": (
-        lambda: published.EfficientNet(3, lite=True),
+        lambda: EfficientNet(3, lite=True),
         plain,
         {"name": "timm/tf_efficientnet_lite0"},
     ),
     "efficientnet_pytorch_b0": (
-        lambda: published.EfficientNet(3, lite=False),
+        lambda: EfficientNet(3, lite=False),
         plain,
         {"name": "timm/tf_efficientnet_b0"},
     ),

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from rtk.config.load import BUILTIN
 from rtk.data.image import encode_png
+from rtk.data.sets.storage import locate
 
 PREFIX = BUILTIN
 DIGITS_SIDE = 32
@@ -41,6 +43,12 @@ def resolve_path(path: str) -> str:
             f"{path}: no such file, there are {', '.join(sorted(p.name for p in folder.iterdir()))}"
         )
     return str(folder / file)
+
+
+def is_missing(path: str) -> bool:
+    """Whether there is nothing at a path (local, URI, or `builtin:`)."""
+    filesystem, place = locate(resolve_path(path))
+    return bool(filesystem.get_file_info(place).type == fs.FileType.NotFound)
 
 
 def cache_folder() -> Path:
