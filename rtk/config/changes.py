@@ -13,9 +13,8 @@ class When(Flag):
     EVALUATION = auto()  # a trained run is evaluated
     TRIAL = auto()  # from trial to trial of a sweep, which share data, seed and place
     POPULATION = auto()  # within a running trial: a checkpoint holds nothing that the key shapes
-    IMPORTED = (
-        auto()
-    )  # a run whose weights rtk did not train is evaluated: its training images only fit scores
+    # A run whose weights rtk did not train is evaluated: its training images only fit scores.
+    IMPORTED = auto()
     INCIDENTAL = auto()  # says where or how fast a run went, or which repetition it is: not what was tried
 
 

@@ -67,7 +67,7 @@ def test_a_prefix_is_whole_parts_of_a_key():
     ("key", "occasions"),
     [
         ("seed", ("incidental",)),
-        ("data.train", ()),
+        ("data.train", ("imported",)),
         ("data.near_ood", ("resume", "evaluation")),
         ("train.duration", ("resume", "trial")),
         ("optimizer.lr", ("trial", "population")),
