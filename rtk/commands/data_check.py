@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtk.commands.output import print_json
-from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
+from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_labels_by, positive
 
 if TYPE_CHECKING:
     from rtk.data.check.survey import Survey
@@ -40,6 +40,7 @@ def add(actions: Parsers) -> None:
     parser.add_argument(
         "--most", type=positive, default=60, metavar="N", help="pictures of a section (default: %(default)s)"
     )
+    add_labels_by(parser)
     add_json(parser)
 
 
@@ -59,8 +60,8 @@ def run(options: Options) -> int:
     trained = None if options.run is None else RunFolder.open(options.run, options.output)
     datasets = _open(options.sets)
     with progress_bar("looking at images") as progress:
-        seen = survey(datasets, progress)
-    labels = None if trained is None else _check_labels(trained, datasets, seen, options.checkpoint)
+        seen = survey(datasets, progress, options.labels_by == "number")
+    labels = None if trained is None else _check_labels(trained, datasets, seen, options)
     checked = Checked(findings(seen), labels, None if trained is None else trained.name)
     content = as_json(checked)
     write_data_page(page, checked, options.most)
@@ -93,7 +94,7 @@ def _open(paths: list[str]) -> dict[str, ImageDataset]:
 
 
 def _check_labels(
-    run: RunFolder, datasets: dict[str, ImageDataset], seen: Survey, checkpoint: str
+    run: RunFolder, datasets: dict[str, ImageDataset], seen: Survey, options: Options
 ) -> dict[str, LabelCheck]:
     from rtk.evaluate.label_check import check_labels_with
     from rtk.runtime.console import progress_bar
@@ -103,4 +104,6 @@ def _check_labels(
         for name in seen.names
     }
     with progress_bar("predicting") as progress:
-        return check_labels_with(run, datasets, broken, checkpoint, progress)
+        return check_labels_with(
+            run, datasets, broken, options.checkpoint, progress, options.labels_by == "number"
+        )

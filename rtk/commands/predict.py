@@ -35,6 +35,7 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk predict`; 1 where an image could not be read."""
+    from rtk.data.image_files import as_text
     from rtk.deploy.predict import encoded_images, find_images, open_model, predict_files
     from rtk.report.prediction_sheet import write_csv, write_sheet
     from rtk.runtime.console import progress_bar
@@ -47,7 +48,7 @@ def run(options: Options) -> int:
         for row in predict_files(model, files, progress):
             rows.append(row)
             if options.jsonl:
-                print(json.dumps(row), flush=True)
+                print(json.dumps({**row, "image": as_text(row["image"])}), flush=True)
     if not options.jsonl:
         print_table(model.origin["run"], _prediction_rows(rows))
     counts = _count(rows)

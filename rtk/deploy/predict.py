@@ -17,6 +17,7 @@ from rtk.data.image_files import read_tree
 from rtk.data.sets.columns import image_bytes, image_column
 from rtk.data.sets.storage import locate
 from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel, failed_row
+from rtk.runs.folder import RunFolder
 from rtk.runs.names import find_folder
 from rtk.runtime.console import Progress
 
@@ -42,15 +43,38 @@ def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) ->
         # In an MLflow model the folder lies in `data/`.
         for folder in (root, root / "export", *sorted(root.glob("data/*"))):
             if (folder / DESCRIPTION).is_file():
-                return PackagedModel.load(folder, plugins=plugins)
+                packaged = PackagedModel.load(folder, plugins=plugins)
+                if folder == root / "export":
+                    _refuse_outdated(root, packaged)
+                return packaged
         if (root / "config.yaml").is_file():
             return _of_run(root)
     raise ConfigError(f"model: got {place!r}, wanted a run, what rtk export wrote, or models:/NAME/VERSION")
 
 
+def _refuse_outdated(folder: Path, packaged: PackagedModel) -> None:
+    """Refuse what was exported before the run's last evaluation, which has other thresholds, or none.
+
+    Raises:
+        ConfigError: naming both; the folder `export` itself is taken as it is.
+    """
+    run = RunFolder(folder)
+    result = run.read_json("evaluation/metrics.json")
+    if result is None:
+        return
+    rule, decided = packaged.rule, result.get("decision", {})
+    exported = (result.get("step", rule.step), rule.tau_id, rule.tau_ood)
+    measured = (rule.step, decided.get("tau_id"), decided.get("tau_ood"))
+    if exported != measured:
+        now = "has no decision rule" if decided.get("tau_id") is None else "has other thresholds"
+        raise ConfigError(
+            f"{folder / 'export'}: exported at step {rule.step}, but the last evaluation of the run {now}; "
+            f"rtk export {folder} makes it anew; {folder / 'export'} itself is taken as it is"
+        )
+
+
 def _of_run(folder: Path) -> PackagedModel:
     from rtk.deploy.export import package_run  # which imports what trains and evaluates
-    from rtk.runs.folder import RunFolder
 
     return package_run(RunFolder.open(folder)).placed()
 

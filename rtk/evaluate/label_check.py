@@ -50,6 +50,7 @@ def check_labels_with(
     broken: Mapping[str, tuple[int, ...]],
     checkpoint: str = "best",
     progress: Progress | None = None,
+    by_number: bool = False,
 ) -> dict[str, LabelCheck]:
     """Find labels that look wrong to a run.
 
@@ -61,6 +62,7 @@ def check_labels_with(
         broken: rows of each that cannot be decoded.
         checkpoint: `best` or `last`.
         progress: called with the number of images predicted and their total.
+        by_number: take labels as they are, whatever the names of the classes.
 
     Raises:
         ConfigError: a set has a class that the run does not know.
@@ -71,9 +73,11 @@ def check_labels_with(
     selections = {}
     for name, dataset in datasets.items():
         try:
-            matched, _ = with_classes(dataset, classes)
+            matched, _ = with_classes(dataset, classes, by_number)
         except ValueError as error:
-            raise ConfigError(f"--run {run.name}: {dataset.path}: {error}") from None
+            raise ConfigError(
+                f"--run {run.name}: {dataset.path}: {error}; --labels-by number takes labels as numbers"
+            ) from None
         left_out = tuple(sorted(broken.get(name, ())))
         selections[name] = replace(evaluation_selection(config.data, matched), left_out=left_out)
     files = prediction_files(run, selections, checkpoint)

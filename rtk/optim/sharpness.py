@@ -73,8 +73,8 @@ class SharpnessAware(Optimizer, Method):
         shards: where the weights live; by default the base optimiser's own parameters.
 
     Raises:
-        ValueError: for an unknown variant, a number that is not finite or out of its range, or `every` that
-            is no integer above 0.
+        ValueError: for LBFGS, an unknown variant, a number that is not finite or out of its range, or `every`
+            that is no integer above 0.
     """
 
     def __init__(
@@ -89,6 +89,8 @@ class SharpnessAware(Optimizer, Method):
         shards: Shards | None = None,
     ) -> None:
         _check_settings(variant, rho, sigma, lmbda, every)
+        if isinstance(base_optimizer, torch.optim.LBFGS):
+            raise ValueError("base_optimizer: got LBFGS, wanted one that does not evaluate the loss itself")
         self.base = base_optimizer
         super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
         self.variant, self.rho, self.sigma, self.lmbda = variant, rho, sigma, lmbda

@@ -26,19 +26,16 @@ MEANINGS = {
 
 
 def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a row for each image; a name that is no text keeps its bytes.
+    """Write a row for each image; bytes of a name that are no text are shown.
 
     Args:
         path: of the file; its folder exists.
         rows: of `predict_files`.
     """
-    with (
-        replacing(path) as partial,
-        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**row, "image": as_text(row["image"])} for row in rows)
 
 
 def write_sheet(

@@ -319,6 +319,8 @@ def test_dry_run_keeps_nothing(tmp_path, monkeypatch, capsys, ray_session):
 @pytest.mark.slow
 def test_doctor(capsys, ray_session):
     assert main(["doctor", "--json"]) == 0
-    checks = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    checks = json.loads(printed.out)
     assert checks["2-worker collective"]["ok"]
     assert "torch" in checks["packages"]["found"]

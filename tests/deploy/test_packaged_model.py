@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import pickle
 from dataclasses import replace
 from io import BytesIO
@@ -170,6 +171,38 @@ def test_errors_have_a_column_of_their_own_and_are_counted(folder, images, capsy
     assert broken[4].startswith("no image in a supported format")
     assert lines[-1].startswith("3 images: ")
     assert lines[-1].endswith(", 1 cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"step": 8}, "has other thresholds"), ({"tau_id": 0.5}, "has other thresholds"), ({}, None)],
+)
+def test_an_export_of_before_the_last_evaluation_is_refused(packaged, tmp_path, change, said):
+    run, rule = tmp_path / "run", packaged.rule
+    packaged.save(run / "export")
+    (run / "config.yaml").touch()
+    assert open_model(str(run)).rule == rule  # never evaluated here
+    measured = {"step": rule.step, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood, **change}
+    step = measured.pop("step")
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "metrics.json").write_text(json.dumps({"step": step, "decision": measured}))
+    if said is None:
+        assert open_model(str(run)).rule == rule
+        (run / "evaluation" / "metrics.json").write_text(json.dumps({"step": step}))
+        said = "has no decision rule"
+    with pytest.raises(ConfigError, match=f"{said}; rtk export"):
+        open_model(str(run))
+    assert open_model(str(run / "export")).rule == rule
+
+
+def test_names_that_are_no_text_are_shown_as_text(folder, capsys, tmp_path):
+    photo = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(photo, "wb") as file:
+        file.write(encoded(0))
+    table = tmp_path / "t.csv"
+    assert main(["predict", str(folder), os.fsdecode(photo), "--jsonl", "--csv", str(table)]) == 0
+    assert json.loads(capsys.readouterr().out)["image"].endswith("/caf\\xe9.png")
+    assert "/caf\\xe9.png" in table.read_text(encoding="utf-8")
 
 
 def test_csv_and_page_hold_what_was_said_with_names_escaped(folder, packaged, capsys, tmp_path):

@@ -24,6 +24,7 @@ BASES = {
     "adagrad": partial(optim.Adagrad, lr=0.05),
     "adadelta": partial(optim.Adadelta, lr=0.5),
     "asgd": partial(optim.ASGD, lr=0.05),
+    "adafactor": partial(optim.Adafactor, lr=0.05),
     "rprop": partial(optim.Rprop, lr=0.01),
 }
 

@@ -88,6 +88,11 @@ def test_zero_gradient_leaves_the_weights_in_place():
     assert torch.equal(parameter.data, torch.ones(3))
 
 
+def test_an_optimiser_that_evaluates_the_loss_itself_is_refused():
+    with pytest.raises(ValueError, match="base_optimizer: got LBFGS"):
+        SharpnessAware(torch.optim.LBFGS([nn.Parameter(torch.ones(3))]))
+
+
 def test_learning_rate_schedules_reach_the_base_optimizer():
     parameter = nn.Parameter(torch.ones(3))
     base = torch.optim.SGD([parameter], lr=0.1)

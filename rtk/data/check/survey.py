@@ -74,17 +74,18 @@ class Survey:
         return found
 
 
-def survey(datasets: Mapping[str, ImageDataset], progress: Progress) -> Survey:
+def survey(datasets: Mapping[str, ImageDataset], progress: Progress, by_number: bool = False) -> Survey:
     """Look at every image of some data sets, one after another.
 
     Args:
         datasets: by name, the training images first: its classes are those of all.
         progress: called with (images done, images in all).
+        by_number: take labels as they are, whatever the names of the classes.
 
     Raises:
         ValueError: a set has a label out of range, or a class that the first has not.
     """
-    matched, notes = _with_classes_of_first(datasets)
+    matched, notes = _with_classes_of_first(datasets, by_number)
     total = sum(dataset.rows for dataset in matched.values())
     seen = Survey(
         matched,
@@ -112,7 +113,7 @@ def survey(datasets: Mapping[str, ImageDataset], progress: Progress) -> Survey:
 
 
 def _with_classes_of_first(
-    datasets: Mapping[str, ImageDataset],
+    datasets: Mapping[str, ImageDataset], by_number: bool
 ) -> tuple[dict[str, ImageDataset], dict[str, str]]:
     """The sets with labels that mean the same classes, and what there is to say about it."""
     classes = next(iter(datasets.values())).classes
@@ -120,9 +121,9 @@ def _with_classes_of_first(
     notes: dict[str, str] = {}
     for name, dataset in datasets.items():
         try:
-            matched[name], note = with_classes(dataset, classes)
+            matched[name], note = with_classes(dataset, classes, by_number)
         except ValueError as error:
-            raise ValueError(f"{dataset.path}: {error}") from None
+            raise ValueError(f"{dataset.path}: {error}; --labels-by number takes labels as numbers") from None
         check_labels(matched[name], len(classes))
         notes |= {name: note} if note else {}
     return matched, notes

@@ -90,5 +90,7 @@ def test_other_classes_are_refused(make_parquet):
         make_parquet([scene(0)], [0], classes=names, file=f"{names[0]}/x.parquet")
         for names in (("a", "b"), ("c", "b"))
     ]
-    with pytest.raises(ValueError, match="'c', and lack 'a'"):
-        survey({path.parent.name: open_dataset(path) for path in paths}, lambda done, total: None)
+    datasets = {path.parent.name: open_dataset(path) for path in paths}
+    with pytest.raises(ValueError, match="'c', and lack 'a'.*--labels-by number"):
+        survey(datasets, lambda done, total: None)
+    assert "c" in survey(datasets, lambda done, total: None, by_number=True).notes["c"]
