@@ -118,7 +118,7 @@ def test_the_tree_with_counts_is_printed(make_folder, tmp_path, capsys):
     assert main(["data", "prepare", str(folder), "--out", str(tmp_path / "out")]) == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     wanted = [
-        "photos/Training/ -> train 5 images", "a 3", "b 2", "photos/Testing/ -> test 1 images", "a 1", "b 0",
+        "photos/Training/ -> train 5 images", "a 3", "b 2", "photos/Testing/ -> test 1 image", "a 1", "b 0",
     ]  # fmt: skip
     assert printed[2:8] == [line.split() for line in wanted]
 
