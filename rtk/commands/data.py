@@ -100,7 +100,9 @@ def _add_views(actions: Parsers) -> None:
         rtk data views my_recipe.yaml data.augment.crop=resized --out sheet.png""",
     )
     parser.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="config values over the recipe's"
+    )
     parser.add_argument("--out", default="views.png", metavar="FILE", help="default: views.png")
     parser.add_argument("--images", type=positive, default=8, metavar="N", help="columns (default: 8)")
     add_json(parser)

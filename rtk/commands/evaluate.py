@@ -27,7 +27,9 @@ def add(commands: Parsers) -> None:
         rtk evaluate RUN --scores msp energy --bootstrap 1000 --json""",
     )
     parser.add_argument("run", help="run folder, its name under --output, or last")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config overrides of evaluate.*")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="config overrides of evaluate.*"
+    )
     _add_sets(parser)
     _add_measures(parser)
     add_labels_by(parser)

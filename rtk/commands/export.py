@@ -19,7 +19,11 @@ def add(commands: Parsers) -> None:
     )
     parser.add_argument("run", help="evaluated run with a decision rule: its folder, its name, or last")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="where images are now, such as data.train=PATH"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="where images are now, such as data.train=PATH",
     )
     parser.add_argument("--register", metavar="NAME", help="register it under this name in MLflow")
     parser.add_argument("--no-mlflow", action="store_true", help="write the folder only")

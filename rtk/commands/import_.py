@@ -27,7 +27,9 @@ def add(commands: Parsers) -> None:
     parser.add_argument(
         "weights", help="PyTorch or safetensors file of any project that rtk knows, or a folder"
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="config values over the recipe's"
+    )
     parser.add_argument(
         "--recipe",
         required=True,
@@ -46,17 +48,16 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk import`."""
-    import json
-
     from rtk.config.load import load_config
+    from rtk.config.overrides import override_text
     from rtk.train.imported import import_weights
 
     weights = Path(options.weights)
-    overrides = [f"model.weights={json.dumps(options.weights)}", *options.overrides]
+    overrides = [override_text("model.weights", options.weights), *options.overrides]
     name = None
     if options.out:
         out = Path(options.out)
-        overrides.append(f"output={json.dumps(str(out.parent))}")
+        overrides.append(override_text("output", str(out.parent)))
         name = out.name
     config = load_config(options.recipe, overrides)
     classes = Path(options.classes) if options.classes else None

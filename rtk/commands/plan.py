@@ -19,7 +19,9 @@ def add(commands: Parsers) -> None:
         rtk plan my_recipe.yaml model.name=timm/vit_large_patch16_dinov3 --gpus 8 --gpu-memory 80""",
     )
     parser.add_argument("recipe", help="a shipped recipe (rtk recipes ls) or a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="config values over the recipe's"
+    )
     parser.add_argument("--gpus", type=positive, metavar="N", help="ranks (default: the recipe's workers)")
     parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of each (default: 80)")
     parser.add_argument("--classes", type=positive, metavar="C", help="default: those of data.train")

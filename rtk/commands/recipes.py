@@ -27,7 +27,7 @@ def add(commands: Parsers) -> None:
         rtk recipes validate digits_demo optimizer.lr=0.1""",
     )
     check.add_argument("recipe")
-    check.add_argument("overrides", nargs="*", metavar="key=value")
+    check.add_argument("overrides", nargs="*", default=[], metavar="key=value")
     keys_parser = add_command(
         actions,
         "keys",

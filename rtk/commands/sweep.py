@@ -31,7 +31,9 @@ def add(commands: Parsers) -> None:
     )
     parser.add_argument("space", nargs="?", metavar="SPACE", help="search space, a YAML file")
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="shipped recipe or YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for all trials, over the recipe")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="for all trials, over the recipe"
+    )
     parser.add_argument("--resume", metavar="NAME", help="go on with a sweep that was stopped or killed")
     parser.add_argument(
         "--check", action="store_true", help="say what it would do, and stop before Ray starts"

@@ -35,7 +35,9 @@ def add(commands: Parsers) -> None:
         rtk train --resume last train.duration=20ep""",
     )
     parser.add_argument("recipe", nargs="?", help="a shipped recipe (rtk recipes ls) or a YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config values over the recipe's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="config values over the recipe's"
+    )
     parser.add_argument("--resume", metavar="RUN", help="continue a run (or last) from its last checkpoint")
     parser.add_argument("--name", help="name of the run (default: made of the recipe's and the time)")
     parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")

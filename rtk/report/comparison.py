@@ -85,11 +85,7 @@ def compare(
         entries = read_experiment(experiment, output)
     else:
         entries = [read_entry(run) for run in open_runs(runs, output)]
-    entries = select(entries, where)
-    if not entries:
-        raise ConfigError(
-            f"--where: {where!r} holds for none of them" if where else "compare: there is no run yet"
-        )
+    entries = _selected(entries, where)
     shown = shown_metrics(entries, metrics)
     # A trial is a row of its own, also where two have drawn the same values.
     groups = [Group(entry.name, (entry,)) for entry in entries] if sweep else group_by_seed(entries)
@@ -100,6 +96,20 @@ def compare(
     ordered = sort_groups(groups, sort_key(entries, sort)) if ranked else groups
     given = [group.label for group in groups]
     return Comparison(title, ordered, shown, found, given, space, importances, differing, ranked)
+
+
+def _selected(entries: Sequence[Entry], where: str | None) -> list[Entry]:
+    """Entries for which the conditions hold.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    chosen = select(entries, where)
+    if not chosen:
+        raise ConfigError(
+            f"--where: {where!r} holds for none of them" if where else "compare: there is no run yet"
+        )
+    return chosen
 
 
 def _sweep_columns(

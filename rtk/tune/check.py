@@ -11,6 +11,7 @@ from rtk.config.load import override_config, valid_keys
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import Parameter, SearchSpace, points
 from rtk.data.order import steps_per_epoch
+from rtk.data.sets.builtin import is_missing
 from rtk.data.sets.dataset import ImageDataset
 from rtk.data.sets.of_run import RunSets, open_sets, trained_rows
 from rtk.data.sets.overlap import first_overlap
@@ -114,6 +115,7 @@ def open_data(space: SearchSpace, config: RunConfig, record: DataRecord = NO_REC
 
     `record` says what the trials before a resume were trained on.
     """
+    _refuse_missing_stand_in(config)
     sets = open_for_training(data_config(space, config), record)
     check_model(config, len(sets.train.classes))
     check_head(config, sets.train.classes)
@@ -125,6 +127,17 @@ def open_data(space: SearchSpace, config: RunConfig, record: DataRecord = NO_REC
         if scheduler.name == name and got > length:
             raise ConfigError(f"scheduler.{key}: got {got}, wanted at most the {length} epochs of a trial")
     return sets
+
+
+def _refuse_missing_stand_in(config: RunConfig) -> None:
+    """Name the key that was given where the images that stand for validation OOD sets are not there."""
+    path = config.data.validation_ood
+    used = any(path in getattr(config.data, f"validation_{group}_ood").values() for group in GROUPS)
+    if path is not None and used and is_missing(path):
+        raise ConfigError(
+            f"data.validation_ood: {path} does not exist; rtk data prepare FOLDER makes a set of images that "
+            "are of no class and in no test set, data.validation_ood=PATH names it"
+        )
 
 
 def data_config(space: SearchSpace, config: RunConfig) -> RunConfig:

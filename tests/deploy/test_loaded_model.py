@@ -17,11 +17,10 @@ from rtk.data.image import decode_rgb, encode_png
 from rtk.deploy.loaded_model import LoadedModel, _named
 from rtk.deploy.packaged_model import BATCH
 from rtk.deploy.predict import predict_named
-from tests.deploy.test_packaged_model import packaged  # noqa: F401
 
 
 @pytest.fixture
-def model(packaged):  # noqa: F811
+def model(packaged):
     return LoadedModel(packaged)
 
 

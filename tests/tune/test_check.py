@@ -99,7 +99,7 @@ def test_a_suite_gives_the_ood_images_that_a_recipe_lacks(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("near: {a: a.parquet}\nvalidation_ood: tune/here.parquet\n")
     arguments = ["sweep", str(SPACES / "small.yaml"), "digits_ce", "--check", "data.validation_near_ood={}"]
     assert main([*arguments, "--suite", str(tmp_path / "mine.yaml")]) == 2
-    assert "tune/here.parquet: does not exist" in capsys.readouterr().err
+    assert "data.validation_ood: tune/here.parquet does not exist; rtk data" in capsys.readouterr().err
 
 
 def checked(tmp_path, changes, overrides=()):
