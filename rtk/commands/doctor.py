@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,13 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk doctor`."""
-    checks = examine()
+    checks = []
+    for check in examine():
+        checks.append(check)
+        if not options.json:
+            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}", flush=True)
     if options.json:
         print_json({check.name: {"ok": check.ok, "found": check.found} for check in checks})
-    else:
-        for check in checks:
-            print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}")
     return 0 if all(check.ok for check in checks) else 1
 
 
@@ -51,8 +52,8 @@ class Check:
     found: str
 
 
-def examine() -> list[Check]:
-    """Every check, in the order in which they are shown; a check that raises has failed."""
+def examine() -> Iterator[Check]:
+    """Every check as soon as it is done, in the order in which they are shown; one that raises has failed."""
     ray = _start_ray_check()
     checks: dict[str, Callable[[], str]] = {
         "packages": _packages,
@@ -60,11 +61,12 @@ def examine() -> list[Check]:
         "bf16 autocast": _bf16,
         "DeepSpeed": _deepspeed,
         "2-worker collective": _collective,
-        "Ray": partial(_outcome, ray),
         "output folder": _writable,
         "free disk": _disk,
+        "Ray": partial(_outcome, ray),
     }
-    return [_check(name, action) for name, action in checks.items()]
+    for name, action in checks.items():
+        yield _check(name, action)
 
 
 def _check(name: str, action: Callable[[], str]) -> Check:
@@ -114,11 +116,12 @@ def _deepspeed() -> str:
 
 def _collective() -> str:
     """One ZeRO-1 step on two processes: process group, collectives and DeepSpeed's engine at once."""
+    import torch._dynamo  # noqa: F401  # every optimizer loads it: once here, for forked ranks have it
     import torch.multiprocessing as mp
 
     from rtk.train.engine import import_deepspeed
 
-    import_deepspeed()  # once, for forked ranks have it
+    import_deepspeed()  # once, likewise
     gc.freeze()  # they would collect it all again, for DeepSpeed forces that for every engine
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -166,18 +169,19 @@ def _sharded_step(rank: int, port: int, folder: str) -> None:
 
 def _start_ray_check() -> subprocess.Popen[str]:
     """Ray takes seconds to start: it does so beside the other checks."""
-    code = "from rtk.commands.doctor import found_in_ray; print(found_in_ray())"
+    code = "from rtk.commands.doctor import found_in_ray; print(found_in_ray(), flush=True)"
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
 
 
 def _outcome(check: subprocess.Popen[str]) -> str:
-    """What a check in a process of its own printed last."""
-    printed, errors = check.communicate()
-    if check.returncode:
-        raise RuntimeError(errors.strip().rpartition("\n")[2])
-    return printed.strip().rpartition("\n")[2]
+    """The line that a check in a process of its own prints, before it takes a while to end."""
+    assert check.stdout is not None
+    found = check.stdout.readline().strip()
+    if not found:
+        raise RuntimeError(check.communicate()[1].strip().rpartition("\n")[2])
+    return found
 
 
 def found_in_ray() -> str:
