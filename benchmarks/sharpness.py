@@ -46,15 +46,15 @@ def tree(stage: int, ranks: int, images: int, method: str) -> dict[str, Any]:
     )
 
 
-def step_seconds(stage: int, ranks: int, images: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every update on rank 0, by method; the first round warms up and is left out."""
+def step_seconds(trees: dict[str, dict[str, Any]], ranks: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every update on rank 0, by the config's name; the first round warms up and is left out."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     processes = [
-        context.Process(target=_rank, args=(rank, stage, ranks, images, rounds, port, results))
+        context.Process(target=_rank, args=(rank, trees, ranks, rounds, port, results))
         for rank in range(ranks)
     ]
     for process in processes:
@@ -62,17 +62,16 @@ def step_seconds(stage: int, ranks: int, images: int, rounds: int) -> dict[str, 
     seconds: dict[str, list[float]] = results.get(timeout=3600)
     for process in processes:
         process.join()
-    return {method: values[1:] for method, values in seconds.items()}
+    return {name: values[1:] for name, values in seconds.items()}
 
 
-def _rank(rank: int, stage: int, ranks: int, images: int, rounds: int, port: int, results: Any) -> None:
+def _rank(rank: int, trees: dict[str, Any], ranks: int, rounds: int, port: int, results: Any) -> None:
     start_rank(rank, ranks, port)
-    trees = {method: tree(stage, ranks, images, method) for method in METHODS}
-    states = {method: _state(one) for method, one in trees.items()}
-    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+    states = {name: _state(one) for name, one in trees.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in trees}
     for step in range(rounds + 1):
-        for method, state in states.items():
-            seconds[method].append(_timed_step(state, trees[method], ranks, step))
+        for name, state in states.items():
+            seconds[name].append(_timed_step(state, trees[name], ranks, step))
     if rank == 0:
         results.put(seconds)
     torch.distributed.barrier()
@@ -115,7 +114,8 @@ def main() -> None:
     options = parser.parse_args()
     print("ZeRO  plain s  F-SAM / plain  RAT / plain  added MiB  8 bytes a weight  ratio")
     for stage in range(4):
-        seconds = step_seconds(stage, options.ranks, options.images, options.rounds)
+        trees = {method: tree(stage, options.ranks, options.images, method) for method in METHODS}
+        seconds = step_seconds(trees, options.ranks, options.rounds)
         fsam, rat = (
             statistics.median(a / b for a, b in zip(seconds[method], seconds[PLAIN], strict=True))
             for method in (FSAM, RAT)

@@ -33,6 +33,7 @@ NEEDS = (
     Need("data.validation_fraction", "data.validation", lambda path: path is None),
     Need("model.temperature", "model.head", _one_of("cosine")),
     Need("model.head_weights", "model.weights", bool),
+    Need("model.batchnorm", "train.workers", lambda workers: workers > 1),
     Need("model.lora.", "model.lora.rank", bool),
     Need("optimizer.momentum", "optimizer.name", _one_of("sgd")),
     Need("optimizer.nesterov", "optimizer.name", _one_of("sgd")),

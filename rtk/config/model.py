@@ -63,3 +63,8 @@ class ModelConfig(Section):
         (0.5, 0.5, 0.5), description="per-channel standard deviation"
     )
     freeze_batchnorm: bool = Field(False, description="keep BatchNorm in evaluation mode while training")
+    batchnorm: Literal["sync", "local"] = Field(
+        "sync",
+        description="whose images BatchNorm normalises by in training: sync, those of all workers, as one "
+        "would; local, each worker its own (so too under sharpness.sync local)",
+    )

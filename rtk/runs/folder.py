@@ -24,7 +24,7 @@ from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
 
 # What a run did where its config is from before the key, whose default is another for new ones.
-BEFORE_THE_KEY = {"exif": "ignore"}  # below `data`
+BEFORE_THE_KEY = {"data": {"exif": "ignore"}, "model": {"batchnorm": "local"}}
 COLUMNS = ("step", "epoch", "time", "key", "value")
 
 
@@ -193,7 +193,7 @@ class RunFolder:
 
 def as_trained(tree: dict[str, Any]) -> dict[str, Any]:
     """A stored config, in which keys that are newer than it say what was done without them."""
-    tree = {**tree, "data": {**BEFORE_THE_KEY, **tree.get("data", {})}}
+    tree = tree | {section: {**keys, **tree.get(section, {})} for section, keys in BEFORE_THE_KEY.items()}
     return {**tree, "objective": _with_mixoe(tree["objective"])} if "objective" in tree else tree
 
 

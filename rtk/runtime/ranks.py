@@ -44,6 +44,13 @@ def mean_over_ranks_(tensors: list[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Sum of a tensor over the ranks; the given one may be changed."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows (R * n, ...) of all ranks, in rank order, on every rank; each has the same number of them."""
     if world_size() == 1:

@@ -17,6 +17,7 @@ from rtk.config.schema import RunConfig
 from rtk.data.sets.class_names import label_map
 from rtk.models import Classifier, build_model
 from rtk.models.classifier import concatenates_views
+from rtk.models.global_batchnorm import check_layers
 from rtk.models.lora import add_adapters
 from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import LazyTensor, open_weights
@@ -72,12 +73,23 @@ def check_model(config: RunConfig, num_classes: int) -> None:
     with torch.device("meta"):
         model = _build(config, num_classes)
         concatenates_views(config.train.concatenate_views, model)
+    if shares_batch(config):
+        check_layers(model)
     if config.model.weights is not None:
         new_head = config.model.head_weights == "new"
         fitting_weights(model, open_source(config.model.weights), config.model.weights, new_head)
     if config.train.checkpoint_activations:
         _checkpoint_activations(model.backbone)
     add_adapters(model.backbone, config.model.lora)
+
+
+def shares_batch(config: RunConfig) -> bool:
+    """Whether BatchNorm normalises by the images of all workers.
+
+    Not where each worker ascends by itself (m-SAM): the weights of its second pass are its own.
+    """
+    alone = config.sharpness.variant != "none" and config.sharpness.sync == "local"
+    return config.train.workers > 1 and config.model.batchnorm == "sync" and not alone
 
 
 def check_head(config: RunConfig, classes: Sequence[str]) -> None:

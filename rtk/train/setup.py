@@ -9,6 +9,7 @@ import torch
 from rtk.config.schema import RunConfig
 from rtk.models.batchnorm import batchnorm_buffers
 from rtk.models.classifier import concatenates_views
+from rtk.models.global_batchnorm import use_global_batch
 from rtk.models.layers import suits_channels_last
 from rtk.objectives import TermSetup, active_terms
 from rtk.optim import build_optimizer
@@ -17,7 +18,7 @@ from rtk.runtime.environment import available_cpus, supports_bf16
 from rtk.runtime.ray_session import hide_unassigned_gpus
 from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import build_engine, method_setup
-from rtk.train.initial import initial_model
+from rtk.train.initial import initial_model, shares_batch
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.state import TrainState
 from rtk.train.zero_shards import engine_shards
@@ -37,9 +38,12 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
         model.memory_format = torch.channels_last
     model.autocast_dtype = autocast_dtype(config.train.precision, device)
     concatenate = concatenates_views(config.train.concatenate_views, model)
+    if shares_batch(config):
+        use_global_batch(model)
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     shards = engine_shards(engine)
     methods = build_methods(config, method_setup(engine, shards, job.steps_per_epoch))
+<<<<<<< HEAD
 
     def setup() -> TermSetup:
         assert data is not None
@@ -47,6 +51,12 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
 
     terms = active_terms(config.objective, None if data is None else setup)
     return TrainState(engine, shards, methods, terms, batchnorm_buffers(model), concatenate)
+=======
+    setup = None if data is None else lambda: TermSetup(job.num_classes, data.sample_ids(), device)
+    terms = active_terms(config.objective, setup)
+    apart = [] if shares_batch(config) else batchnorm_buffers(model)
+    return TrainState(engine, shards, methods, terms, apart, concatenate)
+>>>>>>> 1d6754f (Let BatchNorm normalise by the global batch)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -24,7 +24,7 @@ class TrainState:
         shards: where it keeps the weights.
         methods: what is kept of every weight, by name, in the order in which they act.
         terms: terms of the loss, in the order in which they are back-propagated.
-        buffers: BatchNorm's, which are averaged over the ranks.
+        buffers: BatchNorm's, averaged over the ranks where each moves them by its own images.
         concatenate: all views in one forward pass.
     """
 

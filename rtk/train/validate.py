@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from rtk.config.schema import EvaluateConfig
 from rtk.data.decode.arrays import ImageArrays
-from rtk.data.order import epoch_order
+from rtk.data.order import epoch_order, rank_batch
 from rtk.data.sets.of_run import RunSets
 from rtk.data.views.augment import to_float
 from rtk.metrics import aurc, ds_aurc, ds_f1, ood_detection
@@ -96,17 +96,15 @@ def _reestimate(model: nn.Module, train: ImageArrays, batch_size: int) -> None:
 
 
 def _own_batches(model: nn.Module, arrays: ImageArrays, batch_size: int) -> Iterator[Tensor]:
-    """This rank's share of the images in batches, the same number of full batches on every rank.
+    """This rank's share of each global batch of images, full ones alone.
 
     They are shuffled: files may be sorted by class, and statistics of a batch of one class are not those that
     the weights were trained with.
     """
-    order = epoch_order(0, 0, len(arrays))
-    share = len(arrays) // world_size()
-    size = min(batch_size, share)
-    start = rank() * share
-    for first in range(start, start + share - size + 1, size):
-        yield _images(model, arrays.images[order[first : first + size]])
+    ranks = world_size()
+    order, size = epoch_order(0, 0, len(arrays)), min(batch_size, len(arrays) // ranks) * ranks
+    for step in range(len(arrays) // size):
+        yield _images(model, arrays.images[rank_batch(order, step, size, rank(), ranks)])
 
 
 def _images(model: nn.Module, images: np.ndarray) -> Tensor:
