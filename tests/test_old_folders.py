@@ -68,6 +68,7 @@ def test_an_old_run_goes_on_with_images_as_they_are_stored(run, sweep):
     """Its model has never seen any other; a config of today's says `data.exif` itself."""
     assert run.config().data.exif == sweep.config().data.exif == "ignore"
     resumed = resumed_config(run, ["train.duration=3ep"])
+    assert resumed.model.batchnorm == sweep.config().model.batchnorm == "local"
     assert (resumed.data.exif, resumed.train.duration) == ("ignore", "3ep")
     assert resumed_config(run, []) == run.config()
     with pytest.raises(ConfigError, match="data.exif: 'ignore' -> 'apply'; only"):

@@ -59,16 +59,17 @@ class Loader:
     def _share(self, epoch: int, position: int) -> tuple[ImageArrays, NDArray[np.int64]]:
         """Images in memory, and the rows of them that this worker takes."""
         seed, batch = self.config.seed, self.config.train.batch_size
+        share = (*self.rank, self.config.train.accumulation)
         if self.feed is None:
             order = epoch_order(seed, epoch, len(self.train))
-            return self.train, rank_batch(order, position, batch, *self.rank)
+            return self.train, rank_batch(order, position, batch, *share)
         stream = self.feed[0]
         steps = stream.window // batch
         window = min(position // steps, stream.windows - 1)
         position -= window * steps
         images = self._streamed(epoch, window, steps)
         order = window_order(seed, epoch, window, len(images))
-        return images, rank_batch(order, position, batch, *self.rank)
+        return images, rank_batch(order, position, batch, *share)
 
     def _streamed(self, epoch: int, window: int, steps: int) -> ImageArrays:
         """A window of the stream; the next one is asked for at once, to be decoded meanwhile."""

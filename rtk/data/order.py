@@ -1,7 +1,7 @@
 """Which images each worker sees, and when: pure functions of (seed, epoch, step).
 
-The order of an epoch is drawn once for all workers, cut into global batches, and each batch is cut
-into equal parts, one per rank. So the global batches do not depend on the number of workers, each
+The order of an epoch is drawn once for all workers, cut into global batches, and each batch (or micro-batch)
+is cut into equal parts, one per rank. So the global batches do not depend on the number of workers, each
 image appears once per epoch, and resuming at any step needs no state.
 """
 
@@ -37,20 +37,21 @@ def epoch_order(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
 
 
 def rank_batch(
-    order: NDArray[np.int64], step: int, batch_size: int, rank: int, ranks: int
+    order: NDArray[np.int64], step: int, batch_size: int, rank: int, ranks: int, micro_batches: int = 1
 ) -> NDArray[np.int64]:
     """Rows (batch_size / ranks,) that one rank takes in one step of an epoch.
 
     Args:
         order: permutation (rows,) of the epoch.
         step: 0-based step within the epoch; past the end of the order it wraps around (`pad`).
-        batch_size: images per step over all workers, a multiple of `ranks`.
+        batch_size: images per step over all workers, a multiple of `ranks` times `micro_batches`.
         rank: this worker.
         ranks: number of workers.
+        micro_batches: parts of the batch that follow each other; a rank's rows are its share of the first,
+            then of the second, so that the parts do not depend on the number of workers either.
     """
-    share = batch_size // ranks
-    start = step * batch_size + rank * share
-    return order[np.arange(start, start + share) % len(order)]
+    rows = np.arange(step * batch_size, (step + 1) * batch_size).reshape(micro_batches, ranks, -1)
+    return order[rows[:, rank].reshape(-1) % len(order)]
 
 
 def holdout_split(seed: int, rows: int, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

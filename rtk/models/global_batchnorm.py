@@ -99,7 +99,8 @@ def global_moments(images: Tensor) -> Moments:
 @torch.no_grad()
 def _move_running_statistics(layer: _BatchNorm, moments: Moments) -> None:
     """As torch: an average of momentum `momentum`, or of all batches alike where that is None."""
-    assert layer.running_mean is not None and layer.running_var is not None
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
     assert layer.num_batches_tracked is not None
     layer.num_batches_tracked.add_(1)
     rate = 1 / layer.num_batches_tracked.item() if layer.momentum is None else layer.momentum

@@ -43,20 +43,14 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
     engine = build_engine(model, build_optimizer(config.optimizer, model), config)
     shards = engine_shards(engine)
     methods = build_methods(config, method_setup(engine, shards, job.steps_per_epoch))
-<<<<<<< HEAD
 
     def setup() -> TermSetup:
         assert data is not None
         return TermSetup(job.outputs, data.sample_ids(), device, job.steps_per_epoch)
 
     terms = active_terms(config.objective, None if data is None else setup)
-    return TrainState(engine, shards, methods, terms, batchnorm_buffers(model), concatenate)
-=======
-    setup = None if data is None else lambda: TermSetup(job.num_classes, data.sample_ids(), device)
-    terms = active_terms(config.objective, setup)
     apart = [] if shares_batch(config) else batchnorm_buffers(model)
     return TrainState(engine, shards, methods, terms, apart, concatenate)
->>>>>>> 1d6754f (Let BatchNorm normalise by the global batch)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -83,7 +83,7 @@ class Seen:
     def update_states(self) -> None:
         """Let every term take in what it saw on all ranks, in the order of the global batch."""
         for term, parts in self.parts.items():
-            columns = [gather_rows(torch.cat(column)) for column in zip(*parts, strict=True)]
+            columns = [torch.cat([gather_rows(part) for part in c]) for c in zip(*parts, strict=True)]
             assert term.state is not None
             term.state.update(Observed(*columns))
 

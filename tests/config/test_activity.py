@@ -20,6 +20,7 @@ def values(*overrides: str) -> dict[str, object]:
         ("optimizer.betas", "optimizer.name=sgd", "optimizer.name=adamw"),
         ("objective.regmixup.beta", "objective.regmixup.weight=0", "objective.regmixup.weight=0.5"),
         ("model.lora.alpha", "model.lora.rank=0", "model.lora.rank=4"),
+        ("model.batchnorm", "train.workers=1", "train.workers=2"),
         ("data.augment.crop_padding", "data.augment.crop=resized", "data.augment.crop=pad"),
     ],
 )

@@ -48,3 +48,12 @@ def test_holdout_is_a_split():
     assert len(held) == 10
     assert sorted([*kept, *held]) == list(range(100))
     assert len(holdout_split(0, 5, 0.0)[1]) == 0
+
+
+def test_micro_batches_do_not_depend_on_the_number_of_ranks():
+    order = epoch_order(3, 0, 64)
+    whole = rank_batch(order, 1, 24, 0, 1)
+    for ranks in (2, 4):
+        shares = [np.split(rank_batch(order, 1, 24, rank, ranks, 3), 3) for rank in range(ranks)]
+        together = [np.concatenate(part) for part in zip(*shares, strict=True)]
+        assert (np.concatenate(together) == whole).all()

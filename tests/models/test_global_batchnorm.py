@@ -101,5 +101,7 @@ def test_names_of_the_state_stay_and_evaluation_is_torchs_own():
 
 def test_a_layer_with_a_forward_pass_of_its_own_is_refused():
     check_layers(nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3)))
-    with pytest.raises(ValueError, match=r"model.batchnorm: got sync, but .*OwnForward has a forward .* local"):
+    with pytest.raises(
+        ValueError, match=r"model.batchnorm: got sync, but .*OwnForward has a forward .* local"
+    ):
         use_global_batch(nn.Sequential(nn.BatchNorm2d(3), OwnForward(3)))

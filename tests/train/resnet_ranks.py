@@ -21,6 +21,7 @@ from rtk.train.engine import set_learning_rate
 from rtk.train.job import TrainingJob
 from rtk.train.setup import build_state
 from rtk.train.step import train_step
+from rtk.train.validate import _reestimate
 from tests.train.ranks import run_on_ranks
 
 CLASSES, IMAGES, STEPS = 5, 128, 20
@@ -46,7 +47,7 @@ def images_and_pictures() -> tuple[ImageArrays, np.ndarray]:
 
 
 def states_after(kind: str, configs: dict[str, RunConfig]) -> dict[str, State]:
-    """Weights, statistics and their averages after `STEPS` steps of each config.
+    """Weights, statistics, their averages and re-estimated statistics after `STEPS` steps of each config.
 
     Args:
         kind: `smooth`, the network with SiLU for ReLU, or `fp64`, the network itself in float64.
@@ -80,7 +81,9 @@ def _state_after(config: RunConfig) -> State:
         train_step(state, views, step, config.seed, config.train.accumulation)
     trained = _copied(state.engine.module, "trained")
     with state.evaluated():
-        return trained | _copied(state.engine.module, "averaged")
+        averaged = _copied(state.engine.module, "averaged")
+        _reestimate(state.engine.module, train, config.train.batch_size // world_size())
+        return trained | averaged | _copied(state.engine.module, "re-estimated")
 
 
 def _precise(view: View) -> View:
@@ -91,9 +94,7 @@ def _precise(view: View) -> View:
 
 
 def _copied(model: torch.nn.Module, prefix: str) -> State:
-    return {
-        f"{prefix} {name}": value.detach().double().clone() for name, value in model.state_dict().items()
-    }
+    return {f"{prefix} {name}": value.detach().double().clone() for name, value in model.state_dict().items()}
 
 
 def on_ranks(ranks: int, folder, kind: str, **overrides: dict[str, Any]) -> dict[str, State]:

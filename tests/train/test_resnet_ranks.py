@@ -13,6 +13,7 @@ from tests.train.resnet_ranks import on_ranks
 
 pytestmark = pytest.mark.slow
 KINDS = ("smooth", "fp64")
+PARTS = {"train.accumulation": 2}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -22,7 +23,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def alone(kind, tmp_path_factory):
-    return on_ranks(1, tmp_path_factory.mktemp("one"), kind, sync={})["sync"]
+    return on_ranks(1, tmp_path_factory.mktemp("one"), kind, sync={}, parts=PARTS)
 
 
 def difference(one, other) -> float:
@@ -32,14 +33,17 @@ def difference(one, other) -> float:
 
 
 def test_twenty_sure_plus_steps_end_the_same_on_four_workers(alone, kind, tmp_path):
-    assert difference(on_ranks(4, tmp_path, kind, sync={})["sync"], alone) <= 1e-5
+    assert difference(on_ranks(4, tmp_path, kind, sync={})["sync"], alone["sync"]) <= 1e-5
 
 
 def test_twenty_sure_plus_steps_end_the_same_on_two_workers(alone, kind, tmp_path):
-    """Under ZeRO-1 too; statistics of each worker's own would be seen."""
-    runs = {"sync": {}, "local": {"model.batchnorm": "local"}}
+    """In micro-batches and under ZeRO-1 too; statistics of each worker's own would be seen."""
+    runs = {"sync": {}, "parts": PARTS, "local": {"model.batchnorm": "local"}}
     if kind == "smooth":  # shards are fp32
         runs["zero1"] = {"train.zero_stage": 1}
-    found = {n: difference(s, alone) for n, s in on_ranks(2, tmp_path, kind, **runs).items()}
+    found = {
+        n: difference(s, alone["parts" if n == "parts" else "sync"])
+        for n, s in on_ranks(2, tmp_path, kind, **runs).items()
+    }
     assert found.pop("local") > 1e-2
     assert max(found.values()) <= 1e-5
