@@ -9,10 +9,13 @@ import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
+from torch.nn.functional import cross_entropy
 
+from rtk.config.model import ModelConfig
+from rtk.models import build_model
 from rtk.models.batchnorm import fixed_running_statistics
 from rtk.models.global_batchnorm import check_layers, use_global_batch
-from rtk.runtime.ranks import rank, sum_over_ranks, world_size
+from rtk.runtime.ranks import mean_over_ranks_, rank, sum_over_ranks, world_size
 from tests.train.ranks import run_on_ranks
 
 CASES = ("plain", "channels_last", "bf16", "far", "timm", "no affine", "fixed", "cumulative", "uneven", "1d")
@@ -75,6 +78,20 @@ def on_rank(cases: tuple[str, ...]) -> dict[str, dict[str, torch.Tensor]]:
     return results
 
 
+def resnet_gradients() -> dict[str, torch.Tensor]:
+    """Gradients of a small ResNet-18 with its ReLUs, in float64, averaged over the ranks; and its buffers."""
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(width=8), 5, 16).double().train()
+    if world_size() > 1:
+        use_global_batch(model)
+    images = torch.rand(16, 3, 16, 16, dtype=torch.float64).chunk(world_size())[rank()]
+    labels = torch.randint(5, (16,)).chunk(world_size())[rank()]
+    cross_entropy(model(images), labels).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    mean_over_ranks_(list(gradients.values()))
+    return gradients | dict(model.named_buffers())
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     return run_on_ranks(2, on_rank, CASES, folder=tmp_path_factory.mktemp("ranks"))
@@ -89,6 +106,12 @@ def test_two_ranks_normalise_as_one_process_does(results, case):
         if name in ("out", "images", "evaluated"):
             whole = whole[: len(value)]
         torch.testing.assert_close(value.double(), whole, rtol=tolerance, atol=tolerance, msg=name)
+
+
+def test_a_resnet_has_the_gradients_of_one_process(tmp_path):
+    wanted, found = resnet_gradients(), run_on_ranks(2, resnet_gradients, folder=tmp_path)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
 
 def test_names_of_the_state_stay_and_evaluation_is_torchs_own():
