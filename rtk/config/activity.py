@@ -41,6 +41,7 @@ NEEDS = (
     Need("sharpness.", "sharpness.variant", lambda variant: variant != "none"),
     Need("sharpness.sigma", "sharpness.variant", _one_of("fsam")),
     Need("sharpness.lmbda", "sharpness.variant", _one_of("fsam")),
+    Need("schedule.warmup_shape", "schedule.warmup", lambda warmup: warmup not in ("0ep", "0steps")),
     Need("schedule.final_fraction", "schedule.name", _one_of("cosine")),
     Need("schedule.swa_lr", "averaging.kind", _one_of("swa")),
     Need("schedule.swa_anneal", "schedule.swa_lr", bool),

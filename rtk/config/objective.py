@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rtk.config.sections import Section, Weight
+from rtk.config.sections import Duration, LastPart, Section, Weight
 
 # What a term can ask for besides the training images: pictures of `data`, and `model.reject_class`.
 Need = Literal["mixing", "outliers", "reject_class"]
@@ -18,7 +19,7 @@ class TermConfig(Section):
     Attributes:
         needs: pictures that the term's view is made with, `mixing` (`data.mixing`, or fractals) or
             `outliers`; `reject_class`, an output more than there are classes.
-        beside: terms without which this one cannot be.
+        beside: terms of which one has to be on wherever this one is; none: it needs none.
         labelled: whether the term tells the model which class is right.
     """
 
@@ -27,6 +28,11 @@ class TermConfig(Section):
     labelled: ClassVar[bool] = True
 
     weight: Weight = Field(0.0, description="factor of the term; 0 switches it off")
+    begin: Duration = Field("0ep", description="training before the term begins")
+    until: Duration | None = Field(None, description="training after which it ends; null: it stays")
+    last: LastPart | None = Field(
+        None, description="`10ep off`: off in the last 10 epochs; `10ep only`: on in these alone"
+    )
 
 
 class ObjectiveConfig(Section):
@@ -45,19 +51,27 @@ class ObjectiveConfig(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> ObjectiveConfig:
-        active = self.active()
-        if not active:
+        if not self.active():
             raise ValueError("every term has weight 0, wanted at least one positive weight")
-        for name, block in active.items():
-            for other in block.beside:
-                if other not in active:
-                    raise ValueError(
-                        f"objective.{name}.weight: needs objective.{other}.weight above 0, got 0"
-                    )
-        if not any(block.labelled for block in active.values()):
+        self.check_together(self.active())
+        return self
+
+    def check_together(self, names: Collection[str]) -> None:
+        """Check that these active terms can be on without the others.
+
+        Raises:
+            ValueError: naming the term that cannot.
+        """
+        blocks = {name: block for name, block in self.active().items() if name in names}
+        for name, block in blocks.items():
+            if block.beside and not any(other in names for other in block.beside):
+                others = " or ".join(f"objective.{other}.weight" for other in block.beside)
+                raise ValueError(f"objective.{name}.weight: needs {others} above 0, got 0")
+        if not blocks:
+            raise ValueError("objective: no term is on, wanted at least one")
+        if not any(block.labelled for block in blocks.values()):
             raise ValueError(
-                f"objective.{next(iter(active))}.weight: the term compares predictions with each other and "
+                f"objective.{next(iter(blocks))}.weight: the term compares predictions with each other and "
                 "learns no label, wanted a term that does beside it, such as objective.cross_entropy.weight "
                 "above 0"
             )
-        return self

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from rtk.config.course import check_course, course_durations
 from rtk.config.data import DataConfig
 from rtk.config.model import ModelConfig
 from rtk.config.objective import ObjectiveConfig
@@ -109,6 +110,7 @@ class RunConfig(Section):
                 f"wanted a multiple of train.workers times train.accumulation ({micro_batches})"
             )
         self._check_local_ascent()
+        self._check_course()
         if self.train.compile and self.train.zero_stage == 3:
             raise ValueError(
                 "train.compile: got true with train.zero_stage 3, which gathers weights by hooks"
@@ -144,6 +146,12 @@ class RunConfig(Section):
                     "class of their own; the one that spreads them over all classes, once called openmix, is "
                     "objective.mixoe"
                 )
+
+    def _check_course(self) -> None:
+        """Here where all is in epochs, or all in steps; else once it is known how many steps an epoch has."""
+        texts = [self.train.duration, *course_durations(self.objective).values()]
+        if len({text.endswith("ep") for text in texts}) == 1:
+            check_course(self.objective, self.train.duration, 1)
 
     def _check_local_ascent(self) -> None:
         if self.sharpness.sync == "global":

@@ -30,6 +30,16 @@ def _check_duration(text: Any) -> str:
 Duration = Annotated[
     str, BeforeValidator(_check_duration), WithJsonSchema({"type": "string", "format": "duration"})
 ]
+
+
+def _check_last_part(text: Any) -> str:
+    words = text.split() if isinstance(text, str) else []
+    if len(words) != 2 or not DURATION.match(words[0]) or words[1] not in ("off", "only"):
+        raise ValueError("wanted a duration and off or only, such as '10ep off'")
+    return " ".join(words)
+
+
+LastPart = Annotated[str, BeforeValidator(_check_last_part), WithJsonSchema({"type": "string"})]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 PositiveInt = Annotated[int, Field(gt=0)]

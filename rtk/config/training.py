@@ -68,7 +68,10 @@ class ScheduleConfig(Section):
     """Learning rate over the run."""
 
     name: Literal["cosine", "constant"] = Field("cosine", description="course after the warm-up")
-    warmup: Duration = Field("0ep", description="linear warm-up from 0")
+    warmup: Duration = Field("0ep", description="warm-up from 0")
+    warmup_shape: Literal["linear", "cosine"] = Field(
+        "linear", description="course of the warm-up; cosine: half of one, as RAT's code"
+    )
     final_fraction: Fraction = Field(0.0, description="learning rate at the end, as a share of the peak")
     swa_lr: PositiveFloat | None = Field(
         None,

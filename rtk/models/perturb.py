@@ -48,28 +48,42 @@ def pgd(
     steps: int,
     direction: Tensor | None = None,
     loss: Callable[..., Tensor] = cross_entropy,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Projected gradient steps inside the box of half-width `radius` and [0, 1] (Madry et al. 2018).
 
     Args:
         model: from images to logits; its training mode is kept and its running statistics are left alone.
-        images: (N, 3, H, W) in [0, 1]; the steps start here.
+        images: (N, 3, H, W) in [0, 1].
         targets: labels (N,) or distributions (N, C) of the loss.
         radius: largest change of a value, one for all images or (N,).
         step_size: size of a signed step, one for all images or (N,).
         steps: number of them.
         direction: as in `fgsm`, the same for all steps.
         loss: from logits and targets to a scalar.
+        start: (N, 3, H, W) where the steps begin; None: at the images.
 
     Returns:
         Perturbed images, detached.
     """
-    perturbed, reach = images.detach(), _per_image(radius, images)
+    perturbed, reach = (images if start is None else start).detach(), _per_image(radius, images)
     for _ in range(steps):
         gradient = input_gradient(model, perturbed, targets, loss)
         moved = fgsm(perturbed, gradient, step_size, direction, clip=False)
         perturbed = torch.clamp(moved, images - reach, images + reach).clamp(0, 1).detach()
     return perturbed
+
+
+def random_start(images: Tensor, radius: float | Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Images with uniform noise in [-radius, radius], kept in [0, 1] (Madry et al. 2018).
+
+    Args:
+        images: (N, 3, H, W) in [0, 1].
+        radius: one for all images or (N,).
+        generator: of the noise; None: torch's own.
+    """
+    noise = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+    return (images + (2 * noise - 1) * _per_image(radius, images)).clamp(0, 1)
 
 
 def input_gradient(

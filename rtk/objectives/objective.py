@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from rtk.models.batchnorm import fixed_running_statistics, undone_recomputation
+from rtk.models.perturb import logits_and_gradient
 from rtk.objectives.term import ActiveTerm, CleanPass
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def compute_losses(
     It is lazy on purpose: the caller back-propagates what has come before the next graph is built, so that
     one graph is held at a time. Only the clean view of the first pass moves BatchNorm's running statistics:
     mixed and PixMix pictures, and weights moved by SAM, are not what the model is evaluated on. Where no
-    term looks at the clean view, the first term's view moves them.
+    term looks at the clean view itself, the attacked one moves them, or else the first term's view.
 
     Args:
         model: images (N, 3, H, W) to logits (N, C).
@@ -43,12 +45,12 @@ def compute_losses(
             batch, as BatchNorm does; a view that an attack starts from still goes first.
         observe: called with every term that keeps a state, its detached logits and its view.
     """
-    attacked = {term.view.name for term in terms if term.attacks}
-    clean: dict[str, CleanPass] = {}
+    sources = attack_sources(terms)
+    passed: dict[ActiveTerm, CleanPass] = {}
     for groups in forward_passes(terms, concatenate):
         first, view = groups[0][0], views[groups[0][0].view.name]
-        images = [_images(model, views, group[0], clean) for group in groups]
-        starts_attack = first.view.name in attacked - clean.keys()
+        images = [_images(model, views, group[0], sources, passed) for group in groups]
+        starts_attack = first in sources.values()
         moves_statistics = first_pass and first is terms[0]
         with nullcontext() if moves_statistics else fixed_running_statistics(model):
             if starts_attack:
@@ -62,17 +64,17 @@ def compute_losses(
                     for term in group
                 ]
         if starts_attack:
-            clean[first.view.name] = CleanPass(images[0], view.targets, logits.detach())
+            passed[first] = CleanPass(images[0], view.targets, logits.detach())
 
 
 def forward_passes(terms: list[ActiveTerm], concatenate: bool) -> list[list[Sharing]]:
     """Terms by forward pass, in order, and within a pass by the images that they look at.
 
     Raises:
-        ValueError: where an attack has no pass of another term to start from.
+        ValueError: as `attack_sources`.
     """
     # An attack starts from the gradient that one backward pass leaves on the images.
-    sources = _attack_sources(terms)
+    sources = list(dict.fromkeys(term for term in attack_sources(terms).values() if term is not None))
     alone = [[[term]] for term in sources]
     shared: dict[str, Sharing] = {}
     for term in terms:
@@ -89,30 +91,56 @@ def images_of_pass(groups: list[Sharing]) -> int:
     return sum(group[0].view.versions for group in groups)
 
 
-def _attack_sources(terms: list[ActiveTerm]) -> list[ActiveTerm]:
-    """The first term without an attack on each view that is attacked."""
-    sources = {}
-    for attacking in terms:
-        view = attacking.view.name
-        if not attacking.attacks or view in sources:
-            continue
-        plain = [term for term in terms if term.view.name == view and not term.attacks]
-        if not plain:
-            raise ValueError(
-                f"objective.{attacking.name}: starts from the view {view!r}, wanted another term of positive "
-                "weight that looks at it"
-            )
-        sources[view] = plain[0]
-    return [*sources.values()]
+def attack_sources(terms: list[ActiveTerm]) -> dict[ActiveTerm, ActiveTerm | None]:
+    """By attacking term the one whose backward pass it starts from; None: it makes a pass of its own.
+
+    Raises:
+        ValueError: where an attack that makes none has no pass of another term to start from.
+    """
+    return {term: _source(term, terms) for term in terms if term.attacks}
+
+
+def _source(attacking: ActiveTerm, terms: list[ActiveTerm]) -> ActiveTerm | None:
+    plain = [term for term in terms if not term.attacks and term.config.labelled]
+    for view in attacking.gradient_of:
+        found = next((term for term in plain if term.view == view), None)
+        if found is not None:
+            return found
+    if attacking.term.gradient_of is None:
+        raise ValueError(
+            f"objective.{attacking.name}: starts from the view {attacking.view.name!r}, wanted another term "
+            "of positive weight that looks at it"
+        )
+    return None
 
 
 def _images(
-    model: nn.Module, views: Mapping[str, View], term: ActiveTerm, clean: Mapping[str, CleanPass]
+    model: nn.Module,
+    views: Mapping[str, View],
+    term: ActiveTerm,
+    sources: Mapping[ActiveTerm, ActiveTerm | None],
+    passed: Mapping[ActiveTerm, CleanPass],
 ) -> Tensor:
+    view = views[term.view.name]
     if term.attacks:
-        return term.attacked_images(model, clean[term.view.name])
-    images = views[term.view.name].images
-    return images.flatten(0, 1) if term.view.versions > 1 else images
+        source = sources[term]
+        start = None if source is None else passed[source]
+        if source is None or source.view != term.view:
+            start = _start(model, view, start)
+        assert start is not None
+        return term.attacked_images(model, start)
+    return view.images.flatten(0, 1) if term.view.versions > 1 else view.images
+
+
+def _start(model: nn.Module, view: View, source: CleanPass | None) -> CleanPass:
+    """A pass over a view for an attack, with the gradient of its cross-entropy or of another view's pass.
+
+    With respect to x the gradient of mixed images x' = l x + (1 - l) y has the signs of that by x'.
+    """
+    images = view.images.detach().requires_grad_(True)
+    logits, gradient = logits_and_gradient(model, images, lambda z: cross_entropy(z, view.targets))
+    images.grad = gradient if source is None else source.images.grad
+    return CleanPass(images, view.targets, logits)
 
 
 def _losses(term: ActiveTerm, logits: Tensor, view: View, observe: Observer | None) -> Tensor:

@@ -31,4 +31,5 @@ def mixed_view(batch: Batch, config: RegMixupConfig) -> View:
     return batch.view(mixup(to_float(batch.images), to_float(partners), lam), batch.mixed(labels, lam))
 
 
-REGMIXUP = Term("regmixup", RegMixupConfig, ViewKind("mixed", "mixup", mixed_view), view_cross_entropy)
+MIXED = ViewKind("mixed", "mixup", mixed_view)
+REGMIXUP = Term("regmixup", RegMixupConfig, MIXED, view_cross_entropy)

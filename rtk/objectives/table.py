@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rtk.config.course import term_steps
 from rtk.config.objective import ObjectiveConfig, TermConfig
 from rtk.config.plugin_files import note_row
 from rtk.config.plugins import add_blocks
@@ -61,19 +62,23 @@ def _check_free(term: Term) -> None:
 
 
 def active_terms(
-    objective: ObjectiveConfig, setup: Callable[[], TermSetup] | None = None
+    objective: ObjectiveConfig,
+    setup: Callable[[], TermSetup] | None = None,
+    course: tuple[int, int] | None = None,
 ) -> list[ActiveTerm]:
     """Terms of positive weight, in the order in which they are back-propagated.
 
     Args:
         objective: settings of all terms.
         setup: gives what their states are built from; None: they get none, for those who only look at them.
+        course: steps of an epoch and of the run, between which terms may begin and end; None: all are on.
     """
     active = []
     for name, config in objective.active().items():
         build = TERMS[name].state
         state = None if build is None or setup is None else build(config, setup())
-        active.append(ActiveTerm(TERMS[name], config, state))
+        steps = None if course is None else term_steps(config, *course)
+        active.append(ActiveTerm(TERMS[name], config, state, steps))
     return sorted(active, key=_place)
 
 

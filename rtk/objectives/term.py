@@ -105,6 +105,9 @@ class Term:
         loss: losses (n,) from logits (n, C) or (n, versions, C), the view, the block and the state.
         attack: makes the images that the term looks at in place of its view's, from the model, the pass of
             the first other term that looks at this view, and the block.
+        gradient_of: from the block to the views whose loss an attack takes the gradient of, the first that a
+            term looks at; where none does, the attack's start is a pass of its own over its view's
+            cross-entropy. None: of the term's own view, which another term has to look at.
         state: builds what the term keeps between steps, from the block and a `TermSetup`.
     """
 
@@ -113,16 +116,18 @@ class Term:
     view: ViewKind
     loss: Callable[[Tensor, View, Any, Any], Tensor]
     attack: Callable[[nn.Module, CleanPass, Any], Tensor] | None = None
+    gradient_of: Callable[[Any], tuple[ViewKind, ...]] | None = None
     state: Callable[[Any, TermSetup], TermState] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class ActiveTerm:
-    """A term with the settings of a run, and its state where it keeps one."""
+    """A term with the settings of a run, its state where it keeps one, and the steps in which it is on."""
 
     term: Term
     config: TermConfig
     state: TermState | None = None
+    steps: range | None = None  # None: all
 
     @property
     def name(self) -> str:
@@ -139,10 +144,19 @@ class ActiveTerm:
         """What it looks at."""
         return self.term.view
 
+    def is_on(self, step: int) -> bool:
+        """Whether it takes part in a step of the run."""
+        return self.steps is None or step in self.steps
+
     @property
     def attacks(self) -> bool:
         """Whether it looks at attacked images."""
         return self.term.attack is not None
+
+    @property
+    def gradient_of(self) -> tuple[ViewKind, ...]:
+        """Views whose loss its attack takes the gradient of, the first that a term looks at."""
+        return (self.view,) if self.term.gradient_of is None else self.term.gradient_of(self.config)
 
     def losses(self, logits: Tensor, view: View) -> Tensor:
         """Per-sample losses (n,)."""

@@ -6,7 +6,13 @@ import math
 
 
 def learning_rate(
-    step: int, total_steps: int, peak: float, name: str = "cosine", warmup_steps: int = 0, final: float = 0.0
+    step: int,
+    total_steps: int,
+    peak: float,
+    name: str = "cosine",
+    warmup_steps: int = 0,
+    final: float = 0.0,
+    warmup_shape: str = "linear",
 ) -> float:
     """Learning rate of an optimiser step.
 
@@ -15,11 +21,13 @@ def learning_rate(
         total_steps: steps of the whole run.
         peak: learning rate after the warm-up.
         name: `cosine` (Loshchilov & Hutter 2017, equation 5, without restarts) or `constant`.
-        warmup_steps: steps of linear growth to the peak.
+        warmup_steps: steps of growth to the peak.
         final: learning rate at the end as a share of the peak.
+        warmup_shape: of the growth, `linear`, or `cosine` (half of one, as RAT's code).
     """
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        grown = (step + 1) / warmup_steps
+        return peak * (1 - _falling(grown) if warmup_shape == "cosine" else grown)
     if name == "constant":
         return peak
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rtk.config.changes import When, changing_keys, may_change
+from rtk.config.course import check_course
 from rtk.config.errors import ConfigError
 from rtk.config.load import flatten, override_config
 from rtk.config.overrides import parse_override
@@ -156,9 +157,14 @@ def open_for_training(config: RunConfig, record: DataRecord = NO_RECORD) -> RunS
 
 
 def total_steps(config: RunConfig, train: ImageDataset) -> int:
-    """Optimiser steps of a run, from the number of rows alone."""
+    """Optimiser steps of a run, from the number of rows alone.
+
+    Raises:
+        ValueError: terms begin or end past them, or cannot be together at some.
+    """
     rows = trained_rows(config, train)
     steps = steps_per_epoch(rows, config.train.batch_size, config.data.remainder)
+    check_course(config.objective, config.train.duration, steps)
     return duration_steps(config.train.duration, steps)
 
 

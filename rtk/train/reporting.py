@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import psutil
@@ -39,7 +41,7 @@ class Reporter:
         self._reset()
 
     def _reset(self) -> None:
-        self.steps, self.waited, self.sums = 0, 0.0, dict[str, float]()
+        self.steps, self.waited, self.losses = 0, 0.0, defaultdict[str, list[float]](list)
         self.interval_started = time.monotonic()
 
     def step(self, step: int, losses: Mapping[str, float], rate: float, waited: float) -> None:
@@ -47,7 +49,7 @@ class Reporter:
         self.steps += 1
         self.waited += waited
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.losses[name].append(value)
         is_last = step + 1 == self.total_steps or (step + 1) % self.steps_per_epoch == 0
         if self.steps >= LOG_EVERY_STEPS or is_last:
             self._log(step + 1, rate)
@@ -66,7 +68,7 @@ class Reporter:
 
     def _log(self, step: int, rate: float) -> None:
         seconds = time.monotonic() - self.interval_started
-        values = {f"train/loss/{name}": total / self.steps for name, total in self.sums.items()}
+        values = {f"train/loss/{name}": fmean(of_steps) for name, of_steps in self.losses.items()}
         values["train/lr"] = rate
         values["train/images_per_second"] = self.steps * self.batch_size / seconds
         values["train/data_wait"] = self.waited / seconds

@@ -48,7 +48,8 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
         assert data is not None
         return TermSetup(job.outputs, data.sample_ids(), device, job.steps_per_epoch)
 
-    terms = active_terms(config.objective, None if data is None else setup)
+    course = (job.steps_per_epoch, job.total_steps)
+    terms = active_terms(config.objective, None if data is None else setup, course)
     apart = [] if shares_batch(config) else batchnorm_buffers(model)
     return TrainState(engine, shards, methods, terms, apart, concatenate)
 

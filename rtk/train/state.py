@@ -35,6 +35,10 @@ class TrainState:
     buffers: list[Tensor]
     concatenate: bool = False
 
+    def terms_at(self, step: int) -> list[ActiveTerm]:
+        """The terms that are on in a step."""
+        return [term for term in self.terms if term.is_on(step)]
+
     def ascent_at(self, step: int) -> Method | None:
         """The method that takes a second pass in a step."""
         return next((method for method in self.methods.values() if method.ascends_at(step)), None)

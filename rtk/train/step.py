@@ -47,14 +47,14 @@ def train_step(
     """
     noise = (seed, 1, step, rank())
     batches, seen = micro_batches(views, accumulation), Seen()
-    ascent = state.ascent_at(step)
+    ascent, terms = state.ascent_at(step), state.terms_at(step)
     reduce = ascent is None or ascent.averaged
-    losses = back_propagate(state, batches, noise, reduce=reduce, observe=seen.observe)
+    losses = back_propagate(state, terms, batches, noise, reduce=reduce, observe=seen.observe)
     if ascent is not None:
         with ascent.ascended():
             if redrawn is not None:
                 batches = micro_batches(redrawn, accumulation)
-            again = back_propagate(state, batches, noise, first_pass=False)
+            again = back_propagate(state, terms, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
     try:
         means = finite_means(losses, step)
@@ -66,7 +66,7 @@ def train_step(
     for method in state.methods.values():
         method.after_step()
     seen.update_states()
-    return {term.name: means[term.name] for term in state.terms}
+    return {term.name: means[term.name] for term in terms}
 
 
 class Seen:
@@ -96,22 +96,23 @@ def micro_batches(views: dict[str, View], count: int) -> list[dict[str, View]]:
 
 def back_propagate(
     state: TrainState,
+    terms: list[ActiveTerm],
     batches: list[dict[str, View]],
     noise: tuple[int, ...],
     first_pass: bool = True,
     reduce: bool = True,
     observe: Observer | None = None,
 ) -> dict[str, Tensor]:
-    """Gradients of the weighted sum of all terms; mean loss (a scalar tensor) of every term.
+    """Gradients of the weighted sum of some terms; mean loss (a scalar tensor) of each.
 
     `noise` seeds dropout and drop path, so that both passes of SAM drop the same units. Without `reduce`
     the gradients stay this rank's own. `observe` is called with what the terms that keep a state see.
     """
     seed_torch(*noise)
     losses: dict[str, Tensor] = {}
-    final = forward_passes(state.terms, state.concatenate)[-1][-1][-1]
+    final = forward_passes(terms, state.concatenate)[-1][-1][-1]
     for number, views in enumerate(batches, 1):
-        passes = compute_losses(state.engine, views, state.terms, first_pass, state.concatenate, observe)
+        passes = compute_losses(state.engine, views, terms, first_pass, state.concatenate, observe)
         for together in passes:
             means = {term: per_sample.mean() / len(batches) for term, per_sample in together}
             last = number == len(batches) and final in means

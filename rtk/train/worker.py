@@ -120,7 +120,6 @@ def _batches(
     job: TrainingJob, data: TrainingData, state: TrainState, device: torch.device, start: int
 ) -> Iterator[tuple[Views, Views | None]]:
     """Views of every step from `start` on, made one step ahead, and of its second pass where redrawn."""
-    names = {term.view.name for term in state.terms}
     load = Loader(
         job.config,
         partial(_view_maker, job, data, device),
@@ -132,6 +131,7 @@ def _batches(
     )
 
     def make(step: int) -> tuple[Views, Views | None]:
+        names = {term.view.name for term in state.terms_at(step)}
         views, redraw = load(step, names), job.config.sharpness.redraw_views
         if not redraw or state.ascent_at(step) is None:
             return views, None
@@ -202,6 +202,7 @@ def rate_at(config: RunConfig, step: int, job: TrainingJob) -> float:
         schedule.name,
         duration_steps(schedule.warmup, epoch),
         schedule.final_fraction,
+        schedule.warmup_shape,
     )
     if schedule.swa_lr is None or not averaging:
         return rate

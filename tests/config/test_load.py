@@ -68,8 +68,10 @@ def test_bad_overrides_are_named(override, message):
         load_config("digits_demo", override if isinstance(override, list) else [override])
 
 
-def test_rat_needs_the_clean_term():
+def test_rat_needs_the_clean_term_or_mixup():
     overrides = ["objective.rat.weight=1", "objective.cross_entropy.weight=0"]
+    assert load_config("digits_demo", overrides).objective.rat.weight == 1
+    overrides += ["objective.regmixup.weight=0", "objective.regpixmix.weight=1"]
     with pytest.raises(ConfigError, match=r"^objective.rat.weight: needs objective.cross_entropy.weight"):
         load_config("digits_demo", overrides)
 
