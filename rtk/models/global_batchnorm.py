@@ -21,12 +21,12 @@ class Moments(NamedTuple):
     Attributes:
         mean: (C,).
         variance: (C,), biased.
-        count: values a channel, a scalar tensor.
+        values: how many a channel, a scalar tensor.
     """
 
     mean: Tensor
     variance: Tensor
-    count: Tensor
+    values: Tensor
 
 
 def check_layers(model: nn.Module) -> None:
@@ -104,7 +104,7 @@ def _move_running_statistics(layer: _BatchNorm, moments: Moments) -> None:
     assert layer.num_batches_tracked is not None
     layer.num_batches_tracked.add_(1)
     rate = 1 / layer.num_batches_tracked.item() if layer.momentum is None else layer.momentum
-    unbiased = moments.variance * (moments.count / (moments.count - 1))
+    unbiased = moments.variance * (moments.values / (moments.values - 1))
     layer.running_mean.lerp_(moments.mean.to(layer.running_mean), rate)
     layer.running_var.lerp_(unbiased.to(layer.running_var), rate)
 
