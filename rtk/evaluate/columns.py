@@ -13,7 +13,8 @@ def as_lists(values: Tensor) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
-def as_matrix(column: pa.ChunkedArray, rows: int) -> np.ndarray:
+def as_matrix(column: pa.Array | pa.ChunkedArray, rows: int) -> np.ndarray:
     """Lists of equal length as (rows, D)."""
-    matrix: np.ndarray = column.combine_chunks().flatten().to_numpy().reshape(rows, -1)
+    joined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    matrix: np.ndarray = joined.flatten().to_numpy().reshape(rows, -1)
     return matrix

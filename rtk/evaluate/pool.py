@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from rtk.config.schema import EvaluateConfig
-from rtk.data.decode.pipeline import Selection, decode_block, encoded_blocks
+from rtk.data.decode.blocks import Prepare, decoded_blocks
+from rtk.data.decode.pipeline import Selection, decode_block
 from rtk.evaluate.actors import ModelActor, Work
 from rtk.evaluate.columns import as_matrix
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
 from rtk.runtime.environment import available_cpus
+from rtk.runtime.large_arrays import empty_array
 
 # Scores are fitted on it, but never computed for it.
 FIT_SET = "train"
@@ -72,7 +75,7 @@ class Pool:
         self,
         selections: Mapping[str, Selection],
         work: Work,
-        prepare: Callable[[pa.Table], Any] = decode_block,
+        prepare: Prepare = decode_block,
     ) -> Iterator[pa.Table]:
         """What the actors make of the decoded blocks of data sets, in any order.
 
@@ -93,7 +96,7 @@ class Pool:
         shared = ray.put(work)
         free = deque(self.actors * QUEUED)
         busy: dict[Any, Any] = {}
-        for block in self._decoded(selections, prepare):
+        for block in decoded_blocks(selections, self.settings.batch_size, prepare):
             if not free:
                 yield _finished(busy, free)
             actor = free.popleft()
@@ -119,24 +122,6 @@ class Pool:
         arguments = (str(self.run.path), self.checkpoint, threads, self.run.config().train.precision)
         return [actor.remote(*arguments) for _ in range(size)]
 
-    def _decoded(
-        self, selections: Mapping[str, Selection], prepare: Callable[[pa.Table], Any]
-    ) -> Iterator[Any]:
-        """References to decoded blocks, as they become ready."""
-        import ray
-
-        blocks = [
-            block
-            for name, selection in selections.items()
-            for block in encoded_blocks(name, selection, self.settings.batch_size)
-        ]
-        decoded = ray.data.from_arrow(blocks).map_batches(
-            prepare, batch_size=None, batch_format="pyarrow", zero_copy_batch=True
-        )
-        decoded.context.raise_original_map_exception = True
-        for bundle in decoded.iter_internal_ref_bundles():
-            yield from (entry.ref for entry in bundle.blocks)
-
 
 def _finished(busy: dict[Any, Any], free: deque[Any]) -> pa.Table:
     """The next result that is ready; its actor is free for another block."""
@@ -147,14 +132,25 @@ def _finished(busy: dict[Any, Any], free: deque[Any]) -> pa.Table:
     try:
         result: pa.Table = ray.get(ready)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
+        raise _cause(error) from error
     return result
 
 
+def _cause(error: Any) -> BaseException:
+    """What was raised, by whichever of the tasks that work for each other."""
+    found: BaseException = error
+    while (cause := getattr(found, "cause", None)) is not None:
+        found = cause
+    return found
+
+
 def collect(
-    blocks: Iterator[pa.Table], selections: Mapping[str, Selection], done: Counted | None = None
+    blocks: Iterator[pa.Table], selections: Mapping[str, Selection], folder: Path, done: Counted | None = None
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Data sets, each as soon as it is complete: its name and its columns, rows where their numbers say."""
+    """Data sets, each as soon as it is complete: its name and its columns, rows where their numbers say.
+
+    Large columns lie in files of `folder` until then.
+    """
     outputs: dict[str, dict[str, np.ndarray]] = {name: {} for name in selections}
     left = {name: len(selection) for name, selection in selections.items()}
     for block in blocks:
@@ -163,7 +159,9 @@ def collect(
             values = block[column]
             found = as_matrix(values, len(rows)) if pa.types.is_nested(values.type) else values.to_numpy()
             shape = (len(selections[name]), *found.shape[1:])
-            outputs[name].setdefault(column, np.empty(shape, found.dtype))[rows] = found
+            if column not in outputs[name]:
+                outputs[name][column] = empty_array(shape, found.dtype, folder)
+            outputs[name][column][rows] = found
         left[name] -= len(rows)
         if done is not None:
             done.add(len(rows))

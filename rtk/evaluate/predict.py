@@ -57,7 +57,7 @@ def predict_datasets(
     for (outputs, missing), names in passes.items():
         part = {name: selections[name] for name in names}
         work = Predict(outputs, missing, fitted_files)
-        for name, columns in collect(pool.run_blocks(part, work), part, done):
+        for name, columns in collect(pool.run_blocks(part, work), part, folder, done):
             added = {score: score_stamps[score] for score in missing}
             files[name].write(part[name], columns, added)
     return {name: file.path for name, file in files.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,30 @@ import torch
 from rtk.data.decode.pipeline import Selection
 from rtk.evaluate.columns import as_lists, as_matrix
 from rtk.runs.atomic import replacing
+from rtk.runtime.large_arrays import ROWS_AT_A_TIME, empty_array
 
 METADATA_KEY = b"rtk"
 MATRICES = ("logits", "features")
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a file: `logits` (N, C), `features` (N, D) and image scores (N,) float32, the rest int64."""
-    table = pq.read_table(path)
-    return {
-        name: as_matrix(table[name], len(table)) if name in MATRICES else table[name].to_numpy()
-        for name in table.column_names
-    }
+    """Columns of a file: `logits` (N, C), `features` (N, D) and image scores (N,) float32, the rest int64.
+
+    They may be changed. Large ones lie in files beside this one, not in memory (`rtk.runtime.large_arrays`).
+    """
+    columns: dict[str, np.ndarray] = {}
+    start = 0
+    with pq.ParquetFile(path) as file:
+        rows = file.metadata.num_rows
+        for batch in file.iter_batches(ROWS_AT_A_TIME):
+            for name in batch.schema.names:
+                column = batch[name]
+                found = as_matrix(column, len(batch)) if name in MATRICES else column.to_numpy()
+                if name not in columns:
+                    columns[name] = empty_array((rows, *found.shape[1:]), found.dtype, path.parent)
+                columns[name][start : start + len(batch)] = found
+            start += len(batch)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -53,23 +66,51 @@ class PredictionsFile:
         """Write predictions, or add scores to those that are there; a reader never sees half a file."""
         stored: dict[str, Any] = {"predictions": self.stamp, "scores": {}}
         if "logits" in columns:
-            matrices = {name: as_lists(torch.from_numpy(columns[name])) for name in MATRICES}
-            known = {
-                "sample_id": selection.sample_ids(),
-                "label": selection.labels(),
-                "prediction": columns["logits"].argmax(1),
-            }
-            table = pa.table({**known, **matrices})
+            known = {"sample_id": selection.sample_ids(), "label": selection.labels()}
+            tables = _parts(known, columns)
         else:
-            stored = read_stamp(self.path)
-            table = pq.read_table(self.path)
-        for name in scores:
-            kept = [column for column in table.column_names if column != name]
-            table = table.select(kept).append_column(name, pa.array(columns[name]))
+            stored, tables = read_stamp(self.path), self._stored_parts(scores)
         stored["scores"] |= scores
+        added = {name: columns[name] for name in scores}
         metadata = {METADATA_KEY: json.dumps(stored).encode()}
         with replacing(self.path) as partial:
-            pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
+            _write_parts(partial, _with_columns(tables, added), metadata)
+
+    def _stored_parts(self, without: Container[str]) -> Iterator[pa.Table]:
+        with pq.ParquetFile(self.path) as file:
+            kept = [name for name in file.schema_arrow.names if name not in without]
+            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=kept):
+                yield pa.Table.from_batches([batch])
+
+
+def _parts(known: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]) -> Iterator[pa.Table]:
+    """Consecutive rows of predictions."""
+    for start in range(0, len(columns["logits"]), ROWS_AT_A_TIME):
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        matrices = {name: as_lists(torch.from_numpy(columns[name][rows])) for name in MATRICES}
+        prediction = columns["logits"][rows].argmax(1)
+        parts = {name: values[rows] for name, values in known.items()}
+        yield pa.table({**parts, "prediction": prediction, **matrices})
+
+
+def _with_columns(tables: Iterable[pa.Table], added: Mapping[str, np.ndarray]) -> Iterator[pa.Table]:
+    """Consecutive tables, each with its rows of further columns."""
+    start = 0
+    for table in tables:
+        rows = slice(start, start + len(table))
+        for name, values in added.items():
+            table = table.append_column(name, pa.array(values[rows]))
+        yield table
+        start = rows.stop
+
+
+def _write_parts(path: Path, tables: Iterator[pa.Table], metadata: Mapping[bytes, bytes]) -> None:
+    """A row group each, of which one at a time is in memory."""
+    first = next(tables)
+    schema = first.schema.with_metadata(metadata)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table.cast(schema))
 
 
 def read_stamp(path: Path) -> dict[str, Any]:

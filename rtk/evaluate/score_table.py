@@ -14,6 +14,7 @@ from rtk.config.schema import RunConfig
 from rtk.data.sets.of_run import split_train
 from rtk.evaluate.suites import OODSet
 from rtk.models import Classifier
+from rtk.runtime.large_arrays import take_rows
 from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score
 
 Columns = Mapping[str, np.ndarray]
@@ -22,8 +23,7 @@ Rows = np.ndarray | slice
 
 def as_predictions(columns: Columns, rows: Rows = slice(None)) -> Predictions:
     """Columns of a predictions file as what scores take, all rows or some."""
-    # Chosen rows are a copy already; whole columns may be read-only.
-    picked = {name: torch.from_numpy(np.require(columns[name][rows], requirements="W")) for name in columns}
+    picked = {name: torch.from_numpy(take_rows(values, rows)) for name, values in columns.items()}
     image_scores = {name: values for name, values in picked.items() if name in SCORES}
     return Predictions(picked["logits"], picked["features"], picked["label"], image_scores)
 

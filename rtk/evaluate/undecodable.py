@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rtk.config.data import DataConfig
+from rtk.data.decode.blocks import find_faults
 from rtk.data.decode.faults import Fault, FaultLog
-from rtk.data.decode.pipeline import Selection, find_faults
+from rtk.data.decode.pipeline import Selection
 from rtk.data.sets.dataset import content_hash
 from rtk.runs.atomic import write_json
 from rtk.runtime.console import progress_bar
@@ -61,7 +62,7 @@ def _find(selections: Mapping[str, Selection]) -> dict[str, list[dict[str, Any]]
     with progress_bar("looking for images that cannot be decoded") as progress:
         for fault in find_faults(selections, progress):
             faults[fault.set].append(asdict(fault))
-    return faults
+    return {name: sorted(found, key=lambda fault: fault["row"]) for name, found in faults.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import Fault, FaultLog
 from rtk.data.image import BadImageError, decode_rgb
-from rtk.data.sets.dataset import ImageDataset, labels, read_integers
+from rtk.data.sets.dataset import READ_BYTES, ImageDataset, labels, read_integers
 from rtk.runtime.console import Progress
 
 if TYPE_CHECKING:
@@ -120,32 +119,6 @@ def decode_datasets(
     return {name: _arrays(images[name], selection, bad[name]) for name, selection in selections.items()}
 
 
-def find_faults(selections: Mapping[str, Selection], progress: Progress | None = None) -> Iterator[Fault]:
-    """Decode data sets for nothing but those of their images that cannot be.
-
-    Args:
-        selections: data sets by name.
-        progress: called with the number of images done and their total.
-    """
-    import ray
-
-    blocks = [block for name, selection in selections.items() for block in encoded_blocks(name, selection)]
-    tried = ray.data.from_arrow(blocks).map_batches(
-        lambda block: decode_block(block).drop_columns(["pixels", "size"]),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-    )
-    tried.context.execution_options.preserve_order = True
-    done, total = 0, sum(len(selection) for selection in selections.values())
-    for block in tried.iter_batches(batch_size=None, batch_format="pyarrow"):
-        bad = block.filter(pc.is_valid(block["reason"]))
-        yield from (Fault(**row) for row in bad.to_pylist())
-        done += len(block)
-        if progress is not None:
-            progress(done, total)
-
-
 def warn_of_full_cluster() -> None:
     """Say on standard error that nothing can be decoded until a CPU is free, where none is."""
     import ray
@@ -159,21 +132,48 @@ def warn_of_full_cluster() -> None:
         )
 
 
-def encoded_blocks(name: str, selection: Selection, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
-    """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
-    row, read, used = 0, 0, selection.kept
-    for file in selection.dataset.files:
-        with selection.dataset.filesystem.open_input_file(file) as opened:
-            for batch in pq.ParquetFile(opened).iter_batches(size, columns=selection.columns):
+@dataclass(frozen=True)
+class FilePart:
+    """The rows of one file of a data set: row `start` of all its files and those that follow."""
+
+    name: str
+    selection: Selection
+    file: str
+    start: int
+
+    def blocks(self, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
+        """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
+        read, used = self.start, self.selection.kept
+        row = int(np.searchsorted(used, read))
+        with self.selection.dataset.filesystem.open_input_file(self.file) as opened:
+            # Read in small pieces: by default whole column chunks are fetched, possibly gigabytes.
+            parquet = pq.ParquetFile(opened, pre_buffer=False, buffer_size=READ_BYTES)
+            for batch in parquet.iter_batches(size, columns=self.selection.columns):
                 kept = used[row : np.searchsorted(used, read + len(batch))]
                 if len(kept):
-                    part = (
-                        batch.take(pa.array(kept - read)) if selection.left_out else batch.slice(0, len(kept))
-                    )
-                    yield encoded_block(name, row, selection, part)
+                    whole = len(kept) == len(batch)
+                    chosen = batch if whole else batch.take(pa.array(kept - read))
+                    yield encoded_block(self.name, row, self.selection, chosen)
                 row, read = row + len(kept), read + len(batch)
                 if row == len(used):
                     return
+
+
+def file_parts(name: str, selection: Selection) -> Iterator[FilePart]:
+    """The files of a data set that have rows to use."""
+    start, used = 0, len(selection) + len(selection.left_out)
+    for file in selection.dataset.files:
+        if start >= used:
+            return
+        yield FilePart(name, selection, file, start)
+        with selection.dataset.filesystem.open_input_file(file) as opened:
+            start += pq.read_metadata(opened).num_rows
+
+
+def encoded_blocks(name: str, selection: Selection, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
+    """Blocks of at most `size` encoded images of a data set, in the order of its rows."""
+    for part in file_parts(name, selection):
+        yield from part.blocks(size)
 
 
 def encoded_block(name: str, row: int, selection: Selection, batch: pa.RecordBatch) -> pa.Table:

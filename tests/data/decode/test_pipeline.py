@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rtk.data.decode.pipeline import Selection, decode_datasets, encoded_blocks, find_faults
+from rtk.data.decode.blocks import find_faults
+from rtk.data.decode.pipeline import Selection, decode_datasets, encoded_blocks
 from rtk.data.image import BadImageError, encode_png, resize_and_crop
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
