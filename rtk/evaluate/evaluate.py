@@ -86,6 +86,7 @@ def _evaluate(
     tested = predictions["test"]
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
     result |= _measured_on(selections, evaluation.sets, stamps)
+    result["fitted_on"] = {"train": len(fit.train), "validation": len(fit.validation)}
     if corrupted is not None:
         chosen = selections["test"].first(corrupted) if corrupted else selections["test"]
         result["corruptions"] = _measure_corruptions(pool, chosen, measured, result)

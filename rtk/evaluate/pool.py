@@ -132,16 +132,8 @@ def _finished(busy: dict[Any, Any], free: deque[Any]) -> pa.Table:
     try:
         result: pa.Table = ray.get(ready)
     except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from error
+        raise error.cause from error
     return result
-
-
-def _cause(error: Any) -> BaseException:
-    """What was raised, by whichever of the tasks that work for each other."""
-    found: BaseException = error
-    while (cause := getattr(found, "cause", None)) is not None:
-        found = cause
-    return found
 
 
 def collect(

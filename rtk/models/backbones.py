@@ -115,7 +115,8 @@ def _build_timm(config: ModelConfig, name: str, image_size: int) -> tuple[nn.Mod
     _check_size(backbone, image_size)
     if is_dinov3(name):
         keep_rope_periods(backbone)
-    return backbone, backbone.num_features
+    # Some, such as MobileNetV3 and VGG, have a layer between the pooled features and the classifier.
+    return backbone, getattr(backbone, "head_hidden_size", None) or backbone.num_features
 
 
 def keep_rope_periods(backbone: Any) -> None:

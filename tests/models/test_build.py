@@ -71,6 +71,13 @@ def test_any_timm_backbone():
     assert build_model(ModelConfig(name="timm/test_resnet"), 5)(torch.rand(2, 3, 64, 64)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(("name", "features"), [("mobilenetv3_small_050", 1024), ("ghostnet_100", 1280)])
+def test_features_are_those_that_the_classifier_sees(name, features):
+    model = build_model(ModelConfig(name=f"timm/{name}"), 5).eval()
+    logits, found = model.forward_features(torch.rand(2, 3, 32, 32))
+    assert (logits.shape, found.shape) == ((2, 5), (2, features))
+
+
 @pytest.mark.parametrize(
     ("name", "millions"),
     [

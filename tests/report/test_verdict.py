@@ -53,3 +53,7 @@ def test_images_are_counted_by_set():
         "Images: test 1,797; near-OOD cats 60, dogs 20; far-OOD noise 7; left out, as they cannot be "
         "decoded: 3 of cats."
     )
+    fitted = {"fitted_on": {"train": 1_281_167, "validation": 50_000}}
+    assert image_counts(result | fitted, counts).endswith(
+        " 3 of cats. Scores are fitted on 1,281,167 training and 50,000 validation images."
+    )

@@ -161,13 +161,15 @@ class FilePart:
 
 def file_parts(name: str, selection: Selection) -> Iterator[FilePart]:
     """The files of a data set that have rows to use."""
+    files = selection.dataset.files
     start, used = 0, len(selection) + len(selection.left_out)
-    for file in selection.dataset.files:
+    for number, file in enumerate(files):
+        if number:
+            with selection.dataset.filesystem.open_input_file(files[number - 1]) as opened:
+                start += pq.read_metadata(opened).num_rows
         if start >= used:
             return
         yield FilePart(name, selection, file, start)
-        with selection.dataset.filesystem.open_input_file(file) as opened:
-            start += pq.read_metadata(opened).num_rows
 
 
 def encoded_blocks(name: str, selection: Selection, size: int = ROWS_PER_BLOCK) -> Iterator[pa.Table]:
