@@ -30,7 +30,7 @@ def read_predictions(path: Path) -> dict[str, np.ndarray]:
     """
     columns: dict[str, np.ndarray] = {}
     start = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # or all of it is fetched at once
         rows = file.metadata.num_rows
         for batch in file.iter_batches(ROWS_AT_A_TIME):
             for name in batch.schema.names:
@@ -77,7 +77,7 @@ class PredictionsFile:
             _write_parts(partial, _with_columns(tables, added), metadata)
 
     def _stored_parts(self, without: Container[str]) -> Iterator[pa.Table]:
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:
             kept = [name for name in file.schema_arrow.names if name not in without]
             for batch in file.iter_batches(ROWS_AT_A_TIME, columns=kept):
                 yield pa.Table.from_batches([batch])
