@@ -99,12 +99,12 @@ def image_counts(result: Mapping[str, Any], counts: Mapping[str, int]) -> str:
             parts.append(f"{group}-OOD {', '.join(own)}")
     skipped = [f"{count:,} of {name}" for name, count in result.get("skipped", {}).items()]
     left_out = f"; left out, as they cannot be decoded: {', '.join(skipped)}" if skipped else ""
-    fitted = result.get("fitted_on")  # evaluations from before do not say
-    on = (
-        ""
-        if fitted is None
-        else (
-            f" Scores are fitted on {fitted['train']:,} training and {fitted['validation']:,} validation images."
-        )
-    )
-    return f"Images: {'; '.join(parts)}{left_out}.{on}"
+    return f"Images: {'; '.join(parts)}{left_out}.{_fitted_on(result)}"
+
+
+def _fitted_on(result: Mapping[str, Any]) -> str:
+    """On how many images scores are fitted; evaluations from before do not say."""
+    if "fitted_on" not in result:
+        return ""
+    train, validation = (result["fitted_on"][name] for name in ("train", "validation"))
+    return f" Scores are fitted on {train:,} training and {validation:,} validation images."
