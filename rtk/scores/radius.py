@@ -8,6 +8,7 @@ radius, interpolates, and drops an image as soon as its radius is known to `tole
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from rtk.models.perturb import fgsm, logits_and_gradient, pgd
 from rtk.scores.gradients import LARGEST_RADIUS
-from rtk.scores.hyperparameters import PositiveInt, between
+from rtk.scores.hyperparameters import PositiveInt, PositiveNumber, between
 from rtk.scores.logits import soft_margin
 from rtk.scores.score import Score
 
@@ -33,6 +34,7 @@ def rr_bs(
     *,
     solver: Solver = "fgsm",
     steps: PositiveInt = 10,
+    temperature: PositiveNumber = 1.0,
     clip: bool = True,
     tolerance: Annotated[float, between(0, 1, "()")] = 0.005,
     budget: PositiveInt = 24,
@@ -45,6 +47,7 @@ def rr_bs(
         solver: "fgsm", one signed step of the whole radius e in a fixed direction, or "pgd", signed steps of
             e / 4 from the image, projected to the box of half-width e.
         steps: of PGD.
+        temperature: T of the loss that the attack climbs, that of z / T.
         clip: keep attacked images in [0, 1] (RAT_MisD's `RobustRadiusTester`); False as its
             `NoisePerturbedRateTester`. PGD always does.
         tolerance: width of the final bracket relative to the radius, whose middle is returned.
@@ -52,12 +55,13 @@ def rr_bs(
 
     Source: RAT, arXiv 2503.14783 (RR-BS).
     """
-    logits, gradient = logits_and_gradient(model, images, lambda z: -soft_margin(z).sum())
+    logits, gradient = logits_and_gradient(model, images, lambda z: -soft_margin(z / temperature).sum())
     predicted = logits.argmax(dim=1)
 
     def margin_at(rows: Tensor, radius: Tensor) -> Tensor:
         if solver == "pgd":
-            attacked = pgd(model, images[rows], predicted[rows], radius, radius / 4, steps, loss=_doubt)
+            loss = partial(_doubt, temperature=temperature)
+            attacked = pgd(model, images[rows], predicted[rows], radius, radius / 4, steps, loss=loss)
         else:
             attacked = fgsm(images[rows], gradient[rows], radius, clip=clip)
         with torch.no_grad():
@@ -136,9 +140,9 @@ def _next_radius(
     return radius.clamp(SMALLEST_RADIUS / 4, LARGEST_RADIUS)
 
 
-def _doubt(logits: Tensor, classes: Tensor) -> Tensor:
+def _doubt(logits: Tensor, classes: Tensor, temperature: float) -> Tensor:
     """Minus the soft margin of given classes, summed: climbs as cross-entropy does, but never vanishes."""
-    own = classes.unsqueeze(1)
+    own, logits = classes.unsqueeze(1), logits / temperature
     others = logits.scatter(1, own, -torch.inf).logsumexp(dim=1)
     return (others - logits.gather(1, own).squeeze(1)).sum()
 

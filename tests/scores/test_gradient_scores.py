@@ -110,6 +110,18 @@ def test_rr_bs_radius_separates_kept_from_changed(recorded):
         assert ((net(attacked).argmax(1) == predicted) == kept).all()
 
 
+@pytest.mark.parametrize("solver", ["fgsm", "pgd"])
+def test_rr_bs_at_a_temperature_is_that_of_logits_divided_by_it(recorded, solver):
+    data, net, x = recorded
+    warm = Net(data)
+    with torch.no_grad():
+        warm.fc.weight /= 1.5
+        warm.fc.bias /= 1.5
+    at_temperature = rr_bs(net, x, solver=solver, temperature=1.5)
+    close(at_temperature, rr_bs(warm, x, solver=solver).numpy(), rtol=1e-2, atol=1e-6)
+    assert (at_temperature - rr_bs(net, x, solver=solver)).abs().max() > 1e-5
+
+
 def test_rr_bs_stops_early_and_honours_the_budget(recorded):
     data, _, x = recorded
     for budget, most in ((24, 9), (3, 4)):
