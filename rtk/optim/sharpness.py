@@ -161,6 +161,8 @@ class SharpnessAware(Optimizer, Method):
         self.shards.clear_gradients()  # the list above is now all that holds them: it is worked on in place
         weights = self.shards.weights()
         if self.variant == "fsam" and self._norm(directions).isfinite():
+            # Less its average a gradient is sparse no longer.
+            directions = [each.to_dense() if each.is_sparse else each for each in directions]
             self._take_off_average(keys, directions)
         if self.adaptive:
             torch._foreach_mul_(directions, weights)  # s * d; the sign of s does not change its norm
