@@ -128,12 +128,15 @@ class Mirror:
             raise deleted_run(run_id, self.uri)
 
     def _find_run(self) -> str | None:
-        """An MLflow run that was made for this folder, but whose id could not be written down."""
-        folder = str(self.run.path)
+        """An MLflow run that was made for this folder, but whose id could not be written down.
+
+        Not that of another run in a folder of the same name, which is gone: it started at another time.
+        """
+        folder, started = str(self.run.path), milliseconds(self.run, "started")
         like = folder.replace("'", "_").replace('"', "_")  # a quote cannot be written; `_` is any character
         found = self._connect().search_runs([self._experiment()], f"tags.`rtk.folder` LIKE '{like}'")
-        same = (run.info.run_id for run in found if run.data.tags["rtk.folder"] == folder)
-        return next(same, None)
+        same = [run.info for run in found if run.data.tags["rtk.folder"] == folder]
+        return next((info.run_id for info in same if started in (None, info.start_time)), None)
 
     def _create_run(self) -> str:
         tags = {"rtk.folder": str(self.run.path)}

@@ -96,6 +96,21 @@ def test_a_crash_before_the_id_is_written_makes_no_second_run(output):
     assert found[0].data.params["version.torch"] == "2"
 
 
+def test_a_run_in_the_place_of_one_that_is_gone_is_another(output):
+    ids = []
+    for steps in (5, 3):
+        run = new_run(output, None, "mine")
+        note_status(run, "RUNNING")
+        append(run, range(steps))
+        Mirror(run).send()
+        (run.path / "mlflow.json").unlink()  # as after a crash: the run is found again, the other is not
+        Mirror(run).send()
+        check_whole(run, range(steps))
+        ids.append(Mirror(run)._state()["run_id"])
+        shutil.rmtree(run.path)
+    assert ids[0] != ids[1]
+
+
 def test_a_database_that_was_deleted_is_made_again(output, database):
     quoted = output / "it's here"
     quoted.mkdir()
