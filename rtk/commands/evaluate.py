@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rtk.commands.evaluate_group import group_summary, print_group
 from rtk.commands.output import print_json, print_table
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_labels_by, add_plugin, positive
+
+if TYPE_CHECKING:
+    from rtk.runs.folder import RunFolder
 
 
 def add(commands: Parsers) -> None:
@@ -24,9 +28,13 @@ def add(commands: Parsers) -> None:
         rtk evaluate RUN --protocol aps --validation-ood data/places.parquet
         rtk evaluate RUN --risk 0.02                  thresholds for 2 % wrong among the accepted
         rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
-        rtk evaluate RUN --scores msp energy --bootstrap 1000 --json""",
+        rtk evaluate RUN --scores msp energy --bootstrap 1000 --json
+        rtk evaluate NAME                             all runs of rtk train --seeds, and their mean""",
     )
-    parser.add_argument("run", help="run folder, its name under --output, or last")
+    parser.add_argument(
+        "run",
+        help="run folder, its name under --output, last, or NAME of the runs NAME-seed0, NAME-seed1, ...",
+    )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="config overrides of evaluate.*"
     )
@@ -92,15 +100,27 @@ def _add_sets(parser: argparse.ArgumentParser) -> None:
 
 def run(options: Options) -> int:
     """`rtk evaluate`."""
+    from rtk.runs.seeds import open_runs
+
+    runs = open_runs([options.run], options.output)
+    results = {run.name: _evaluate(run, options) for run in runs}
+    group = group_summary(runs, results) if len(runs) > 1 else None
+    if options.json:
+        print_json({"runs": results, **group} if group else results[runs[0].name])
+    elif group:
+        print_group(options.run, results, group["unlike"])
+    return int(not all(one.get("decision", {}).get("reached", True) for one in results.values()))
+
+
+def _evaluate(run: RunFolder, options: Options) -> dict[str, Any]:
+    """Measure a run, write its page and tables, and print what came of it but for `--json`."""
     from rtk.evaluate.evaluate import evaluate_run
     from rtk.evaluate.sets import evaluation_config
     from rtk.evaluate.suites import parse_ood
     from rtk.report.run_page import write_report
     from rtk.report.run_tables import write_run_tables
-    from rtk.runs.folder import RunFolder
     from rtk.tracking.sending import send_evaluation
 
-    run = RunFolder.open(options.run, options.output)
     run.add_plugins(options.plugin)
     ood = [parse_ood(text) for text in options.ood or []]
     overrides = [*_evaluate_overrides(options), *options.overrides]
@@ -109,11 +129,9 @@ def run(options: Options) -> int:
     write_run_tables(run)
     report = write_report([run])
     send_evaluation(run)
-    if options.json:
-        print_json({**result, "report": str(report)})
-    else:
+    if not options.json:
         _print_evaluation(run, result, report)
-    return 0 if result.get("decision", {}).get("reached", True) else 1
+    return {**result, "report": str(report)}
 
 
 def _evaluate_overrides(options: Options) -> list[str]:
@@ -132,7 +150,7 @@ def _evaluate_overrides(options: Options) -> list[str]:
     return [override_text(key, value) for key, value in keys.items() if value is not None]
 
 
-def _print_evaluation(run: Any, result: dict[str, Any], report: Path) -> None:
+def _print_evaluation(run: RunFolder, result: dict[str, Any], report: Path) -> None:
     from rtk.report.evaluation_lines import decision_lines, evaluation_lines
     from rtk.report.tables import score_rows
     from rtk.runs.results import read_scores

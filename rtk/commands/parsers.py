@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Options = argparse.Namespace
+MOST_SEEDS = 1000
 Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -71,3 +72,21 @@ def natural(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number from 0 on")
     return int(text)
+
+
+def seeds(text: str) -> list[int]:
+    """An option's seeds: `0,3,7`, or ranges with both ends, `0..4`, or both."""
+    wanted = "wanted seeds such as 0,3,7 or 0..4 (five seeds, both ends included), each once"
+    found: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        ends = (first, last) if dots else (first, first)
+        if not all(end.isdecimal() and int(end) < 2**63 for end in ends):
+            raise argparse.ArgumentTypeError(f"got {text!r}, {wanted}")
+        low, high = map(int, ends)
+        if not 0 <= high - low < MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"got {text!r}, {wanted}, at most {MOST_SEEDS:,}")
+        found += range(low, high + 1)
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"got {text!r}, {wanted}")
+    return found

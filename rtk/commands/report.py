@@ -39,8 +39,8 @@ def run(options: Options) -> int:
     """`rtk report`."""
     from rtk.report.run_page import unlike_headlines, write_report
     from rtk.report.tables import pooled_rows, write_table
-    from rtk.runs.folder import open_runs
     from rtk.runs.results import read_result
+    from rtk.runs.seeds import open_runs
 
     runs = open_runs(options.runs, options.output)
     tables = [Path(table) for table in options.table]

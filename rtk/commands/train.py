@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rtk.commands.output import duration, print_json, warn_of_kept_sets
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_labels_by
+from rtk.commands.train_seeds import add_seeds, check_seeds, run_seeds
 
 if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
@@ -32,6 +33,7 @@ def add(commands: Parsers) -> None:
         rtk train digits_demo train.workers=1 sharpness.rho=0.1 --name small_rho
         rtk train my_recipe.yaml --print-config
         rtk train my_recipe.yaml --dry-run
+        rtk train digits_demo --seeds 0..4            seeds 0, 1, 2, 3, 4; again: what is not finished yet
         rtk train --resume last train.duration=20ep""",
     )
     parser.add_argument("recipe", nargs="?", help="a shipped recipe (rtk recipes ls) or a YAML file")
@@ -40,6 +42,7 @@ def add(commands: Parsers) -> None:
     )
     parser.add_argument("--resume", metavar="RUN", help="continue a run (or last) from its last checkpoint")
     parser.add_argument("--name", help="name of the run (default: made of the recipe's and the time)")
+    add_seeds(parser)
     parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")
     add_labels_by(parser)
     parser.add_argument(
@@ -54,7 +57,6 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk train`."""
     from rtk.config.errors import ConfigError
-    from rtk.config.load import kept_builtin, load_with_origins
 
     if options.output and not options.resume:
         options.overrides.append(f"output={json.dumps(options.output)}")
@@ -64,27 +66,49 @@ def run(options: Options) -> int:
         raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
     if options.resume and options.name:
         raise ConfigError("--resume: cannot be combined with --name, the run keeps its own")
+    if options.seeds:
+        check_seeds(options)
     if options.print_config:
         return _print_config(options)
-    from rtk.runs.trained import read_trained
-    from rtk.train import launch
-
-    if options.resume:
-        from rtk.runs.folder import RunFolder
-
-        # With --resume the first positional is an override, not a recipe.
-        overrides = [text for text in (options.recipe, *options.overrides) if text]
-        outcome = launch.resume_training(RunFolder.open(options.resume, options.output or "runs"), overrides)
-    elif options.dry_run:
+    if options.dry_run:
         return _dry_run(options)
-    else:
-        loaded = load_with_origins(_recipe(options), options.overrides)
-        if kept_builtin(loaded):
-            launch.open_for_training(loaded.config)  # what is wrong with the sets is said first, and alone
-            warn_of_kept_sets(loaded)
-        outcome = launch.launch_training(loaded.config, options.name)
+    if options.resume:
+        return _report(_resume(options), options.json)
+    config = _new_config(options)
+    if options.seeds:
+        return run_seeds(options, config)
+    from rtk.train.launch import launch_training
+
+    return _report(launch_training(config, options.name), options.json)
+
+
+def _resume(options: Options) -> Outcome:
+    from rtk.runs.folder import RunFolder
+    from rtk.train.launch import resume_training
+
+    # With --resume the first positional is an override, not a recipe.
+    overrides = [text for text in (options.recipe, *options.overrides) if text]
+    return resume_training(RunFolder.open(options.resume, options.output or "runs"), overrides)
+
+
+def _new_config(options: Options) -> RunConfig:
+    """Config of a new run; of sets that it keeps though the training set is another, a warning tells."""
+    from rtk.config.load import kept_builtin, load_with_origins
+    from rtk.train.launch import open_for_training
+
+    loaded = load_with_origins(_recipe(options), options.overrides)
+    if kept_builtin(loaded):
+        open_for_training(loaded.config)  # what is wrong with the sets is said first, and alone
+        warn_of_kept_sets(loaded)
+    return loaded.config
+
+
+def _report(outcome: Outcome, as_json: bool) -> int:
+    """Print how a run has ended, and return the exit code."""
+    from rtk.runs.trained import read_trained
+
     trained = read_trained(outcome.run)
-    if options.json:
+    if as_json:
         summary = {"run": outcome.run.name, "path": str(outcome.run.path), "status": outcome.status}
         print_json({**summary, **outcome.metrics, **asdict(trained), "seconds": outcome.seconds})
     else:

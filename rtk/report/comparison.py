@@ -10,7 +10,6 @@ from rtk.config.search_space import SearchSpace
 from rtk.report.comparison_table import shown_metrics, sort_groups, sort_key
 from rtk.report.differences import Difference, differences
 from rtk.report.likeness import unlike_runs
-from rtk.runs.folder import open_runs
 from rtk.runs.results import (
     Entry,
     Group,
@@ -20,6 +19,7 @@ from rtk.runs.results import (
     read_experiment,
     select,
 )
+from rtk.runs.seeds import open_runs
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def compare(
     """Compare runs, a sweep's trials, or all runs of an experiment: exactly one of the three.
 
     Args:
-        runs: run folders or names; the first one's group is the baseline of the differences.
+        runs: run folders or names, also of a group of seeds; the first one's group is the baseline of the
+            differences.
         sweep: name or folder of a sweep.
         experiment: value of `tracking.experiment`.
         where: conditions such as `params.model.width = 8 and metrics.accuracy > 0.9`.
@@ -92,10 +93,20 @@ def compare(
     measured_runs = {entry.name: entry.run for entry in entries if any(key in entry.metrics for key in shown)}
     differing = unlike_runs(measured_runs, shown)
     ranked = force or not differing
+    if not ranked:
+        groups = [part for group in groups for part in _alike(group, shown)]
     found = differences(groups, shown) if ranked and not sweep else []
     ordered = sort_groups(groups, sort_key(entries, sort)) if ranked else groups
     given = [group.label for group in groups]
     return Comparison(title, ordered, shown, found, given, space, importances, differing, ranked)
+
+
+def _alike(group: Group, metrics: Sequence[str]) -> list[Group]:
+    """A group as it is, or its runs one by one where these were not measured alike: they have no mean."""
+    runs = {entry.name: entry.run for entry in group.entries}
+    if not unlike_runs(runs, metrics):
+        return [group]
+    return [Group(entry.name, (entry,)) for entry in group.entries]
 
 
 def _selected(entries: Sequence[Entry], where: str | None) -> list[Entry]:

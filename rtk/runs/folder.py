@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,8 +235,3 @@ def is_held(folder: Path) -> bool:
             return False
     except (ConfigError, OSError):
         return True
-
-
-def open_runs(runs: Iterable[str | Path], output: str = "runs") -> list[RunFolder]:
-    """Folders of several runs."""
-    return [RunFolder.open(run, output) for run in runs]

@@ -35,8 +35,7 @@ def free_folder(name: str, output: str, option: str = "--name", way_out: str = "
     Raises:
         ConfigError: there is one already, or it is no name for a folder.
     """
-    if name in ("", ".", "..", LAST) or Path(name).name != name:
-        raise ConfigError(f"{option}: got {name!r}, wanted a name for a folder, and not {LAST!r}")
+    check_name(name, option)
     path = Path(output).absolute() / name
     if path.exists():
         way_out = way_out or f"--resume {name} continues it"
@@ -44,6 +43,27 @@ def free_folder(name: str, output: str, option: str = "--name", way_out: str = "
     return path
 
 
+def check_name(name: str, option: str = "--name") -> None:
+    """Refuse what is no name for the folder of a run or sweep.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if name in ("", ".", "..", LAST) or Path(name).name != name:
+        raise ConfigError(f"{option}: got {name!r}, wanted a name for a folder, and not {LAST!r}")
+
+
 def unique_name(prefix: str) -> str:
     """`{prefix}-{date}-{time}-{hex4}`."""
     return f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def seed_run_name(name: str, seed: int) -> str:
+    """Name of the run of a seed, where one config is trained with several."""
+    return f"{name}-seed{seed}"
+
+
+def group_name(run_name: str, seed: int) -> str | None:
+    """What the runs of several seeds are called together, from the name and the seed of one; None without."""
+    name = run_name.removesuffix(seed_run_name("", seed))
+    return name if name and name != run_name else None

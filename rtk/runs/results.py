@@ -19,6 +19,7 @@ from rtk.config.errors import ConfigError, nearest
 from rtk.config.load import flatten
 from rtk.config.overrides import typed_value
 from rtk.runs.folder import RunFolder
+from rtk.runs.names import group_name
 
 CONDITION = re.compile(r"^\s*(params|metrics|attributes)\.([\w./]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*$")
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -201,7 +202,11 @@ def group_by_seed(entries: Sequence[Entry]) -> list[Group]:
 
 
 def _label(members: Sequence[Entry]) -> str:
-    return members[0].name if len(members) == 1 else str(members[0].params["name"])
+    """Name of the run; of several that of their group, or else of their recipe."""
+    if len(members) == 1:
+        return members[0].name
+    (first, *others) = {group_name(entry.name, entry.seed) for entry in members}
+    return str(members[0].params["name"]) if others or first is None else first
 
 
 def iterate_metrics(entries: Iterable[Entry]) -> Iterator[str]:

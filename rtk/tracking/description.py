@@ -1,4 +1,4 @@
-"""What MLflow is told of a run once: config, versions and hashes of data as params, the commit as tags."""
+"""What MLflow is told of a run once: config, versions and hashes of data as params, the rest as tags."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from rtk.config.load import flatten
 from rtk.config.yaml_files import read_mapping
 from rtk.runs.folder import RunFolder
+from rtk.runs.names import group_name
 from rtk.runs.sweep import SWEEP_FILE
 from rtk.tracking.names import mlflow_key
 
@@ -22,14 +23,19 @@ def params_of(run: RunFolder) -> list[Any]:
 
 
 def tags_of(run: RunFolder) -> list[Any]:
-    """MLflow's tags of the commit that a run or a sweep was started from; none where it is not known."""
+    """MLflow's tags: the commit that a run or a sweep was started from, and the group of seeds."""
     from mlflow.entities import RunTag
 
-    commit = (run.read_json("environment.json") or {}).get("commit")
-    if not commit:
-        return []
-    tags = {"mlflow.source.git.commit": commit["hash"], "rtk.uncommitted_changes": commit["dirty"]}
+    commit, group = (run.read_json("environment.json") or {}).get("commit"), _group(run)
+    tags = {"rtk.seeds": group} if group else {}
+    if commit:
+        tags |= {"mlflow.source.git.commit": commit["hash"], "rtk.uncommitted_changes": commit["dirty"]}
     return [RunTag(key, str(value)) for key, value in tags.items()]
+
+
+def _group(run: RunFolder) -> str | None:
+    is_sweep = (run.path / SWEEP_FILE).exists()
+    return None if is_sweep else group_name(run.name, run.config_tree()["seed"])
 
 
 def _settings(run: RunFolder) -> Iterator[tuple[str, Any]]:

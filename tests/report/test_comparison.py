@@ -57,6 +57,38 @@ def test_a_difference_that_every_seed_shows_is_significant(runs):
     assert accuracy.seeds == 3
 
 
+def test_groups_are_compared_by_their_names_and_paired_by_seed(make_run, tmp_path, capsys):
+    for seed in (2, 0, 1):
+        make_run(f"a-seed{seed}", seed, skill=0.1, overrides=(f"seed={seed}", "optimizer.lr=0.1"))
+    for seed in (1, 2, 3):
+        make_run(f"b-seed{seed}", seed, skill=0.3, overrides=(f"seed={seed}",))
+    found = compare(["a", "b"], output=str(tmp_path))
+    assert found.given == ["a", "b"]
+    seeds = {group.label: [entry.seed for entry in group.entries] for group in found.groups}
+    assert seeds == {"a": [0, 1, 2], "b": [1, 2, 3]}
+    (aurc,) = (one for one in found.differences if one.metric == "aurc")
+    by_seed = {
+        group.label: {entry.seed: entry.metrics["aurc"] for entry in group.entries} for group in found.groups
+    }
+    paired = [by_seed["b"][seed] - by_seed["a"][seed] for seed in (1, 2)]
+    assert (aurc.seeds, aurc.difference) == (2, pytest.approx(sum(paired) / 2))
+    assert min(paired) - 1e-12 <= aurc.low <= aurc.high <= max(paired) + 1e-12
+    assert main(["report", "a", "--output", str(tmp_path), "--out", str(tmp_path / "a.html")]) == 0
+    assert all(f"a-seed{seed}" in (tmp_path / "a.html").read_text() for seed in range(3))
+
+
+def test_a_group_that_was_not_measured_alike_has_no_mean(make_run, tmp_path):
+    make_run("a-seed0", 0, overrides=("seed=0",))
+    other = make_run("a-seed1", 1, overrides=("seed=1",))
+    result = json.loads((other.evaluation / "metrics.json").read_text())
+    (other.evaluation / "metrics.json").write_text(json.dumps({**result, "ds_method": "grid"}))
+    found = compare(["a"], output=str(tmp_path))
+    assert [group.label for group in found.groups] == ["a-seed0", "a-seed1"]
+    assert found.unlike == ["ds_method: exact in a-seed0; grid in a-seed1"]
+    (group,) = compare(["a"], output=str(tmp_path), force=True).groups
+    assert len(group.entries) == 2
+
+
 def test_where_and_experiment(runs, tmp_path):
     chosen = compare(
         experiment="mine",

@@ -1,0 +1,31 @@
+"""Mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtk.report.seed_table import SeedRow, mean_and_std, seed_table
+
+FOUND = [{"accuracy": 0.90, "aurc": 0.02}, {"accuracy": 0.94, "aurc": 0.04, "auroc_near": 0.7}]
+
+
+def test_the_mean_is_of_the_runs_that_count():
+    rows = [SeedRow([str(n)], metrics) for n, metrics in enumerate(FOUND)]
+    rows.append(SeedRow(["2"], {"accuracy": 0.1}, counts=False))
+    table = seed_table(["seed"], rows, ["accuracy", "aurc"])
+    assert table == [
+        ["seed", "accuracy %", "AURC ‰"],
+        ["0", "90.00", "20.00"],
+        ["1", "94.00", "40.00"],
+        ["2", "10.00", "–"],
+        ["mean ± std", "92.00 ± 2.83", "30.00 ± 14.14"],
+    ]
+    assert len(seed_table(["seed"], rows[1:], ["accuracy"])) == 3  # of a single one there is none
+
+
+def test_mean_and_std_of_what_all_have():
+    found = mean_and_std(FOUND)
+    assert found["mean"] == pytest.approx({"accuracy": 0.92, "aurc": 0.03})
+    assert found["std"] == pytest.approx({"accuracy": 0.04 / 2**0.5, "aurc": 0.02 / 2**0.5})
+    assert mean_and_std(FOUND[:1])["std"] == {}
+    assert mean_and_std([]) == {"mean": {}, "std": {}}
