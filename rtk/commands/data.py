@@ -38,10 +38,14 @@ def _add_prepare(actions: Parsers) -> None:
         rtk data prepare photos/ --out data/photos --split-folders 2023,2024   a split each; others left out
         rtk data prepare species/ --out data/birds --classes-from parent       species/ORDER/BIRD/*.jpg
         rtk data prepare hub/train.parquet --out data/hub --classes-from fine_label
+        rtk data prepare --source openood benchmark_imglist/cifar100/*.txt images_classic/ --out data/openood
         rtk data prepare photos/ --out data/photos --split 0.7/0.15/0.15 --seed 1
         rtk data prepare scans/ --out data/scans --split 0.8/0/0.2 --group-pattern 'patient[0-9]+'""",
     )
-    parser.add_argument("source", help="folder, archive or Parquet")
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="folder, archive or Parquet; image lists too"
+    )
+    parser.add_argument("--source", dest="kind", metavar="KIND", help="what to take it for, such as openood")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--skip-bad", action="store_true", help="leave broken images out instead of failing")
     parser.add_argument("--image-size", type=positive, metavar="PX", help="resize and crop to this side")
@@ -69,7 +73,8 @@ def add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes-from",
         metavar="WHAT",
-        help="the class is the top folder of an image, its parent folder, or none; for Parquet: a column",
+        help="the class is the top folder of an image, its parent folder, or none; for Parquet: a column; "
+        "for image lists: prepared data with the class names",
     )
 
 
@@ -115,11 +120,14 @@ def run_prepare(options: Options) -> int:
     from rtk.runtime.console import counted, progress_bar
 
     load_plugins(find_plugins(options.plugin, Path()))
+    source, lists = _sources(options)
     try:
         with progress_bar("checking images") as progress:
             done = prepare(
-                Path(options.source),
+                source,
                 Path(options.out),
+                kind=options.kind,
+                image_lists=lists,
                 skip_bad=options.skip_bad,
                 image_size=options.image_size,
                 split_folders=options.split_folders,
@@ -145,6 +153,28 @@ def run_prepare(options: Options) -> int:
     print_some("skipped, could not be read", [f"{bad.origin}: {bad.reason}" for bad in done.skipped])
     print_some("ignored, no image of a class", list(done.ignored))
     return 0
+
+
+def _sources(options: Options) -> tuple[Path, list[Path]]:
+    """The source, and with `--source openood` what stands beside it: the lists, and further folders.
+
+    Raises:
+        ConfigError: there are several where one is wanted, or lists without a folder.
+    """
+    from rtk.config.errors import ConfigError
+
+    paths = [Path(path) for path in options.sources]
+    if options.kind != "openood":
+        if len(paths) > 1:
+            wanted = "one; image lists and the folder of their images go with --source openood"
+            raise ConfigError(f"rtk data prepare: got {len(paths)} sources, wanted {wanted}")
+        return paths[0], []
+    folders = [path for path in paths if path.is_dir()]
+    if not folders:
+        raise ConfigError(
+            f"--source openood: got no folder ({paths[-1]} is none), wanted LIST.txt ... FOLDER"
+        )
+    return folders[0], [path for path in paths if path is not folders[0]]
 
 
 def print_layout(source: Source) -> None:

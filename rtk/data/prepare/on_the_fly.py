@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -94,8 +95,8 @@ def _digest(file: Path) -> str:
 
 
 def _prepare(source: Path, kind: SourceKind, labelled: bool, folder: Path) -> Path:
-    options = {} if labelled else {name: _NO_CLASSES[name] for name in kind.options if name in _NO_CLASSES}
-    opened = open_source(source, **options)
+    options: dict[str, Any] = {name: _NO_CLASSES[name] for name in kind.options if name in _NO_CLASSES}
+    opened = open_source(source, **({} if labelled else options))
     if labelled and len(opened.splits) > 1:
         names = ", ".join(split.name for split in opened.splits)
         raise ValueError(

@@ -37,7 +37,7 @@ class FileSummary:
         rows: number of images.
         bytes: size of the file.
         sha256: of the file, 64 hexadecimal digits.
-        class_counts: images of each class, in the order of `classes.json`.
+        class_counts: images of each class, in the order of `classes.json`; empty for images of no class.
         width: smallest and largest width in pixels.
         height: smallest and largest height in pixels.
         modes: number of images of each Pillow mode.
@@ -66,7 +66,7 @@ def write_parquet(
         folder: the output folder.
         name: file name in it; its parent folder is made if need be.
         rows: read once; about one row group of them is in memory.
-        num_classes: number of classes.
+        num_classes: number of classes; 0 for images of no class.
         with_path: whether to write the column `path`.
     """
     target = folder / name

@@ -22,6 +22,7 @@ from rtk.data.image import (
     to_rgb,
 )
 from rtk.data.prepare.journal import Finished, Journal, resumable_folder
+from rtk.data.prepare.layout import UNLABELLED
 from rtk.data.prepare.parquet_writer import FileSummary, ImageRow, write_parquet
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.prepare.report import BadImage, BadImagesError, PrepareReport
@@ -45,6 +46,8 @@ def prepare(
     exif: str = "apply",
     split_folders: Sequence[str] | None = None,
     classes_from: str | None = None,
+    kind: str | None = None,
+    image_lists: Sequence[Path] = (),
     on_open: Callable[[Source], None] | None = None,
     split: SplitOptions | None = None,
     progress: Progress | None = None,
@@ -67,7 +70,10 @@ def prepare(
             others keep it, and `data.exif` decides.
         split_folders: of an image folder: the folders that are splits; (): none; None: those of usual names.
         classes_from: of an image folder: `top`, `parent` or `none` (`LayoutOptions`); of Parquet: the column
-            with the classes, or `none`. None: found out where that is clear.
+            with the classes, or `none`; of image lists: prepared data with the classes. None: found out where
+            that is clear.
+        kind: name of the kind in `SOURCES` to take the source for. None: it is recognised.
+        image_lists: OpenOOD's lists of images below `source`, and further folders to look for these in.
         on_open: called with what was found, before any image is read.
         split: write a source without splits as `train`, `validation` and `test`. None: as it is.
         progress: called with (images done, images in all), from the calling thread; with `split` every image
@@ -76,14 +82,17 @@ def prepare(
 
     Raises:
         BadImagesError: images cannot be decoded and `skip_bad` is off.
+        ValueError: files that an image list names are missing and `skip_bad` is off.
         ValueError: `out` is not empty, inside `source` or being prepared; `source` is unknown, corrupt, or
             has a split without readable images.
     """
     source, out = Path(source), Path(out)
     _check_arguments(source, out, image_size, rows_per_file)
     split_folders = None if split_folders is None else tuple(split_folders)
-    options = {"split_folders": split_folders, "classes_from": classes_from}
-    opened, parted = open_source(source, **options), None
+    lists = tuple(map(str, image_lists)) or None
+    options = {"split_folders": split_folders, "classes_from": classes_from, "image_lists": lists}
+    opened, parted = open_source(source, kind, **options), None
+    _check_missing(source, opened, skip_bad)
     if on_open is not None:
         on_open(opened)
     progress = progress or (lambda done, total: None)
@@ -91,7 +100,8 @@ def prepare(
         first_half, progress = halves(progress)
         opened, parted = split_source(opened, source, split, first_half)
     with resumable_folder(out) as folder:
-        asked = options | {"exif": exif, "split": split and asdict(split)}
+        changed = [Path(path).stat().st_mtime_ns for path in lists or ()]
+        asked = options | {"kind": kind, "lists": changed, "exif": exif, "split": split and asdict(split)}
         key = _key(opened, source, image_size, rows_per_file) | asked
         validate = partial(_validate, image_size=image_size, exif=exif)
         job = _Job(opened, Journal(folder, key), validate, progress, rows_per_file)
@@ -108,6 +118,9 @@ def prepare(
             parted,
         )
         _write_json(folder / CLASSES_FILE, {"classes": opened.classes})
+        for part in opened.splits:
+            if not part.labelled:
+                _write_json(folder / f"{part.name}.parquet" / CLASSES_FILE, {"classes": [UNLABELLED]})
         _write_json(folder / MANIFEST_FILE, report.manifest())
     return report
 
@@ -154,12 +167,11 @@ class _Job:
         rows = self._rows(split)
         summaries = [entry.summary for entry in finished]
         for first in rows:
-            in_parts = split.count > self.rows_per_file
+            in_parts = split.count > self.rows_per_file or not split.labelled
             name = f"{split.name}.parquet" + (f"/part-{len(summaries):05}.parquet" if in_parts else "")
             part = chain([first], islice(rows, self.rows_per_file - 1))
-            summary = write_parquet(
-                self.journal.folder, name, part, len(self.source.classes), self.source.has_paths
-            )
+            classes = len(self.source.classes) if split.labelled else 0
+            summary = write_parquet(self.journal.folder, name, part, classes, self.source.has_paths)
             summaries.append(summary)
             bad = [(image.origin, image.reason) for image in self.bad]
             self.journal.note(Finished(split.name, summary, self.position, self.done, self.written, bad))
@@ -230,6 +242,14 @@ def _check_arguments(source: Path, out: Path, image_size: int | None, rows_per_f
     for name, value in (("image_size", image_size), ("rows_per_file", rows_per_file)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}, wanted at least 1")
+
+
+def _check_missing(source: Path, opened: Source, skip_bad: bool) -> None:
+    if opened.missing and not skip_bad:
+        lines = "\n  ".join(opened.missing)
+        raise ValueError(
+            f"{source}: files that are named are missing (--skip-bad leaves them out), of\n  {lines}"
+        )
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -43,11 +43,14 @@ class Split:
         name: stem of that file, such as `train`.
         count: number of records.
         read: starts reading: an iterator over the records, which holds few of them in memory at a time.
+        labelled: whether labels are numbers of the source's classes; else the images are of no class, and
+            their folder of Parquet files has a `classes.json` of its own that says so.
     """
 
     name: str
     count: int
     read: Callable[[], Iterator[Record]]
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Source:
         layout: how its folders were understood, as lines of a tree; empty where there is nothing to mistake.
         column: of a table: for the name of a column, int64 (count,), equal where its values are; raises a
             ValueError for one that it has not.
+        missing: files that are named but not there, in words; records name them all the same.
     """
 
     kind: str
@@ -72,6 +76,7 @@ class Source:
     ignored: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
     column: Callable[[str], np.ndarray] | None = None
+    missing: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

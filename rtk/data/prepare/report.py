@@ -76,8 +76,9 @@ class PrepareReport:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Images of each class over all files, in the order of `classes`."""
-        return tuple(sum(counts) for counts in zip(*(file.class_counts for file in self.files), strict=True))
+        """Images of each class over all files that have classes, in the order of `classes`."""
+        labelled = [file.class_counts for file in self.files if file.class_counts]
+        return tuple(sum(counts) for counts in zip(*labelled, strict=True))
 
     def manifest(self) -> dict[str, Any]:
         """Return the report as JSON values: the content of `manifest.json`."""

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from rtk.config.errors import unknown
 from rtk.config.plugin_files import add_row
 from rtk.data.image_files import read_tree
 from rtk.data.prepare.cifar_archive import find_cifar_folder, open_cifar
 from rtk.data.prepare.foreign_parquet import is_foreign, open_foreign_parquet
 from rtk.data.prepare.idx_files import find_idx_images, open_idx
 from rtk.data.prepare.image_folder import open_image_folder
+from rtk.data.prepare.image_lists import open_image_lists
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.dataset import ImageDataset, check_labels, open_dataset, read_integers, read_rows
 from rtk.data.sets.storage import read_groups
@@ -41,18 +43,19 @@ class SourceKind:
     options: tuple[str, ...] = ()
 
 
-def open_source(path: Path, **options: Any) -> Source:
+def open_source(path: Path, kind_name: str | None = None, **options: Any) -> Source:
     """Recognises what is at `path` and opens it; metadata is checked, no image is decoded.
 
     Args:
         path: file or folder.
+        kind_name: of a kind in `SOURCES`, to take the path for; None: it is recognised.
         options: of `SourceKind.options`; None is the same as leaving one out.
 
     Raises:
         ValueError: nothing is there, it is of no supported kind, it is corrupt, has no classes or images, or
             its kind does not take an option.
     """
-    kind = find_kind(path)
+    kind = find_kind(path) if kind_name is None else named_kind(kind_name, path)
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         if name not in kind.options:
@@ -63,6 +66,19 @@ def open_source(path: Path, **options: Any) -> Source:
     if not source.count:
         raise ValueError(f"{path}: {source.kind} with no images")
     return source
+
+
+def named_kind(name: str, path: Path) -> SourceKind:
+    """The kind of source of a name, for a path that is there.
+
+    Raises:
+        ValueError: there is no such kind, or nothing at the path.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"--source: {unknown('kind', name, SOURCES)}")
+    if not path.exists():
+        raise ValueError(f"{path}: does not exist")
+    return SOURCES[name]
 
 
 def find_kind(path: Path) -> SourceKind:
@@ -197,6 +213,13 @@ OWN_KINDS = (
         _is_cifar,
         lambda path: open_cifar(find_cifar_folder(path) or path if path.is_dir() else path),
         "cifar-10-python.tar.gz, cifar-100-python.tar.gz, or the folder extracted from one",
+    ),
+    SourceKind(
+        "openood",
+        lambda path: False,  # the lists are not in the folder of the images
+        open_image_lists,
+        "OpenOOD's image lists and the folder of their images (--source openood LIST.txt ... FOLDER)",
+        ("image_lists", "classes_from"),
     ),
 )
 SOURCES: dict[str, SourceKind] = {kind.name: kind for kind in OWN_KINDS}
