@@ -17,7 +17,8 @@ def add(commands: Parsers) -> None:
         "write the page of an evaluated run, or of a few side by side: every figure and plot",
         """rtk report RUN
         rtk report BASELINE_RUN RUN --out comparison.html
-        rtk report BASELINE_RUN RUN --table results.tex results.csv""",
+        rtk report BASELINE_RUN RUN --table results.tex results.csv
+        rtk report MSR_RUN RAT_RUN --radii --out radii.html""",
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="evaluated runs (or last), the baseline first")
     parser.add_argument("--out", metavar="FILE", help="default: evaluation/report.html of the last run")
@@ -31,6 +32,12 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--output", default="runs", metavar="DIR", help="where run names are looked for")
     parser.add_argument(
         "--force", action="store_true", help="mark the best also of runs that were not measured on the same"
+    )
+    parser.add_argument(
+        "--radii",
+        action="store_true",
+        help="with RAT's figures: radii of right and wrong predictions, AURC over the temperature, cost of "
+        "every score",
     )
     add_json(parser)
 
@@ -47,7 +54,7 @@ def run(options: Options) -> int:
     rows = pooled_rows({run.name: read_result(run) for run in runs})
     for table in tables:
         write_table(table, rows)
-    path = write_report(runs, Path(options.out) if options.out else None, options.force)
+    path = write_report(runs, Path(options.out) if options.out else None, options.force, options.radii)
     differing = unlike_headlines(runs)
     warn_of_unlike(differing, options.force)
     if options.json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,10 +20,13 @@ from rtk.data.image import BadImageError
 from rtk.data.views.augment import to_float
 from rtk.evaluate.columns import as_lists
 from rtk.evaluate.model import load_model
+from rtk.evaluate.throughput import OUTPUTS
 from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import ImagePass, compute_image_score, get_score
+
+SECONDS = b"seconds"  # metadata of a predicted block: how long each of its columns took
 
 
 class LoadedModel:
@@ -128,18 +133,22 @@ class Predict:
     def _columns(
         self, loaded: LoadedModel, fitted: Mapping[str, dict[str, Tensor]], block: pa.Table
     ) -> pa.Table:
-        images, columns = loaded.images(block), {}
+        images, columns, seconds = loaded.images(block), {}, {}
         if self.outputs:
+            started = time.perf_counter()
             with torch.no_grad():
                 logits, features = loaded.model.forward_features(images)
             columns = {"logits": as_lists(logits), "features": as_lists(features)}
+            seconds[OUTPUTS] = time.perf_counter() - started
         for name in self.scores:
-            tensors = fitted.get(name)
+            started, tensors = time.perf_counter(), fitted.get(name)
             values = loaded.in_full_precision(
                 lambda model, name=name, tensors=tensors: compute_image_score(name, model, images, tensors)
             )
             columns[name] = pa.array(values.float().cpu().numpy())
-        return pa.table({"set": block["set"], "row": block["row"], **columns})
+            seconds[name] = time.perf_counter() - started
+        about = {SECONDS: json.dumps(seconds)}
+        return pa.table({"set": block["set"], "row": block["row"], **columns}).replace_schema_metadata(about)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from rtk.evaluate.predict import predict_datasets
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
 from rtk.evaluate.run_decision import decide_for_run
 from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
-from rtk.evaluate.score_table import fit_data
+from rtk.evaluate.score_table import as_predictions, fit_data
 from rtk.evaluate.sets import binding_record, configured_ood, evaluation_selections
+from rtk.evaluate.throughput import measure_throughput, note_throughput
 from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.runs.atomic import replacing, write_json
 from rtk.runs.data_record import remember_classes
@@ -84,6 +85,7 @@ def _evaluate(
     measured = PROTOCOLS[config.evaluate.protocol](evaluation)
     result = measured.result | {"run": run.name, "checkpoint": pool.checkpoint, "step": step}
     tested = predictions["test"]
+    note_throughput(run.evaluation, measure_throughput(measured.tuned.states, as_predictions(tested)))
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
     result |= _measured_on(selections, evaluation.sets, stamps)
     result["fitted_on"] = {"train": len(fit.train), "validation": len(fit.validation)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
+import json
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 from rtk.config.schema import EvaluateConfig
 from rtk.data.decode.blocks import Prepare, decoded_blocks
 from rtk.data.decode.pipeline import Selection, decode_block
-from rtk.evaluate.actors import ModelActor, Work
+from rtk.evaluate.actors import SECONDS, ModelActor, Work
 from rtk.evaluate.columns import as_matrix
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
@@ -29,17 +30,32 @@ QUEUED = 2
 
 @dataclass
 class Counted:
-    """Counts images over several passes for one progress bar."""
+    """Counts images over several passes for one progress bar, and what each of their columns took.
+
+    Attributes:
+        progress: called with the number of images done and their total.
+        total: number of images.
+        seconds: of the actors, and images, by column.
+    """
 
     progress: Progress | None
     total: int
     done: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
 
-    def add(self, images: int) -> None:
-        """So many more are done."""
+    def add(self, images: int, block: pa.Table | None = None) -> None:
+        """So many more are done, those of `block`."""
         self.done += images
         if self.progress is not None:
             self.progress(self.done, self.total)
+        taken = json.loads((block.schema.metadata or {}).get(SECONDS, b"{}")) if block is not None else {}
+        self.seconds.update(taken)
+        self.images.update(dict.fromkeys(taken, images))
+
+    def throughput(self) -> dict[str, float]:
+        """Images a second of one actor, by column."""
+        return {name: self.images[name] / seconds for name, seconds in self.seconds.items() if seconds > 0}
 
 
 class Pool:
@@ -156,6 +172,6 @@ def collect(
             outputs[name][column][rows] = found
         left[name] -= len(rows)
         if done is not None:
-            done.add(len(rows))
+            done.add(len(rows), block)
         if left[name] == 0:
             yield name, outputs.pop(name)

@@ -14,6 +14,7 @@ from rtk.evaluate.actors import Predict
 from rtk.evaluate.image_fit import fit_image_file
 from rtk.evaluate.pool import FIT_SET, Counted, Pool, collect
 from rtk.evaluate.predictions_file import PredictionsFile
+from rtk.evaluate.throughput import note_throughput
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
 from rtk.scores import SCORES
@@ -60,6 +61,7 @@ def predict_datasets(
         for name, columns in collect(pool.run_blocks(part, work), part, folder, done):
             added = {score: score_stamps[score] for score in missing}
             files[name].write(part[name], columns, added)
+    note_throughput(pool.run.evaluation, done.throughput())
     return {name: file.path for name, file in files.items()}
 
 

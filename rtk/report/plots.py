@@ -83,6 +83,16 @@ def histories(
         return as_svg(figure)
 
 
+def over_powers(lines: Mapping[str, Curve], title: str, x_label: str, y_label: str) -> str:
+    """Lines over something that is multiplied, on a logarithmic axis; arguments as in `histories`."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE)
+        axes = figure.subplots()
+        _draw_lines(axes, lines, None)
+        axes.set(title=title, xlabel=x_label, ylabel=y_label, xscale="log")
+        return as_svg(figure)
+
+
 def _draw_lines(axes: Axes, lines: Mapping[str, Curve], numbers: Mapping[str, int] | None) -> None:
     numbers = numbers or {name: number for number, name in enumerate(lines)}
     for name, (x, y) in lines.items():

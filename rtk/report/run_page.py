@@ -37,6 +37,7 @@ from rtk.report.page_tables import (
     score_set_table,
 )
 from rtk.report.pictures import galleries
+from rtk.report.radii import radius_section
 from rtk.report.tables import HEADLINE
 from rtk.report.verdict import image_counts, verdict
 from rtk.runs.data_record import ENVIRONMENT
@@ -47,16 +48,19 @@ from rtk.runs.origin import said_of
 OPEN_TABLES, FOLDED_TABLES = ("auroc", "ds_aurc"), ("fpr95", "ds_f1", "aupr_in", "aupr_out")
 
 
-def write_report(runs: Sequence[RunFolder], path: Path | None = None, force: bool = False) -> Path:
+def write_report(
+    runs: Sequence[RunFolder], path: Path | None = None, force: bool = False, radii: bool = False
+) -> Path:
     """Write the page for one or several evaluated runs.
 
     Args:
         runs: evaluated runs, the baseline first.
         path: where to; None: `evaluation/report.html` of the last run.
         force: mark the best also among runs that were not measured on the same.
+        radii: with the figures of RAT, see `radius_section`.
 
     Raises:
-        ConfigError: where a run has not been evaluated.
+        ConfigError: where a run has not been evaluated, or none with a radius that is to be shown.
     """
     labels = _short_labels(runs)
     evaluated = [
@@ -72,6 +76,7 @@ def write_report(runs: Sequence[RunFolder], path: Path | None = None, force: boo
         headline=headline_rows(evaluated, ranked=force or not differing),
         curves=list(risk_coverage_figures(evaluated)),
         corruption_figures=list(corruption_figures(evaluated)),
+        radii=radius_section(evaluated) if radii else None,
         per_run=[_run_section(entry) for entry in evaluated],
         differences=_differences(evaluated),
         environment=_environment(runs[-1]),

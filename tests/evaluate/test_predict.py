@@ -22,6 +22,7 @@ from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import predict_datasets
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.sets import evaluation_config
+from rtk.evaluate.throughput import OUTPUTS, read_throughput
 from rtk.runs.folder import RunFolder
 from rtk.scores import SCORES, compute_image_score, fit_image_score
 from rtk.train.launch import launch_training
@@ -183,3 +184,6 @@ def test_evaluation_takes_every_score(run, tmp_path):
     assert set(result["scores"]) == set(SCORES)
     values = [metric for score in result["scores"].values() for metric in score.values()]
     assert np.isfinite(values).all()
+    throughput = read_throughput(again.evaluation)
+    assert throughput.keys() == {OUTPUTS, *SCORES}
+    assert min(throughput.values()) > 0
