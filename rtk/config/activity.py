@@ -38,6 +38,7 @@ NEEDS = (
     Need("optimizer.momentum", "optimizer.name", _one_of("sgd")),
     Need("optimizer.nesterov", "optimizer.name", _one_of("sgd")),
     Need("optimizer.betas", "optimizer.name", _one_of("adamw")),
+    Need("evaluate.search_images", "evaluate.protocol", _one_of("rat_splits")),
     Need("sharpness.", "sharpness.variant", lambda variant: variant != "none"),
     Need("sharpness.sigma", "sharpness.variant", _one_of("fsam")),
     Need("sharpness.lmbda", "sharpness.variant", _one_of("fsam")),

@@ -63,6 +63,11 @@ class EvaluateConfig(Section):
         description="hyper-parameters of scores: fixed; aps: best AUROC against data.validation_ood; "
         "rat_splits: best AURC on 20 % of the test images, measured on the others, over 3 splits",
     )
+    search_images: bool = Field(
+        False,
+        description="rat_splits also tunes scores that run the model: 15 temperatures, and for odin and "
+        "doctor_perturbed 12 sizes of the step, each computed for all images",
+    )
     bootstrap: int = Field(0, ge=0, description="resamples behind 95 % confidence intervals; 0: none")
     risk: Fraction | None = Field(
         None, description="wanted share of wrong images among those accepted; null: no decision rule"

@@ -25,6 +25,7 @@ from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import ImagePass, compute_image_score, get_score
+from rtk.scores.variants import score_of
 
 SECONDS = b"seconds"  # metadata of a predicted block: how long each of its columns took
 
@@ -115,7 +116,7 @@ class Predict:
 
     Attributes:
         outputs: `logits` and `features` among the columns.
-        scores: names of image scores, a column each.
+        scores: columns of image scores, by `rtk.scores.variants`.
         fitted_files: tensors of the scores among these that are fitted, a file each.
     """
 
@@ -140,13 +141,12 @@ class Predict:
                 logits, features = loaded.model.forward_features(images)
             columns = {"logits": as_lists(logits), "features": as_lists(features)}
             seconds[OUTPUTS] = time.perf_counter() - started
-        for name in self.scores:
-            started, tensors = time.perf_counter(), fitted.get(name)
-            values = loaded.in_full_precision(
-                lambda model, name=name, tensors=tensors: compute_image_score(name, model, images, tensors)
-            )
-            columns[name] = pa.array(values.float().cpu().numpy())
-            seconds[name] = time.perf_counter() - started
+        for column in self.scores:
+            started, (name, settings) = time.perf_counter(), score_of(column)
+            compute = partial(compute_image_score, name, **settings)
+            values = loaded.in_full_precision(compute, images, fitted.get(column))
+            columns[column] = pa.array(values.float().cpu().numpy())
+            seconds[column] = time.perf_counter() - started
         about = {SECONDS: json.dumps(seconds)}
         return pa.table({"set": block["set"], "row": block["row"], **columns}).replace_schema_metadata(about)
 

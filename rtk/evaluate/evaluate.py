@@ -31,7 +31,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runtime.console import progress_bar
 from rtk.runtime.ray_session import start_ray
 from rtk.runtime.shared_storage import check_output
-from rtk.scores.selection import image_scores, wanted_scores
+from rtk.scores.selection import image_columns, wanted_scores
 from rtk.train.checkpoint import read_state
 
 
@@ -76,7 +76,7 @@ def _evaluate(
     run, names = pool.run, wanted_scores(config.evaluate)
     step = read_state(run.checkpoints / pool.checkpoint)["step"]
     with progress_bar("predicting") as progress:
-        paths = predict_datasets(pool, selections, progress, image_scores(names))
+        paths = predict_datasets(pool, selections, progress, image_columns(config.evaluate))
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     stamps = {name: read_stamp(path)["predictions"] for name, path in paths.items()}
     remember_classes(run.path, selections["train"].dataset.classes)

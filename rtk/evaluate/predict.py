@@ -18,6 +18,7 @@ from rtk.evaluate.throughput import note_throughput
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
 from rtk.scores import SCORES
+from rtk.scores.variants import score_of
 from rtk.train.checkpoint import read_state
 
 
@@ -37,7 +38,7 @@ def predict_datasets(
         selections: data sets by name; `train` gets no scores. Those that are fitted are fitted on `train` and
             `validation`.
         progress: called with the number of images done and their total.
-        scores: names of image scores, which become columns.
+        scores: image scores, which become columns: names, or variants (`rtk.scores.variants`).
 
     Returns:
         For each name the file `evaluation/predictions/NAME.parquet`, with columns `sample_id`, `label`,
@@ -93,13 +94,14 @@ def _fit_scores(
     """What the columns of scores are made from, by score; and the files of those that are fitted."""
     score_stamps: dict[str, dict[str, Any]] = {}
     fitted_files: dict[str, str] = {}
-    for name in scores:
+    for column in scores:
+        name, settings = score_of(column)
         owner = owner_of("score", name)
         plugin = {"plugin": owner.sha256} if owner is not None else {}
-        score_stamps[name] = {"hyperparameters": SCORES[name].score_defaults, **plugin}
+        score_stamps[column] = {"hyperparameters": SCORES[name].score_defaults | settings, **plugin}
         if SCORES[name].passes:
             fitted_files[name], fitted_on = fit_image_file(pool, name, selections, stamps, folder, plugin)
-            score_stamps[name] |= {"fitted_on": fitted_on}
+            score_stamps[column] |= {"fitted_on": fitted_on}
     return score_stamps, fitted_files
 
 

@@ -5,14 +5,14 @@
   AUROC of validation ID against validation OOD images.
 - `rat_splits`: RAT's protocol (arXiv 2503.14783): 20 % of the test images, drawn anew for each of 3 splits,
   fit and tune the scores by AURC; the other 80 % are measured. Temperatures are those of its code; scores
-  that it does not tune have OpenOOD's grids.
+  that it does not tune have OpenOOD's grids. Scores that run the model are tuned where
+  `evaluate.search_images` has computed them with all of its temperatures and steps of the input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from rtk.config.schema import RunConfig
 from rtk.metrics import aurc, ood_detection
 from rtk.scores import FitData, FittedScore, Predictions, apply_score, fit_score, get_score
+from rtk.scores.variants import combinations
 
 SPLITS = 3
 SPLIT_FRACTION = 0.2
@@ -80,16 +81,20 @@ def openood_grid(name: str) -> list[dict[str, Any]]:
     Scores of images are not searched: each combination would run the model on every image again.
     """
     score = get_score(name)
-    return [] if score.inputs == "images" else _combinations(score.search)
+    return [] if score.inputs == "images" else combinations(score.search)
 
 
-def rat_grid(name: str) -> list[dict[str, Any]]:
-    """The values that RAT's code tries; OpenOOD's where it does not tune the score."""
-    return _combinations(get_score(name).rat_search) or openood_grid(name)
+def rat_grid(name: str, images: bool) -> list[dict[str, Any]]:
+    """The values that RAT's code tries; OpenOOD's where it does not tune the score.
 
-
-def _combinations(values: Mapping[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
-    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())] if values else []
+    Args:
+        name: of the score.
+        images: whether scores of images have been computed with all of their values.
+    """
+    score = get_score(name)
+    if score.inputs == "images" and not images:
+        return []
+    return combinations(score.rat_search) or openood_grid(name)
 
 
 def ood_criterion(id_images: Predictions, ood_images: Predictions) -> Criterion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -73,13 +74,14 @@ def measure_aps(evaluation: Evaluation) -> Measured:
 def measure_splits(evaluation: Evaluation) -> Measured:
     """RAT's protocol; the table, and so the report's plots, are those of the first split."""
     test = evaluation.predictions["test"]
+    grid = partial(rat_grid, images=evaluation.config.evaluate.search_images)
     splits = []
     for tune, rest in draw_splits(evaluation.config.seed, len(test["label"])):
         validation = as_predictions(test, tune)
         fit = replace(evaluation.fit, validation=validation)
         left = {name: values[rest] for name, values in test.items()}
         part = replace(evaluation, fit=fit, predictions={**evaluation.predictions, "test": left})
-        tuned = tuned_scores(evaluation.config, evaluation.names, fit, error_criterion(validation), rat_grid)
+        tuned = tuned_scores(evaluation.config, evaluation.names, fit, error_criterion(validation), grid)
         splits.append(_measure(part, tuned))
     measured = [{key: split.result[key] for key in MEASURED} for split in splits]
     mean = reduce_leaves(measured, lambda values: float(values.mean()))

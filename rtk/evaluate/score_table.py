@@ -16,6 +16,7 @@ from rtk.evaluate.suites import OODSet
 from rtk.models import Classifier
 from rtk.runtime.large_arrays import take_rows
 from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score
+from rtk.scores.variants import score_of
 
 Columns = Mapping[str, np.ndarray]
 Rows = np.ndarray | slice
@@ -24,7 +25,7 @@ Rows = np.ndarray | slice
 def as_predictions(columns: Columns, rows: Rows = slice(None)) -> Predictions:
     """Columns of a predictions file as what scores take, all rows or some."""
     picked = {name: torch.from_numpy(take_rows(values, rows)) for name, values in columns.items()}
-    image_scores = {name: values for name, values in picked.items() if name in SCORES}
+    image_scores = {name: values for name, values in picked.items() if score_of(name)[0] in SCORES}
     return Predictions(picked["logits"], picked["features"], picked["label"], image_scores)
 
 

@@ -14,6 +14,7 @@ from rtk.scores.hyperparameters import checked_hyperparameters, defaults_of
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 from rtk.scores.table import DEFAULT_SCORES, SCORES
+from rtk.scores.variants import column_of
 
 # Images that are scored at a time, so that a score may use a few times N x C numbers.
 CHUNK = 4096
@@ -36,7 +37,7 @@ class FittedScore:
 
 @torch.no_grad()
 def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any) -> FittedScore:
-    """Fit a score; one of images has been computed already, so that nothing is left to fit or to set.
+    """Fit a score; one of images has been computed already, so that nothing is left to fit.
 
     Args:
         name: key of `SCORES`.
@@ -49,8 +50,8 @@ def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any
     """
     score = get_score(name)
     if score.inputs == "images":
-        checked_hyperparameters(name, {}, {}, hyperparameters)
-        return FittedScore({}, score.score_defaults, None)
+        given = checked_hyperparameters(name, score.score_defaults, score.limits, hyperparameters)
+        return FittedScore({}, score.score_defaults | given, None)
     settings = score.defaults | checked_hyperparameters(name, score.defaults, score.limits, hyperparameters)
     if score.fit is None:
         return FittedScore({}, settings, None)
@@ -78,7 +79,8 @@ def apply_score(name: str, state: FittedScore, predictions: Predictions, **hyper
     """
     score = get_score(name)
     if score.inputs == "images":
-        return _computed(name, predictions)
+        given = checked_hyperparameters(name, score.score_defaults, score.limits, hyperparameters)
+        return _computed(column_of(score, {**state.hyperparameters, **given}), predictions)
     adjustable = {key: value for key, value in state.hyperparameters.items() if key not in score.fit_defaults}
     changed = checked_hyperparameters(name, adjustable, score.limits, hyperparameters)
     if state.width is not None and predictions.width != state.width:
@@ -206,14 +208,14 @@ def _require_fine_pixels(images: Tensor) -> None:
         )
 
 
-def _computed(name: str, predictions: Predictions) -> Tensor:
-    if name not in predictions.image_scores:
+def _computed(column: str, predictions: Predictions) -> Tensor:
+    if column not in predictions.image_scores:
         there = ", ".join(predictions.image_scores) or "none"
         raise ValueError(
-            f"image_scores: got {there}, wanted {name!r}: it runs the model (compute_image_score) and is "
+            f"image_scores: got {there}, wanted {column!r}: it runs the model (compute_image_score) and is "
             "computed with the predictions"
         )
-    return predictions.image_scores[name]
+    return predictions.image_scores[column]
 
 
 def _score(score: Score, state: FittedScore, predictions: Predictions, settings: Mapping[str, Any]) -> Tensor:

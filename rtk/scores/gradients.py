@@ -9,6 +9,8 @@ of y is -(1 - p_y) times that of m, so that the signs are the same, but it vanis
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,10 +18,10 @@ from torch import Tensor, nn
 
 from rtk.models.perturb import fgsm, logits_and_gradient
 from rtk.scores.hyperparameters import PositiveNumber, PositiveShare, UnitInterval
-from rtk.scores.logits import margin, msp, soft_margin
+from rtk.scores.logits import RAT_TEMPERATURES, doctor_alpha, margin, msp, soft_margin
 from rtk.scores.score import Score
 
-OdinStep = Literal["up", "down"]
+InputStep = Literal["up", "down"]
 FastRadius = Literal["paper", "published", "exp", "smooth"]
 
 # Pixels are in [0, 1]: no larger change of one can be made.
@@ -32,7 +34,7 @@ def odin(
     *,
     temperature: PositiveNumber = 1000.0,
     epsilon: UnitInterval = 0.0014,
-    step: OdinStep = "up",
+    step: InputStep = "up",
 ) -> Tensor:
     """ODIN: max_c softmax(z / T)_c after a small step of the input that raises it.
 
@@ -46,9 +48,42 @@ def odin(
     Source: Liang et al., "Enhancing the reliability of out-of-distribution image detection in neural
     networks", ICLR 2018 (arXiv 1706.02690), eq. 2; epsilon as OpenOOD.
     """
-    _, gradient = logits_and_gradient(model, images, lambda z: soft_margin(z / temperature).sum())
-    moved = fgsm(images, gradient, epsilon if step == "up" else -epsilon, clip=False)
+    moved = _stepped(model, images, lambda z: soft_margin(z / temperature), epsilon, step)
     return msp(_logits(model, moved) / temperature)
+
+
+def doctor_perturbed(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    temperature: PositiveNumber = 1.0,
+    epsilon: UnitInterval = 0.00035,
+    step: InputStep = "down",
+) -> Tensor:
+    """DOCTOR's D_alpha after a small step of the input along its own gradient.
+
+    RAT's code takes the logarithm of the score, which is negative, so that it has no figures for this one.
+
+    Args:
+        model: from images to logits.
+        images: (N, 3, H, W).
+        temperature: T, of the step and of the score.
+        epsilon: size of the step, in pixel units and not clipped to [0, 1]; the default is from the middle of
+            RAT's grid.
+        step: as in `odin`; "down" as RAT's protocol.
+
+    Source: Granese et al., NeurIPS 2021 (arXiv 2106.02395), with the step of RAT_MisD's `NoisePerturb`.
+    """
+    moved = _stepped(model, images, partial(doctor_alpha, temperature=temperature), epsilon, step)
+    return doctor_alpha(_logits(model, moved), temperature=temperature)
+
+
+def _stepped(
+    model: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor], epsilon: float, step: str
+) -> Tensor:
+    """Images after a signed step that raises a score of the logits, or lowers it."""
+    _, gradient = logits_and_gradient(model, images, lambda z: score(z).sum())
+    return fgsm(images, gradient, epsilon if step == "up" else -epsilon, clip=False)
 
 
 def rr_fast(
@@ -107,4 +142,14 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-ROWS = (Score("odin", odin, inputs="images"), Score("rr_fast", rr_fast, inputs="images"))
+# What RAT's code tries; its MSR with a step is ODIN at T = 1.
+_STEPS = {
+    "epsilon": (0, 5e-5, 1e-4, 1.5e-4, 2e-4, 2.5e-4, 3e-4, 3.5e-4, 4e-4, 6e-4, 8e-4, 1e-3),
+    "step": ("down",),
+}
+
+ROWS = (
+    Score("odin", odin, inputs="images", rat_search=RAT_TEMPERATURES | _STEPS),
+    Score("doctor_perturbed", doctor_perturbed, inputs="images", rat_search=RAT_TEMPERATURES | _STEPS),
+    Score("rr_fast", rr_fast, inputs="images", rat_search=RAT_TEMPERATURES),
+)

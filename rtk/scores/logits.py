@@ -13,7 +13,8 @@ from torch.nn.functional import log_softmax, logsigmoid
 from rtk.scores.hyperparameters import PositiveInt, PositiveNumber
 from rtk.scores.score import Score
 
-RAT_TEMPERATURES = {
+# Of RAT's code, as are its steps of the input.
+RAT_TEMPERATURES: dict[str, tuple[float, ...]] = {
     "temperature": (0.2, 0.4, 0.6, 0.8, 1, 1.1, 1.2, 1.3, 1.4, 1.5, 2, 2.5, 3, 100, 1000),
 }
 _TEMPERATURES = {"temperature": (1, 10, 100, 1000)}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rtk.models.perturb import fgsm, logits_and_gradient, pgd
 from rtk.scores.gradients import LARGEST_RADIUS
 from rtk.scores.hyperparameters import PositiveInt, PositiveNumber, between
-from rtk.scores.logits import soft_margin
+from rtk.scores.logits import RAT_TEMPERATURES, soft_margin
 from rtk.scores.score import Score
 
 Solver = Literal["fgsm", "pgd"]
@@ -147,4 +147,4 @@ def _doubt(logits: Tensor, classes: Tensor, temperature: float) -> Tensor:
     return (others - logits.gather(1, own).squeeze(1)).sum()
 
 
-ROWS = (Score("rr_bs", rr_bs, inputs="images"),)
+ROWS = (Score("rr_bs", rr_bs, inputs="images", rat_search=RAT_TEMPERATURES),)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rtk.scores.compute import expand_scores
 from rtk.scores.table import SCORES
+from rtk.scores.variants import searched_columns
 
 if TYPE_CHECKING:
     from rtk.config.schema import EvaluateConfig
@@ -20,3 +21,10 @@ def wanted_scores(settings: EvaluateConfig) -> tuple[str, ...]:
 def image_scores(names: Iterable[str]) -> tuple[str, ...]:
     """Those of the scores that run the model on images, and so are computed with the predictions."""
     return tuple(name for name in names if SCORES[name].inputs == "images")
+
+
+def image_columns(settings: EvaluateConfig) -> tuple[str, ...]:
+    """Columns of scores of images that an evaluation computes: each by its defaults, and what is searched."""
+    names = image_scores(wanted_scores(settings))
+    more = [column for name in names for column in searched_columns(name)] if settings.search_images else []
+    return tuple(dict.fromkeys([*names, *more]))

@@ -30,7 +30,8 @@ from tests.train.ranks import workers_forked
 
 pytestmark = pytest.mark.slow
 
-IMAGE_SCORES = ("odin", "rr_fast", "rr_bs", "gram")
+WARM = 'rr_fast{"temperature": 2}'
+IMAGE_SCORES = ("odin", "rr_fast", "rr_bs", "gram", WARM)
 SMALL = [
     "model.width=4",
     "data.train_rows=192",
@@ -112,6 +113,8 @@ def test_columns_are_those_of_the_model_in_the_order_of_the_data(run, selections
     for name in ("odin", "rr_fast", "rr_bs"):
         expected = compute_image_score(name, model, images)
         np.testing.assert_allclose(saved["test"][name], expected, rtol=1e-2, atol=1e-5)
+    warm = compute_image_score("rr_fast", model, images, temperature=2)
+    np.testing.assert_allclose(saved["test"][WARM], warm, rtol=1e-2, atol=1e-5)
 
 
 def test_gram_is_fitted_on_the_split_of_the_run(run, selections, alone):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +20,17 @@ from rtk.evaluate.protocol import (
     tuned_scores,
 )
 from rtk.metrics import aurc, auroc
-from rtk.scores import DEFAULT_SCORES, SCORES, FitData, Predictions, compute_score, expand_scores
+from rtk.scores import (
+    DEFAULT_SCORES,
+    SCORES,
+    FitData,
+    Predictions,
+    apply_score,
+    compute_score,
+    expand_scores,
+)
 from rtk.scores.selection import image_scores
+from rtk.scores.variants import searched_columns
 
 CONFIG = load_config("digits_ce")
 CLASSES, WIDTH = 5, 12
@@ -53,9 +65,23 @@ def test_grid_is_every_combination():
 
 def test_rat_tunes_temperatures_over_its_own_values():
     for name in ("relu", "doctor_alpha", "odin_temperature"):
-        assert [values["temperature"] for values in rat_grid(name)][::14] == [0.2, 1000]
-    assert rat_grid("knn") == openood_grid("knn")
-    assert rat_grid("msp") == []
+        assert [values["temperature"] for values in rat_grid(name, images=False)][::14] == [0.2, 1000]
+    assert rat_grid("knn", images=False) == openood_grid("knn")
+    assert rat_grid("msp", images=True) == rat_grid("odin", images=False) == []
+    assert len(rat_grid("odin", images=True)) == 15 * 12
+
+
+def test_a_score_of_images_is_tuned_by_its_columns(fit):
+    validation = fit.validation
+    correct = (validation.logits.argmax(1) == validation.labels).float()
+    columns = {name: torch.rand(len(validation)) for name in searched_columns("rr_fast")}
+    best = 'rr_fast{"temperature": 2.5}'
+    given = replace(validation, image_scores=validation.image_scores | columns | {best: correct})
+    grid = partial(rat_grid, images=True)
+    tuned = tuned_scores(CONFIG, ["rr_fast"], replace(fit, validation=given), error_criterion(given), grid)
+    assert tuned.states["rr_fast"].hyperparameters["temperature"] == 2.5
+    assert len(tuned.tried["rr_fast"]) == 15
+    assert torch.equal(apply_score("rr_fast", tuned.states["rr_fast"], given), correct)
 
 
 @pytest.mark.parametrize("name", ["energy", "react", "dice", "scale"])
@@ -97,9 +123,10 @@ def test_neighbours_never_exceed_the_training_images(fit):
 def test_every_score_can_be_fixed_and_tuned(fit, name):
     fixed = fixed_scores(CONFIG, [name], fit)
     assert fixed.tried == {}
-    tuned = tuned_scores(CONFIG, [name], fit, error_criterion(fit.validation), rat_grid)
+    grid = partial(rat_grid, images=False)
+    tuned = tuned_scores(CONFIG, [name], fit, error_criterion(fit.validation), grid)
     # 12 features hold no space of 256 dimensions, the smallest that is tried for ViM.
-    assert (name in tuned.tried) == (bool(rat_grid(name)) and name != "vim")
+    assert (name in tuned.tried) == (bool(grid(name)) and name != "vim")
     assert set(tuned.states) == {name}
 
 

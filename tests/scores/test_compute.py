@@ -175,8 +175,11 @@ def test_image_scores_come_with_the_predictions():
     assert [len(part.image_scores["rr_bs"]) for part in scored.split(4)] == [4, 4, 2]
     with pytest.raises(ValueError, match="image_scores: got rr_bs, wanted 'gram'"):
         apply_score("gram", fit_score("gram"), scored)
-    with pytest.raises(ValueError, match="rr_bs: got hyper-parameter 'solver', wanted no hyper-parameter"):
-        fit_score("rr_bs", solver="pgd")
+    with pytest.raises(ValueError, match="rr_bs: got hyper-parameter 'dim', wanted solver, steps"):
+        fit_score("rr_bs", dim=3)
+    with pytest.raises(ValueError, match=r'image_scores: got rr_bs, wanted \'rr_bs{"solver": "pgd"}\''):
+        apply_score("rr_bs", fit_score("rr_bs", solver="pgd"), scored)
+    assert torch.equal(apply_score("rr_bs", fit_score("rr_bs", temperature=1), scored), values)
 
 
 def test_predictions_may_do_without_labels_but_nothing_is_fitted_on_them():
