@@ -16,7 +16,6 @@ short run of a narrow network does not bear the published 0.2.
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -28,9 +27,7 @@ from rtk.config.schema import RunConfig
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
-from rtk.train.checkpoint import read_state
-from rtk.train.launch import launch_training, open_for_training, resume_training, total_steps
-from rtk.train.shard_reader import has_checkpoint
+from rtk.train.seeds import train_to_end
 
 PUBLISHED_STEPS = 200 * (45_000 // 128)
 PLUS = "resnet18_cifar100_sure_plus"
@@ -101,24 +98,12 @@ def measured(row: str, seed: int, options: argparse.Namespace) -> dict[str, floa
     if run.path.exists() and run.stored_config() != config:
         raise SystemExit(f"{run.path}: was made with other options; wanted another --output")
     if not (run.evaluation / "metrics.json").exists():
-        train(run, config)
+        status, _ = train_to_end(run, config)
+        if status != "finished":
+            raise SystemExit(f"{run.name}: {status}; the same command goes on")
         evaluate_run(run)
     summary: dict[str, float] = read_result(run)["summary"]
     return summary
-
-
-def train(run: RunFolder, config: RunConfig) -> None:
-    """Train a run to its end, from its last checkpoint where there is one."""
-    last = run.checkpoints / "last"
-    if not has_checkpoint(last):
-        shutil.rmtree(run.path, ignore_errors=True)
-        status = launch_training(config, run.name).status
-    elif read_state(last)["step"] < total_steps(config, open_for_training(config).train):
-        status = resume_training(run, []).status
-    else:
-        return
-    if status != "finished":
-        raise SystemExit(f"{run.name}: {status}; the same command goes on")
 
 
 def table(found: dict[str, list[dict[str, float]]]) -> str:

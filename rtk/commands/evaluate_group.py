@@ -18,8 +18,8 @@ def group_summary(runs: Sequence[RunFolder], results: Mapping[str, Mapping[str, 
     Both are empty where the runs were not measured alike, which `unlike` says in a line each.
     """
     from rtk.report.likeness import unlike_runs
-    from rtk.report.seed_table import mean_and_std
     from rtk.report.tables import HEADLINE
+    from rtk.runs.results import mean_and_std
 
     differing = unlike_runs({run.name: run for run in runs}, HEADLINE)
     summaries = [] if differing else [one["summary"] for one in results.values()]

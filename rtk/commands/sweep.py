@@ -149,6 +149,7 @@ def _outlined(outline: Mapping[str, Any]) -> list[str]:
     return [
         f"objectives: {wanted}",
         f"{trials} of at most {length}: {how}",
+        f"seeds of a trial: {', '.join(map(str, outline['seeds']))}",
         f"searched: {', '.join(outline['keys'])}",
         f"a trial: {counted(outline['workers'], 'worker')}, each with {held['cpu']:g} CPU and {gpu}",
         *(
@@ -168,13 +169,14 @@ def _ending(sweep: Sweep, summary: SweepSummary) -> list[str]:
         lines.append(f"the recipe's own values: {_trial(summary, summary.default)}")
     if summary.command is not None:
         lines.append(f"train it in full: {summary.command}")
+        lines.append(f"with seeds that the sweep has not used: {summary.seeds_command}")
     return [*lines, f"report: {sweep.path / 'evaluation' / 'report.html'}"]
 
 
 def _trial(summary: SweepSummary, trial: Entry) -> str:
-    from rtk.report.comparison_table import named_metrics
+    from rtk.report.comparison_table import cell, heading
 
     state, number = trial.attributes["state"], trial.attributes["number"]
-    reached = {name: trial.metrics[name] for name in summary.objectives if name in trial.metrics}
+    reached = [f"{heading(m)} {cell(m, trial.values(m))}" for m in summary.objectives if m in trial.metrics]
     early = {"complete": "", "pruned": " (stopped early)"}.get(state, f" ({state})")
-    return f"trial {number}{early}, {named_metrics(reached)}".rstrip(", ")
+    return ", ".join([f"trial {number}{early}", *reached])

@@ -29,7 +29,7 @@ def run(options: Options) -> int:
     from rtk.config.errors import ConfigError
     from rtk.runs.folder import RunFolder
     from rtk.runs.names import find_folder
-    from rtk.runs.sweep import SWEEP_FILE, folders_to_sync, trials_of
+    from rtk.runs.sweep import SWEEP_FILE, folders_to_sync, runs_of
     from rtk.tracking.sending import sync as send_all
 
     if not options.runs and not Path(options.output).is_dir():
@@ -40,7 +40,7 @@ def run(options: Options) -> int:
         if path is None:
             wanted = f"a run or a sweep, or a name under {options.output}/"
             raise ConfigError(f"run: got {name!r}, wanted {wanted}")
-        chosen += [RunFolder(path), *trials_of(RunFolder(path))]
+        chosen += [RunFolder(path), *runs_of(RunFolder(path))]
     outcome = send_all(chosen if options.runs else folders_to_sync(Path(options.output)))
     if options.json:
         print_json(outcome)

@@ -61,7 +61,7 @@ def run_seeds(options: Options, config: RunConfig) -> int:
 
 def _plain(name: str, found: Sequence[SeedRun], left: Sequence[int]) -> dict[str, Any]:
     """For programs; `left` are the seeds that were not begun."""
-    from rtk.report.seed_table import mean_and_std
+    from rtk.runs.results import mean_and_std
     from rtk.runs.trained import read_trained
 
     runs: list[dict[str, Any]] = [

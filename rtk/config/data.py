@@ -47,6 +47,9 @@ class DataConfig(Section):
     train: str = Field(description="Parquet file or folder with the training images")
     validation: str | None = Field(None, description="Parquet for model selection; null: held out of train")
     validation_fraction: Fraction = Field(0.1, description="share of train held out where validation is null")
+    validation_seed: int | None = Field(
+        None, ge=0, lt=2**63, description="of the choice of the images held out; null: the run's seed"
+    )
     test: str | None = Field(None, description="Parquet of the in-distribution test set")
     near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
     far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")

@@ -124,6 +124,11 @@ class SearchSpace(Section):
         min_length=1, description="validation metric: direction; the first one steers the scheduler"
     )
     trials: PositiveInt = Field(32, description="number of trials")
+    replicates: PositiveInt = Field(
+        1,
+        description="seeds that each trial is trained with, from the recipe's on: the objective is their "
+        "mean; asha and hyperband judge trials by the first seed, before the others are trained",
+    )
     concurrent: PositiveInt | None = Field(None, description="trials at a time; null: as resources allow")
     max_restarts: int = Field(
         2, ge=0, description="times a trial goes on from its checkpoint if its process dies"
@@ -205,7 +210,7 @@ def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) 
     """What all trials start from: recipe < `fixed` < overrides.
 
     Where the objectives need OOD validation sets of a group and the recipe names none, these are
-    `data.validation_ood`.
+    `data.validation_ood`. The seeds of a trial hold the same images out.
 
     Raises:
         ConfigError: also where one of them sets a key that is searched.
@@ -219,7 +224,7 @@ def base_config(space: SearchSpace, recipe: str, overrides: Iterable[str] = ()) 
                 f"{kind} {text!r}: {key} is searched, wanted it in the search space or here, not both"
             )
     config = load_config(recipe, [text for _, text in given])
-    values = _validation_ood(space, config)
+    values = _validation_ood(space, config) | _validation_seed(space, config)
     return override_config(config, values) if values else config
 
 
@@ -230,6 +235,12 @@ def _validation_ood(space: SearchSpace, config: RunConfig) -> dict[str, Any]:
     keys = (f"validation_{group}_ood" for group in GROUPS if _measures(space, group))
     sets = {"validation_ood": config.data.validation_ood}
     return {f"data.{key}": sets for key in keys if not getattr(config.data, key)}
+
+
+def _validation_seed(space: SearchSpace, config: RunConfig) -> dict[str, Any]:
+    """The value with which all seeds of a trial hold the same images out."""
+    own = config.data.validation is not None or config.data.validation_seed is not None
+    return {} if own or space.replicates == 1 else {"data.validation_seed": config.seed}
 
 
 def _measures(space: SearchSpace, group: str) -> bool:

@@ -168,6 +168,7 @@ def as_records(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "seed": entry.seed,
             "metrics": dict(entry.metrics),
             "params": {key: entry.params.get(key) for key in keys},
+            **({"replicates": dict(entry.replicates)} if entry.replicates else {}),
         }
         for group in groups
         for entry in group.entries
@@ -178,7 +179,7 @@ def as_csv(groups: Sequence[Group]) -> str:
     """`as_records` as CSV, with columns `metrics.NAME` and `params.KEY`."""
     flat = []
     for record in as_records(groups):
-        tables = {name: record.pop(name) for name in ("metrics", "params")}
+        tables = {name: record.pop(name, {}) for name in ("metrics", "params", "replicates")}
         flat.append(
             record
             | {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from rtk.report.comparison_table import cell, heading
 
 
@@ -44,11 +42,3 @@ def seed_table(front: Sequence[str], rows: Sequence[SeedRow], metrics: Sequence[
         cells = [cell(metric, own) for metric, own in zip(metrics, values, strict=True)]
         table.append(["mean ± std", *[""] * (len(front) - 1), *cells])
     return table
-
-
-def mean_and_std(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """`mean` and `std` (ddof 1; of two runs or more) of the metrics that all have, by name."""
-    keys = [key for key in (found[0] if found else ()) if all(key in own for own in found)]
-    columns = {key: np.array([own[key] for own in found], np.float64) for key in keys}
-    std = {key: float(values.std(ddof=1)) for key, values in columns.items()} if len(found) > 1 else {}
-    return {"mean": {key: float(values.mean()) for key, values in columns.items()}, "std": std}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -76,12 +77,14 @@ class Entry:
         params: config values by dotted key.
         metrics: `val/...` of its last validation and, once evaluated, the headline metrics of the test.
         attributes: `name`, and for a sweep's trial `number`, `state` and, if it failed, `reason`.
+        replicates: of a trial with several seeds, each one's metrics, of which `metrics` are the means.
     """
 
     run: RunFolder
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -92,6 +95,12 @@ class Entry:
     def seed(self) -> int:
         """Seed of the run."""
         return int(self.params["seed"])
+
+    def values(self, metric: str) -> list[float]:
+        """A metric of each of its seeds; empty where it is not measured."""
+        if metric in self.replicates:
+            return list(self.replicates[metric])
+        return [self.metrics[metric]] if metric in self.metrics else []
 
     def tried(self) -> dict[str, Any]:
         """The params that make it a run of its own kind: all but the incidental ones."""
@@ -183,7 +192,7 @@ class Group:
 
     def values(self, metric: str) -> list[float]:
         """A metric of all runs that have it."""
-        return [entry.metrics[metric] for entry in self.entries if metric in entry.metrics]
+        return [value for entry in self.entries for value in entry.values(metric)]
 
 
 def group_by_seed(entries: Sequence[Entry]) -> list[Group]:
@@ -207,6 +216,14 @@ def _label(members: Sequence[Entry]) -> str:
         return members[0].name
     (first, *others) = {group_name(entry.name, entry.seed) for entry in members}
     return str(members[0].params["name"]) if others or first is None else first
+
+
+def mean_and_std(found: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """`mean` and `std` (ddof 1; of two runs or more) of the metrics that all have, by name."""
+    keys = [key for key in (found[0] if found else ()) if all(key in own for own in found)]
+    columns = {key: np.array([own[key] for own in found], np.float64) for key in keys}
+    std = {key: float(values.std(ddof=1)) for key, values in columns.items()} if len(found) > 1 else {}
+    return {"mean": {key: float(values.mean()) for key, values in columns.items()}, "std": std}
 
 
 def iterate_metrics(entries: Iterable[Entry]) -> Iterator[str]:

@@ -119,9 +119,19 @@ def folders_to_sync(output: Path) -> list[RunFolder]:
     sweeps = [path.parent for path in sorted(output.glob(f"*/{SWEEP_FILE}"))]
     runs = [path.parent for path in sorted(output.glob("*/config.yaml"))]
     found = [RunFolder(path.absolute()) for path in (*sweeps, *runs)]
-    return found + [trial for sweep in sweeps for trial in trials_of(RunFolder(sweep.absolute()))]
+    return found + [run for sweep in sweeps for run in runs_of(RunFolder(sweep.absolute()))]
 
 
-def trials_of(run: RunFolder) -> list[RunFolder]:
-    """Folders of the trials of a sweep; none of a run."""
-    return [RunFolder(path.parent) for path in sorted(run.path.glob("trial-*/config.yaml"))]
+def runs_of(sweep: RunFolder) -> list[RunFolder]:
+    """Run folders of a sweep: of its trials, and of their further seeds; none of a run."""
+    return [RunFolder(path.parent) for path in sorted(sweep.path.glob("trial-*/config.yaml"))]
+
+
+def trials_of(sweep: RunFolder) -> list[RunFolder]:
+    """Run folders of the trials of a sweep; of a trial with several seeds that of the first."""
+    return [run for run in runs_of(sweep) if run.name.removeprefix("trial-").isdecimal()]
+
+
+def replicates_of(trial: RunFolder) -> list[RunFolder]:
+    """Run folders of the further seeds of a trial."""
+    return [run for run in runs_of(RunFolder(trial.path.parent)) if run.name.startswith(f"{trial.name}-seed")]

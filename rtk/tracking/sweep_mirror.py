@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
 from rtk.runs.folder import RunFolder
-from rtk.runs.sweep import trial_name
+from rtk.runs.sweep import replicates_of, trial_name
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import kept_up_to_date, quietly
 from rtk.tracking.status import note_status
@@ -18,11 +18,23 @@ STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialS
 
 
 def note_trial(sweep: Path, trial: FrozenTrial) -> None:
-    """Write down how a trial ended, once; MLflow has no status for one stopped early, so it is a tag."""
+    """Write down how a trial ended, once; MLflow has no status for one stopped early, so it is a tag.
+
+    Of a trial with several seeds the first one's run has `mean/OBJECTIVE` and `std/OBJECTIVE` of all.
+    """
     run = RunFolder(sweep / trial_name(trial.number))
     if run.path.is_dir() and not (run.path / "status.json").exists():
         reasons = {key: trial.user_attrs[key] for key in ("reason",) if key in trial.user_attrs}
-        note_status(run, STATUS[trial.state], state=trial.state.name.lower(), **reasons)
+        if "std" in trial.user_attrs:
+            _note_mean(run, trial.values, trial.user_attrs["std"])
+        for one in (*replicates_of(run), run):
+            note_status(one, STATUS[trial.state], state=trial.state.name.lower(), **reasons)
+
+
+def _note_mean(run: RunFolder, means: Sequence[float], std: Mapping[str, float]) -> None:
+    last = run.read_metrics()[-1]
+    values = {f"mean/{key}": mean for key, mean in zip(std, means, strict=True)}
+    run.append_metrics(last["step"], last["epoch"], values | {f"std/{key}": v for key, v in std.items()})
 
 
 class SweepMirror:

@@ -26,6 +26,7 @@ def check_space(space: SearchSpace, config: RunConfig) -> None:
     Raises:
         ConfigError: naming the key, what was got and what was wanted.
     """
+    override_config(config, {"seed": config.seed + space.replicates - 1})
     for key, parameter in space.space.items():
         _check_key(key)
         conditions = {other: values[0] for other, values in parameter.when.items()}
@@ -49,11 +50,19 @@ def _check_key(key: str) -> None:
     if key not in known and not key.startswith("deepspeed."):
         raise ConfigError(f"space: {unknown('key', key, known)}")
     if not may_change(key, When.TRIAL):
-        raise ConfigError(f"space.{key}: all trials share this key, set it under fixed or as an override")
+        more = "; replicates: N trains each trial with N seeds" if key == "seed" else ""
+        raise ConfigError(
+            f"space.{key}: all trials share this key, set it under fixed or as an override{more}"
+        )
 
 
 def _check_population(space: SearchSpace, config: RunConfig) -> None:
     """Under pbt trials take turns in their places and go on from each other's checkpoints."""
+    if space.replicates > 1:
+        raise ConfigError(
+            f"replicates: got {space.replicates}, wanted 1 for scheduler pbt: its trials go on from each "
+            "other"
+        )
     for key in ("workers", "checkpoint_every"):
         got = getattr(config.train, key)
         if got > 1:

@@ -19,9 +19,9 @@ def outline_sweep(space: SearchSpace, config: RunConfig) -> dict[str, Any]:
         config: of `base_config`.
 
     Returns:
-        `objectives`, `trials`, `sampler`, `scheduler`, `epochs` of a trial, `keys` that are searched,
-        `workers` of a trial, `resources` of each worker, and `images` by key of the recipe: `path` and number
-        of `images`.
+        `objectives`, `trials`, `seeds` of each, `sampler`, `scheduler`, `epochs` of a trial, `keys` that are
+        searched, `workers` of a trial, `resources` of each worker, and `images` by key of the recipe: `path`
+        and number of `images`.
 
     Raises:
         ConfigError: space, recipe or images do not fit.
@@ -31,6 +31,7 @@ def outline_sweep(space: SearchSpace, config: RunConfig) -> dict[str, Any]:
     return {
         "objectives": dict(space.objectives),
         "trials": space.trials,
+        "seeds": list(range(config.seed, config.seed + space.replicates)),
         "sampler": space.sampler.name,
         "scheduler": space.scheduler.name,
         "epochs": epochs(config, sets.train),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -11,8 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rtk.config.load import flatten
 from rtk.config.search_space import SearchSpace
 from rtk.runs.folder import RunFolder
-from rtk.runs.results import Entry, read_entry
-from rtk.runs.sweep import Sweep, trial_name
+from rtk.runs.results import Entry, mean_and_std, read_entry
+from rtk.runs.sweep import Sweep, replicates_of, trial_name
 from rtk.tune.study import open_study
 
 FEWEST_TRIALS = 10  # run to their end, from which importances are told: of fewer they are chance
@@ -73,10 +74,21 @@ def _entry(sweep: Sweep, trial: FrozenTrial, is_on_front: bool) -> Entry:
         attributes["reason"] = trial.user_attrs["reason"]
     run = _run(sweep, trial)
     if (run.path / "config.yaml").exists():
-        return read_entry(run, **attributes)
+        entry = read_entry(run, **attributes)
+        return _with_replicates(entry) if trial.state == TrialState.COMPLETE else entry
     # Values that the schema refuses together never become a run.
     params = {**dict(flatten(sweep.config().model_dump(mode="json"))), **trial.params}
     return Entry(run, params, {}, {"name": run.name, **attributes})
+
+
+def _with_replicates(entry: Entry) -> Entry:
+    """A whole trial with the metrics of all its seeds, and their means as its own."""
+    others = [read_entry(run) for run in replicates_of(entry.run)]
+    if not others:
+        return entry
+    measured = [one.metrics for one in (entry, *others)]
+    means = mean_and_std(measured)["mean"]
+    return replace(entry, metrics=means, replicates={key: [one[key] for one in measured] for key in means})
 
 
 def _run(sweep: Sweep, trial: FrozenTrial) -> RunFolder:

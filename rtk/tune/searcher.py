@@ -60,6 +60,8 @@ class StudySearcher(Searcher):
             named = zip(self.space.metrics, values, strict=True)
             self._fail(trial, ", ".join(f"{metric} is {value}" for metric, value in named))
         elif result.get("finished"):
+            if self.space.replicates > 1:
+                trial.set_user_attr("std", {m: result[f"std/{m}"] for m in self.space.metrics})
             self.study.tell(trial, values)
         else:
             trial.set_user_attr("values", values)

@@ -188,6 +188,7 @@ def _run(
         num_classes=len(sets.train.classes),
         train_rows=data.train_rows,
         is_population=space.scheduler.name == "pbt",
+        replicates=space.replicates,
         resources=_resources(space),
     )
     for ended in study.get_trials(deepcopy=False, states=DONE):
@@ -265,7 +266,9 @@ def _ended(trial: FrozenTrial, sweep: Sweep, study: optuna.Study, space: SearchS
     ended = sum(other.state.is_finished() for other in study.get_trials(deepcopy=False))
     progress(ended, space.trials)
     values = trial.values or trial.user_attrs.get("values") or []
-    shown = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(space.metrics, values, strict=False))
+    std = {metric: f" ± {value:.4f}" for metric, value in trial.user_attrs.get("std", {}).items()}
+    pairs = zip(space.metrics, values, strict=False)
+    shown = ", ".join(f"{metric} {value:.4f}{std.get(metric, '')}" for metric, value in pairs)
     outcome = trial.user_attrs.get("reason", shown)
     line = f"trial {trial.number}: {trial.state.name.lower()}, {outcome} ({ended} of {space.trials} done)"
     print(line, file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +20,13 @@ from typing import Any
 from rtk.config.load import build_config, override_config
 from rtk.config.schema import RunConfig
 from rtk.runs.folder import RunFolder
+from rtk.runs.names import seed_run_name
+from rtk.runs.results import mean_and_std
 from rtk.runs.sweep import trial_name
 from rtk.train.job import Report, TrainingData, TrainingJob
 
 POLL_SECONDS = 0.2
+VALIDATION = "val/"  # how the names of metrics begin
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class TrialPlan:
         train_rows: number of training images.
         resources: `CPU` and `GPU` that each worker of a trial holds.
         is_population: whether trials go on from each other's checkpoints.
+        replicates: seeds that each trial is trained with.
     """
 
     path: str
@@ -46,13 +51,15 @@ class TrialPlan:
     train_rows: int
     resources: dict[str, float]
     is_population: bool = False
+    replicates: int = 1
 
 
 def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> None:
     """Ray Tune's function: train one trial, from its last checkpoint if it has one.
 
     Reports validation metrics after each epoch; a trial that fails reports `failed`, the reason, and ends
-    like any other, so that its process and its place go to the next one at once.
+    like any other, so that its process and its place go to the next one at once. With several seeds the first
+    reports its epochs, by which a scheduler may stop the trial; the last report is the mean of all.
 
     Args:
         suggestion: `number` and `values` of the trial.
@@ -61,32 +68,67 @@ def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> N
     """
     from ray import tune
 
-    from rtk.train.launch import reason_of
+    from rtk.train.launch import TrainingError, reason_of
     from rtk.tune.population import report_checkpoint, take_over
 
     try:
         config = override_config(build_config(plan.config_tree), suggestion["values"])
-        run = _open_run(suggestion["number"], config, plan)
+        run = _open_run(trial_name(suggestion["number"]), config, plan)
         report: Report = tune.report
         if plan.is_population:
             config = take_over(run, tune.get_checkpoint(), config, suggestion["values"])
             report = partial(report_checkpoint, run)
-        tree = config.model_dump(mode="json")
-        job = TrainingJob(str(run.path), tree, plan.num_classes, plan.train_rows, resume=False)
-        result = _train_trial(job, plan, data[0], report)
-        if result["status"] != "finished":
-            tune.report({"failed": result["message"]})
-        elif not result["metrics"]:  # it had ended before its end was noted
-            tune.report(_epochs_after(job, job.total_steps - 1)[0])
+        ended = [_end_of(run, config, plan, data[0], report)]
+        for seed in range(config.seed + 1, config.seed + plan.replicates):
+            own = config.model_copy(update={"seed": seed})
+            again = _open_run(seed_run_name(run.name, seed), own, plan)
+            ended.append(_end_of(again, own, plan, data[0], _unheard))
+        report(mean_result(ended))
+    except TrainingError as error:
+        tune.report({"failed": str(error)})
     except Exception as error:  # any reason (memory, a bad combination) is the trial's alone
         tune.report({"failed": reason_of(error)})
     finally:
         gc.collect()  # the engine refers to itself; its memory is the next trial's
 
 
-def _open_run(number: int, config: RunConfig, plan: TrialPlan) -> RunFolder:
-    """The trial's folder, made at its first start."""
-    run = RunFolder(Path(plan.path) / trial_name(number))
+def mean_result(ended: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of a trial, from those of its seeds: means, and standard deviations as `std/METRIC`."""
+    if len(ended) == 1:
+        return ended[0]
+    metrics = [{k: v for k, v in result.items() if k.startswith(VALIDATION)} for result in ended]
+    found = mean_and_std(metrics)
+    return ended[0] | found["mean"] | {f"std/{key}": value for key, value in found["std"].items()}
+
+
+def _unheard(result: dict[str, Any]) -> None:
+    """Report nothing: schedulers know one value of a trial for each epoch."""
+
+
+def _end_of(run: RunFolder, config: RunConfig, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
+    """Train a run of a trial, report all its epochs but the last, and return the result of that one.
+
+    Raises:
+        TrainingError: it failed.
+    """
+    from rtk.train.launch import TrainingError
+
+    def report_epoch(result: dict[str, Any]) -> None:
+        if not result["finished"]:
+            report(result)
+
+    tree = config.model_dump(mode="json")
+    job = TrainingJob(str(run.path), tree, plan.num_classes, plan.train_rows, resume=False)
+    result = _train_trial(job, plan, data, report_epoch)
+    if result["status"] != "finished":
+        seed = f"seed {config.seed}: " if plan.replicates > 1 else ""
+        raise TrainingError(f"{seed}{result.get('message', result['status'])}")
+    return _epochs_after(job, job.total_steps - 1)[0]
+
+
+def _open_run(name: str, config: RunConfig, plan: TrialPlan) -> RunFolder:
+    """The folder of a run of a trial, made at its first start."""
+    run = RunFolder(Path(plan.path) / name)
     if not (run.path / "environment.json").exists():
         shutil.rmtree(run.path, ignore_errors=True)  # of a process that was killed while it made the folder
         RunFolder.create(config, run.name)
@@ -104,16 +146,16 @@ def _train_trial(job: TrainingJob, plan: TrialPlan, data: Any, report: Report) -
         data = ray.put(with_own_feed(ray.get(data), job.config, job.run.path / SKIPPED_FILE))
     if job.config.train.workers == 1:
         return _train_here(job, ray.get(data), plan.resources, report)
-    return _train_with_workers(job, data, plan.resources)
+    return _train_with_workers(job, data, plan.resources, report)
 
 
-def _train_with_workers(job: TrainingJob, data: Any, resources: dict[str, float]) -> dict[str, Any]:
+def _train_with_workers(
+    job: TrainingJob, data: Any, resources: dict[str, float], report: Report
+) -> dict[str, Any]:
     """Train on a Ray Train group, and pass on what it writes into the run's folder.
 
     Where Ray Tune stops the trial, `report` raises `SystemExit`; the workers then end at their next step.
     """
-    from ray import tune
-
     from rtk.train.checkpoint import read_state
     from rtk.train.launch import fit_workers
     from rtk.train.shard_reader import has_checkpoint
@@ -129,7 +171,7 @@ def _train_with_workers(job: TrainingJob, data: Any, resources: dict[str, float]
                 ended = bool(wait([future], timeout=POLL_SECONDS).done)
                 for result in _epochs_after(job, seen):  # those written before it ended included
                     seen = result["step"]
-                    tune.report(result)
+                    report(result)
         finally:
             job.run.request_stop()
     return future.result()

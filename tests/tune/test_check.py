@@ -91,6 +91,7 @@ def test_check_says_what_a_sweep_would_do_and_starts_nothing(tmp_path, capsys):
         "valid: ",
         "objectives: val/ds_aurc_near (min)",
         "5 trials of at most 6 epochs: tpe, asha",
+        "seeds of a trial: 0\n",
         "a trial: 1 worker, each with 1 CPU",
         "data.validation_near_ood.halves: 290 images, ",
     ):
@@ -138,6 +139,13 @@ def checked(tmp_path, changes, overrides=()):
         ({"space": {"sharpness.variant": {"choice": ["sam", "sams"]}}}, "with 'sams'"),
         ({"space": {"data.train": {"choice": ["a"]}}}, "all trials share this key"),
         ({"space": {"seed": {"randint": [0, 9]}}}, "all trials share this key"),
+        ({"space": {"seed": {"randint": [0, 9]}}}, "replicates: N trains each trial with N seeds"),
+        (
+            {"replicates": 2, "scheduler": {"name": "pbt"}, "space": {"optimizer.lr": {"uniform": [0.1, 1]}}},
+            "replicates: got 2, wanted 1 for scheduler pbt",
+        ),
+        ({"replicates": 0}, "replicates: got 0"),
+        ({"replicates": 2, "fixed": {"seed": 2**63 - 1}}, "seed: got 9223372036854775808"),
         ({"objectives": {"val/ds_aurk_near": "min"}}, "nearest valid metric is 'val/ds_aurc_near'"),
         ({"objectives": {"test/ds_aurc_near": "min"}}, "may only see validation sets"),
         (

@@ -216,7 +216,8 @@ def split_train(config: RunConfig, rows: int) -> tuple[NDArray[np.int64], NDArra
     """
     if config.data.validation is not None:
         return np.arange(rows), np.arange(0)
-    return holdout_split(config.seed, rows, config.data.validation_fraction)
+    own = config.data.validation_seed
+    return holdout_split(config.seed if own is None else own, rows, config.data.validation_fraction)
 
 
 def trained_rows(config: RunConfig, train: ImageDataset) -> int:
