@@ -28,6 +28,7 @@ def add(commands: Parsers) -> None:
         rtk evaluate RUN --protocol aps --validation-ood data/places.parquet
         rtk evaluate RUN --risk 0.02                  thresholds for 2 % wrong among the accepted
         rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
+        rtk evaluate RUN --corrupted data/cifar10c --scores rr_bs rr_fast
         rtk evaluate RUN --scores msp energy --bootstrap 1000 --json
         rtk evaluate NAME                             all runs of rtk train --seeds, and their mean""",
     )
@@ -75,6 +76,11 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
         const=0,
         metavar="ROWS",
         help="measure common corruptions, of the first ROWS test images (default: of all)",
+    )
+    parser.add_argument(
+        "--corrupted",
+        metavar="DIR",
+        help="measure images that others have corrupted (CIFAR-10-C): sets CORRUPTION-SEVERITY.parquet",
     )
 
 
@@ -125,7 +131,9 @@ def _evaluate(run: RunFolder, options: Options) -> dict[str, Any]:
     ood = [parse_ood(text) for text in options.ood or []]
     overrides = [*_evaluate_overrides(options), *options.overrides]
     config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
-    result = evaluate_run(run, config, options.checkpoint, corrupted=options.corruptions)
+    result = evaluate_run(
+        run, config, options.checkpoint, corrupted=options.corruptions, corrupted_sets=options.corrupted
+    )
     write_run_tables(run)
     report = write_report([run])
     send_evaluation(run)
@@ -161,6 +169,8 @@ def _print_evaluation(run: RunFolder, result: dict[str, Any], report: Path) -> N
     if "corruptions" in result:
         means = ", ".join(f"{key} {value:.4f}" for key, value in result["corruptions"].items())
         print(f"corruptions, mean of all types and severities: {means}")
+    for score, own in result.get("corruptions_by_score", {}).items():
+        print(f"  by {score}: " + ", ".join(f"{key} {value:.4f}" for key, value in own.items()))
     if "decision" in result:
         print("\n".join(decision_lines(result["decision"], result["confidence"], result["ood_score"])))
     for name, count in result["skipped"].items():

@@ -3,6 +3,7 @@
 The corruptions are those of ImageNet-C (Hendrycks & Dietterich, ICLR 2019, arXiv 1903.12261), made on the
 fly by the library imagecorruptions-imaug with ImageNet-C's settings, on the images as the model sees them.
 CIFAR-C's settings are milder: figures at 32 x 32 pixels compare with each other, not with published ones.
+Those come from CIFAR-C's own images, prepared (`rtk data prepare --source cifar_c`) and measured likewise.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -19,17 +21,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from rtk.config.errors import ConfigError
 from rtk.data.decode.pipeline import Selection, decode_block
 from rtk.evaluate.actors import LoadedModel, Predict
-from rtk.evaluate.columns import as_matrix
-from rtk.evaluate.measure import error_metrics
 from rtk.evaluate.pool import Counted, Pool
+from rtk.evaluate.shifted import measure_variants
 from rtk.runtime.console import Progress
-from rtk.scores import FittedScore, Predictions, apply_score
-from rtk.scores.selection import image_scores
+from rtk.scores import FittedScore
 
 TYPES = (
     "gaussian_noise",
@@ -48,6 +47,8 @@ TYPES = (
     "pixelate",
     "jpeg_compression",
 )
+# More of CIFAR-C and ImageNet-C, by their authors for validation: no part of published means.
+EXTRA_TYPES = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
 SEVERITIES = (1, 2, 3, 4, 5)
 CLEAN = ("none", 0)
 SMALLEST_SIDE = 32  # pixels, of the library
@@ -56,12 +57,11 @@ OWN_GENERATOR = ("impulse_noise", "glass_blur")
 FILE = "corruptions.csv"
 
 
-def check_corruptions(image_size: int, confidence: str) -> None:
+def check_corruptions(image_size: int) -> None:
     """Refuse what cannot be corrupted, before anything is predicted.
 
     Raises:
-        ConfigError: the library is not installed, the images are too small for it, or the confidence runs the
-            model again.
+        ConfigError: the library is not installed, or the images are too small for it.
     """
     try:
         import imagecorruptions  # noqa: F401
@@ -69,10 +69,6 @@ def check_corruptions(image_size: int, confidence: str) -> None:
         raise ConfigError(
             f"--corruptions: {error}; pip install 'reliability-toolkit[corruptions]' brings it"
         ) from None
-    if image_scores([confidence]):
-        raise ConfigError(
-            f"--corruptions: got evaluate.confidence {confidence}, wanted a score of predictions"
-        )
     if image_size < SMALLEST_SIDE:
         raise ConfigError(f"--corruptions: got data.image_size {image_size}, wanted {SMALLEST_SIDE} or more")
 
@@ -107,7 +103,7 @@ def corruption_metrics(
     types: Sequence[str] = TYPES,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a run on every corruption of a labelled set.
+    """Measure a run on every corruption of a labelled set, by one score.
 
     Args:
         pool: actors with the model of the run.
@@ -123,28 +119,70 @@ def corruption_metrics(
     Raises:
         BadImageError: an image cannot be decoded.
     """
+    return corruption_scores(pool, selection, dict([confidence]), types, progress)[confidence[0]]
+
+
+def corruption_scores(
+    pool: Pool,
+    selection: Selection,
+    states: Mapping[str, FittedScore],
+    types: Sequence[str] = TYPES,
+    progress: Progress | None = None,
+    predict: Predict | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows as those of `corruption_metrics`, by score.
+
+    Args:
+        pool: see there.
+        selection: see there.
+        states: fitted scores by name.
+        types: see there.
+        progress: see there.
+        predict: what is made of images, a column for each of the scores that run the model; None: logits
+            and features alone.
+    """
     variants = [CLEAN, *((kind, severity) for kind in types for severity in SEVERITIES)]
     targets = selection.labels()
-    sure = {f"{kind}/{severity}": np.empty(len(selection)) for kind, severity in variants}
-    correct = {name: np.empty(len(selection), bool) for name in sure}
-    done = Counted(progress, len(selection) * len(variants))
     corrupt = partial(_corrupt_block, variants=variants, ids=selection.sample_ids())
-    for block in pool.run_blocks({"test": selection}, PredictVariants(), prepare=corrupt):
-        _place(block, targets, confidence, sure, correct)
-        done.add(len(block))
-    return [
-        {"corruption": kind, "severity": severity, "images": len(selection)}
-        | error_metrics(sure[f"{kind}/{severity}"], correct[f"{kind}/{severity}"])
-        for kind, severity in variants
-    ]
+    blocks = pool.run_blocks({"test": selection}, PredictVariants(predict or Predict()), prepare=corrupt)
+    done = Counted(progress, len(selection) * len(variants))
+    return measure_variants(blocks, {f"{kind}/{level}": targets for kind, level in variants}, states, done)
 
 
+def prepared_scores(
+    pool: Pool,
+    selections: Mapping[str, Selection],
+    clean: Mapping[str, Mapping[str, Any]],
+    states: Mapping[str, FittedScore],
+    predict: Predict,
+    progress: Progress | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows as those of `corruption_scores`, of sets that were corrupted by others.
+
+    Args:
+        pool: see there.
+        selections: of `corrupted_selections`.
+        clean: for each score `images` and metrics of the test images.
+        states: see there.
+        predict: see there.
+        progress: see there.
+    """
+    done = Counted(progress, sum(map(len, selections.values())))
+    labels = {name: selection.labels() for name, selection in selections.items()}
+    rows = measure_variants(pool.run_blocks(selections, predict), labels, states, done)
+    first = dict(zip(("corruption", "severity"), CLEAN, strict=True))
+    return {score: [{**first, **clean[score]}, *own] for score, own in rows.items()}
+
+
+@dataclass(frozen=True)
 class PredictVariants:
     """Predicts blocks of several variants, each in a batch of its own."""
 
+    predict: Predict
+
     def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
         """As for one variant."""
-        return partial(_predict_variants, Predict().begin(loaded))
+        return partial(_predict_variants, self.predict.begin(loaded))
 
 
 def _predict_variants(predict: Callable[[pa.Table], pa.Table], block: pa.Table) -> pa.Table:
@@ -154,8 +192,12 @@ def _predict_variants(predict: Callable[[pa.Table], pa.Table], block: pa.Table) 
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over all types and severities: `accuracy`, `aurc` and, where every row has it, `auroc_errors`."""
+    """Means over all types and severities: `accuracy`, `aurc` and, where every row has it, `auroc_errors`.
+
+    CIFAR-C's four extra types do not count, as in the published means.
+    """
     shifted = [row for row in rows if row["severity"]]
+    shifted = [row for row in shifted if row["corruption"] not in EXTRA_TYPES] or shifted
     keys = [key for key in ("accuracy", "aurc", "auroc_errors") if all(key in row for row in shifted)]
     return {key: float(np.mean([row[key] for row in shifted])) for key in keys}
 
@@ -185,12 +227,13 @@ def measured_with(result: Mapping[str, Any]) -> dict[str, str]:
 def read_rows(
     folder: Path, step: int, measured: Mapping[str, str] = MappingProxyType({})
 ) -> list[dict[str, Any]]:
-    """Rows of `corruptions.csv`, numbers as numbers.
+    """Rows of `corruptions.csv` for one score, numbers as numbers.
 
     Args:
         folder: `evaluation` of a run.
         step: of the checkpoint that was measured; of another there are no rows.
-        measured: of `measured_with`; rows of another test set or confidence are left out.
+        measured: of `measured_with`; rows of another test set or confidence are left out. Where it names no
+            confidence, those of the first are taken.
     """
     path = folder / FILE
     if not path.exists():
@@ -200,7 +243,8 @@ def read_rows(
             {key: _number(key, text) for key, text in row.items() if text} for row in csv.DictReader(file)
         ]
     of_step = [row for row in rows if row.get("step") == step]
-    return [row for row in of_step if all(row.get(key, value) == value for key, value in measured.items())]
+    wanted = {"confidence": next((row.get("confidence") for row in of_step), None)} | dict(measured)
+    return [row for row in of_step if all(row.get(key, value) == value for key, value in wanted.items())]
 
 
 def _number(key: str, text: str) -> Any:
@@ -229,24 +273,3 @@ def _corrupt_block(
         changed = decoded.set_column(decoded.column_names.index("pixels"), "pixels", encoded)
         names = pa.array([f"{kind}/{severity}"] * len(block))
         yield changed.set_column(changed.column_names.index("set"), "set", names)
-
-
-def _place(
-    block: pa.Table,
-    targets: np.ndarray,
-    confidence: tuple[str, FittedScore],
-    sure: dict[str, np.ndarray],
-    correct: dict[str, np.ndarray],
-) -> None:
-    """Score a predicted block and put the outcome where its set and row numbers say."""
-    rows, names = block["row"].to_numpy(), np.array(block["set"].to_pylist())
-    logits, features = (
-        torch.from_numpy(as_matrix(block[name], len(rows)).copy()) for name in ("logits", "features")
-    )
-    name, state = confidence
-    scores = apply_score(name, state, Predictions(logits, features, torch.from_numpy(targets[rows]))).numpy()
-    right = logits.argmax(1).numpy() == targets[rows]
-    for variant in np.unique(names):
-        chosen = names == variant
-        sure[variant][rows[chosen]] = scores[chosen]
-        correct[variant][rows[chosen]] = right[chosen]

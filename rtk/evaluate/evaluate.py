@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -14,15 +15,17 @@ from rtk.data.decode.pipeline import Selection
 from rtk.data.sets.class_names import labels_hash
 from rtk.data.sets.dataset import ImageDataset
 from rtk.evaluate import corruptions
+from rtk.evaluate.actors import Predict
 from rtk.evaluate.measure import calibration
 from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
-from rtk.evaluate.predict import predict_datasets
+from rtk.evaluate.predict import fitted_files, predict_datasets
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
 from rtk.evaluate.run_decision import decide_for_run
 from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, fit_data
 from rtk.evaluate.sets import binding_record, configured_ood, evaluation_selections
+from rtk.evaluate.shifted import corrupted_selections, shifted_scores
 from rtk.evaluate.throughput import measure_throughput, note_throughput
 from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.runs.atomic import replacing, write_json
@@ -41,6 +44,7 @@ def evaluate_run(
     checkpoint: str = "best",
     rows: int | None = None,
     corrupted: int | None = None,
+    corrupted_sets: str | None = None,
 ) -> dict[str, Any]:
     """Predict, score and measure a run; write `evaluation/` and return what `metrics.json` holds.
 
@@ -50,6 +54,7 @@ def evaluate_run(
         checkpoint: `best` or `last`.
         rows: number of images to use of every set, the first ones; None: all.
         corrupted: number of test images, the first ones, to measure corruptions on; 0: all; None: none.
+        corrupted_sets: folder of sets that others have corrupted, to measure in place of these; None: none.
 
     Raises:
         ConfigError: where a set, a score or the checkpoint is missing, or images to tune on are tested on.
@@ -60,17 +65,49 @@ def evaluate_run(
     state = read_state(run.checkpoints / checkpoint)  # refused here, if it is missing
     selections = evaluation_selections(config, rows, binding_record(run, config))
     _check_classes(selections["train"].dataset, state["num_classes"])
-    if corrupted is not None:
-        corruptions.check_corruptions(config.data.image_size, config.evaluate.confidence)
+    shifted = _shifted(config, selections, rows, corrupted, corrupted_sets)
     start_ray()
     check_output(run.path)
     selections = leave_out_undecodable(selections, config.data, run.evaluation)
     with Pool(run, checkpoint, config.evaluate) as pool:
-        return _evaluate(pool, config, selections, corrupted)
+        return _evaluate(pool, config, selections, shifted)
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """What to measure under corruption.
+
+    Attributes:
+        rows: number of test images to corrupt, the first ones; 0: all; None: none.
+        folder: of sets that others have corrupted; None: there is none.
+        sets: these.
+    """
+
+    rows: int | None = None
+    folder: str | None = None
+    sets: Mapping[str, Selection] = field(default_factory=dict)
+
+
+def _shifted(
+    config: RunConfig,
+    selections: Mapping[str, Selection],
+    rows: int | None,
+    corrupted: int | None,
+    folder: str | None,
+) -> Shifted:
+    """What to measure under corruption, checked before anything is predicted."""
+    if folder is None:
+        if corrupted is not None:
+            corruptions.check_corruptions(config.data.image_size)
+        return Shifted(corrupted)
+    if corrupted is not None:
+        raise ConfigError("--corrupted: got --corruptions too, wanted one of them")
+    classes = selections["train"].dataset.classes
+    return Shifted(None, folder, corrupted_selections(folder, config, classes, rows))
 
 
 def _evaluate(
-    pool: Pool, config: RunConfig, selections: Mapping[str, Selection], corrupted: int | None
+    pool: Pool, config: RunConfig, selections: Mapping[str, Selection], shifted: Shifted
 ) -> dict[str, Any]:
     """`evaluate_run`, once its settings have been checked and Ray is there."""
     run, names = pool.run, wanted_scores(config.evaluate)
@@ -89,9 +126,8 @@ def _evaluate(
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
     result |= _measured_on(selections, evaluation.sets, stamps)
     result["fitted_on"] = {"train": len(fit.train), "validation": len(fit.validation)}
-    if corrupted is not None:
-        chosen = selections["test"].first(corrupted) if corrupted else selections["test"]
-        result["corruptions"] = _measure_corruptions(pool, chosen, measured, result)
+    if shifted.rows is not None or shifted.sets:
+        result |= _measure_corruptions(pool, selections, measured, result, shifted)
     result |= decide_for_run(run, pool.checkpoint, evaluation, measured, stamps)
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
@@ -121,17 +157,31 @@ def _measured_on(
 
 
 def _measure_corruptions(
-    pool: Pool, tested: Selection, measured: Measured, result: Mapping[str, Any]
-) -> dict[str, float]:
-    """Means over all corruptions; a row for each is written, with what it was measured on."""
-    name = pool.settings.confidence
+    pool: Pool,
+    selections: Mapping[str, Selection],
+    measured: Measured,
+    result: Mapping[str, Any],
+    shifted: Shifted,
+) -> dict[str, Any]:
+    """Means over all corruptions; a row for each and each score is written, with what it was measured on."""
+    states = {name: measured.tuned.states[name] for name in shifted_scores(pool.settings)}
+    of_images = image_scores(states)
+    predict = Predict(True, of_images, fitted_files(pool, of_images, selections) if of_images else {})
     with progress_bar("predicting corrupted images") as progress:
-        rows = corruptions.corruption_metrics(
-            pool, tested, (name, measured.tuned.states[name]), progress=progress
-        )
+        if shifted.sets:
+            images = {"images": len(selections["test"])}
+            clean = {name: images | result["test"][name] for name in states}
+            rows = corruptions.prepared_scores(pool, shifted.sets, clean, states, predict, progress)
+        else:
+            chosen = selections["test"].first(shifted.rows) if shifted.rows else selections["test"]
+            rows = corruptions.corruption_scores(pool, chosen, states, progress=progress, predict=predict)
     about = {"step": result["step"], **corruptions.measured_with(result)}
-    corruptions.write_rows(pool.run.evaluation, [{**about, **row} for row in rows])
-    return corruptions.summarise(rows)
+    every = [{**about, "confidence": score, **row} for score, own in rows.items() for row in own]
+    corruptions.write_rows(pool.run.evaluation, every)
+    means = {score: corruptions.summarise(own) for score, own in rows.items()}
+    found: dict[str, Any] = {"corruptions": means[pool.settings.confidence]}
+    found |= {"corruptions_by_score": means} if len(means) > 1 else {}
+    return found | ({"corrupted_sets": shifted.folder} if shifted.folder else {})
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:

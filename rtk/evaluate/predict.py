@@ -66,6 +66,19 @@ def predict_datasets(
     return {name: file.path for name, file in files.items()}
 
 
+def fitted_files(pool: Pool, scores: tuple[str, ...], selections: Mapping[str, Selection]) -> dict[str, str]:
+    """Tensors of those of some image scores that are fitted, a file each; fits what has not been.
+
+    Args:
+        pool: actors with the model of a run.
+        scores: names of image scores.
+        selections: data sets by name, `train` among them.
+    """
+    files = prediction_files(pool.run, selections, pool.checkpoint)
+    stamps = {name: file.stamp for name, file in files.items()}
+    return _fit_scores(pool, scores, selections, stamps, pool.run.evaluation / "predictions")[1]
+
+
 def prediction_files(
     run: RunFolder, selections: Mapping[str, Selection], checkpoint: str = "best"
 ) -> dict[str, PredictionsFile]:

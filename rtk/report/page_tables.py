@@ -166,8 +166,20 @@ def corruption_table(entry: EvaluatedRun) -> list[Grid]:
         cells = [_cell("accuracy", row["accuracy"]) for row in own]
         cells += [_cell(key, sum(values) / len(values) if values else None) for key, values in means.items()]
         rows.append((kind, cells))
-    heading = f"accuracy % of {measured[0]['images']:,} test images; means of AURC ‰ and AUROC errors %"
-    return fit_width(Grid(columns, rows, heading, "corruption"))
+    images = next(row["images"] for row in measured if row["severity"])
+    of_others = entry.result.get("corrupted_sets")
+    where = f", each corrupted by others ({of_others})" if of_others else ""
+    heading = f"accuracy % of {images:,} test images{where}; means of AURC ‰ and AUROC errors %"
+    return [*fit_width(Grid(columns, rows, heading, "corruption")), *_corruptions_by_score(entry)]
+
+
+def _corruptions_by_score(entry: EvaluatedRun) -> list[Grid]:
+    """Means over the corruptions by score; none where one score was measured."""
+    means = entry.result.get("corruptions_by_score", {})
+    keys = ("aurc", "auroc_errors")
+    rows = [(score, [_cell(key, own.get(key)) for key in keys]) for score, own in means.items()]
+    columns = ["AURC ‰", "AUROC errors %"]
+    return [Grid(columns, rows, "means over types and severities", "score")] if rows else []
 
 
 def decision_rows(entry: EvaluatedRun) -> list[tuple[str, str, str, str]]:

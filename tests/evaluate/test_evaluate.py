@@ -18,12 +18,14 @@ import pytest
 import torch
 
 from rtk.cli import main
-from rtk.config import load_config
+from rtk.config import ConfigError, load_config
 from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.image import BadImageError
+from rtk.data.prepare.prepare import prepare
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
-from rtk.evaluate.corruptions import corruption_metrics, read_rows
+from rtk.data.views.augment import to_float
+from rtk.evaluate.corruptions import SEVERITIES, corrupt_image, corruption_metrics, measured_with, read_rows
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.label_check import check_labels_with
 from rtk.evaluate.model import load_model
@@ -38,7 +40,7 @@ from rtk.report.run_page import write_report
 from rtk.report.run_tables import write_run_tables
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result, read_scores
-from rtk.scores import FittedScore, fit_score
+from rtk.scores import FittedScore, compute_image_score, fit_score
 from rtk.scores.decision import DecisionRule, decide
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import send_evaluation
@@ -199,6 +201,57 @@ def test_corruptions_are_predicted_by_the_pool_and_name_what_is_wrong(run, tmp_p
         assert corruption_metrics(one, selection, msp, types=["contrast"]) == rows
         with pytest.raises(BadImageError, match="data set 'test', row 5"):
             corruption_metrics(one, broken, msp, types=["contrast"])
+
+
+def test_prepared_corruptions_are_measured_as_those_that_rtk_makes(run, tmp_path, capsys):
+    pytest.importorskip("imagecorruptions")
+    test = Selection(open_dataset(resolve_path("builtin:digits/test.parquet")), 32, rows=12)
+    images = decode_datasets({"test": test})["test"]
+    pixels = images.images.transpose(0, 2, 3, 1)
+    kinds = {
+        "contrast": "contrast",
+        "saturate": "brightness",
+    }  # the one is among the 15 common types, the other not
+    (tmp_path / "CIFAR-10-C").mkdir()
+    for name, kind in kinds.items():
+        levels = [
+            corrupt_image(image, kind, severity, int(sample_id))
+            for severity in SEVERITIES
+            for image, sample_id in zip(pixels, images.sample_ids, strict=True)
+        ]
+        np.save(tmp_path / "CIFAR-10-C" / f"{name}.npy", np.stack(levels))
+    np.save(tmp_path / "CIFAR-10-C/labels.npy", np.tile(images.labels, 5))
+    prepare(tmp_path / "CIFAR-10-C", tmp_path / "c", classes_from=resolve_path("builtin:digits/test.parquet"))
+    config = evaluation_config(run, ["evaluate.scores=[sure_plus, rr_fast]"])
+    found = evaluate_run(run, config, corrupted_sets=str(tmp_path / "c"))
+    rows = read_rows(run.evaluation, found["step"], measured_with(found))
+    assert [row["corruption"] for row in rows] == ["none", *["contrast"] * 5, *["saturate"] * 5]
+    assert rows[0]["accuracy"] == found["summary"]["accuracy"]
+    with Pool(run, "best", config.evaluate) as pool:
+        wanted = corruption_metrics(pool, test, ("msp", FittedScore({}, {}, None)), types=["contrast"])
+    shared = ("severity", "images", "accuracy", "aurc")
+    for row, other in zip(rows[1:6], wanted[1:], strict=True):
+        assert {key: row[key] for key in shared} == pytest.approx({key: other[key] for key in shared})
+    assert found["corruptions"]["aurc"] == pytest.approx(np.mean([row["aurc"] for row in rows[1:6]]))
+    assert set(found["corruptions_by_score"]) == {"msp", "rr_fast"}
+    with (run.evaluation / "corruptions.csv").open() as file:
+        of_radius = [row for row in csv.DictReader(file) if row["confidence"] == "rr_fast"]
+    assert len(of_radius) == 11
+    assert {row["accuracy"] for row in of_radius} == {str(row["accuracy"]) for row in rows}
+    loaded = load_model(run, "best")
+    faintest = decode_datasets({"c": Selection(open_dataset(tmp_path / "c/contrast-5.parquet"), 32)})["c"]
+    radius = compute_image_score("rr_fast", loaded, to_float(torch.from_numpy(faintest.images))).numpy()
+    with torch.no_grad():
+        logits = loaded(to_float(torch.from_numpy(faintest.images)))
+    correct = (logits.argmax(1).numpy() == images.labels).astype(bool)
+    assert float(of_radius[5]["aurc"]) == pytest.approx(aurc(radius, correct), abs=1e-4)
+    page = write_report([run]).read_text()
+    assert "corrupted by others" in page
+    assert "means over types and severities" in page
+    with pytest.raises(ConfigError, match="got --corruptions too"):
+        evaluate_run(run, config, corrupted=12, corrupted_sets=str(tmp_path / "c"))
+    with pytest.raises(ConfigError, match="--corrupted: got .*without sets called"):
+        evaluate_run(run, config, corrupted_sets=str(tmp_path / "CIFAR-10-C"))
 
 
 def test_report_is_one_file_with_real_curves(run):

@@ -19,10 +19,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from rtk.data.image_files import is_image, readable_path
+from rtk.data.prepare.given_classes import given_classes
 from rtk.data.prepare.layout import UNLABELLED
 from rtk.data.prepare.records import Record, Source, Split
-from rtk.data.sets.dataset import find_classes
-from rtk.data.sets.storage import locate
 from rtk.runtime.console import counted
 
 KIND = "OpenOOD image lists"
@@ -195,30 +194,11 @@ def _classes(lists: Sequence[ImageList], classes_from: str | None) -> tuple[str,
     if not count:
         return ()
     if classes_from is not None:
-        return _given_classes(Path(classes_from), count)
+        return given_classes(classes_from, count)
     names = _names_of_folders(lists)
-    return (
-        tuple(names.get(label, str(label)) for label in range(count))
-        if len(names) == count
-        else _numbers(count)
-    )
-
-
-def _numbers(count: int) -> tuple[str, ...]:
-    return tuple(map(str, range(count)))
-
-
-def _given_classes(path: Path, count: int) -> tuple[str, ...]:
-    """Class names of prepared data, at least `count`."""
-    file = path / "any.parquet" if path.is_dir() else path
-    filesystem, place = locate(str(file))
-    names = find_classes(filesystem, place, f"--classes-from {path}", needed=True)
     if len(names) < count:
-        raise ValueError(
-            f"--classes-from: got {path} with {counted(len(names), 'class', 'classes')}, wanted {count} or "
-            f"more: the largest label of the lists is {count - 1}"
-        )
-    return names
+        return given_classes(None, count)
+    return tuple(names[label] for label in range(count))
 
 
 def _names_of_folders(lists: Sequence[ImageList]) -> dict[int, str]:

@@ -15,6 +15,7 @@ from rtk.config.errors import unknown
 from rtk.config.plugin_files import add_row
 from rtk.data.image_files import read_tree
 from rtk.data.prepare.cifar_archive import find_cifar_folder, open_cifar
+from rtk.data.prepare.cifar_c import is_cifar_c, open_cifar_c
 from rtk.data.prepare.foreign_parquet import is_foreign, open_foreign_parquet
 from rtk.data.prepare.idx_files import find_idx_images, open_idx
 from rtk.data.prepare.image_folder import open_image_folder
@@ -220,6 +221,13 @@ OWN_KINDS = (
         open_image_lists,
         "OpenOOD's image lists and the folder of their images (--source openood LIST.txt ... FOLDER)",
         ("image_lists", "classes_from"),
+    ),
+    SourceKind(
+        "cifar_c",
+        is_cifar_c,
+        open_cifar_c,
+        "a folder with CIFAR-10-C's or CIFAR-100-C's NumPy files (brightness.npy, ..., labels.npy)",
+        ("classes_from",),
     ),
 )
 SOURCES: dict[str, SourceKind] = {kind.name: kind for kind in OWN_KINDS}

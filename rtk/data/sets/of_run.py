@@ -180,9 +180,24 @@ def _check_content(
 
 def _labelled(classes: tuple[str, ...], by_number: bool, key: str, dataset: ImageDataset) -> ImageDataset:
     """A set with its labels as numbers of a run's classes, where they are ever used."""
-    if key not in LABELLED:
-        return dataset
-    with blamed_on(f"data.{key}"):
+    return joined_by_name(classes, by_number, f"data.{key}", dataset) if key in LABELLED else dataset
+
+
+def joined_by_name(
+    classes: tuple[str, ...], by_number: bool, key: str, dataset: ImageDataset
+) -> ImageDataset:
+    """A set with its labels as numbers of a run's classes; what is done to them is said on standard error.
+
+    Args:
+        classes: of the run.
+        by_number: take labels as they are.
+        key: what names the set, for messages.
+        dataset: as it was opened.
+
+    Raises:
+        ConfigError: it has other classes than the run, or a label that is none of them.
+    """
+    with blamed_on(key):
         try:
             matched, note = with_classes(dataset, classes, by_number)
         except ValueError as error:
@@ -191,7 +206,7 @@ def _labelled(classes: tuple[str, ...], by_number: bool, key: str, dataset: Imag
             ) from None
         check_labels(matched, len(classes))
     if note:
-        print(f"data.{key}: {note}", file=sys.stderr, flush=True)
+        print(f"{key}: {note}", file=sys.stderr, flush=True)
     return matched
 
 
