@@ -160,12 +160,15 @@ def _evaluate_overrides(options: Options) -> list[str]:
 
 def _print_evaluation(run: RunFolder, result: dict[str, Any], report: Path) -> None:
     from rtk.report.evaluation_lines import decision_lines, evaluation_lines
-    from rtk.report.tables import score_rows
+    from rtk.report.tables import metric_rows, score_rows
     from rtk.runs.results import read_scores
 
     counts = Counter(read_scores(run)["set"].to_pylist())
     print_table(f"{run.name} ({result['checkpoint']})", score_rows(result))
     print("\n".join(evaluation_lines(result, counts)))
+    if "full_spectrum" in result:
+        both = {"test": result["summary"], "test and shifted": result["full_spectrum"]["summary"]}
+        print_table("full spectrum: images under covariate shift count as in-distribution", metric_rows(both))
     if "corruptions" in result:
         means = ", ".join(f"{key} {value:.4f}" for key, value in result["corruptions"].items())
         print(f"corruptions, mean of all types and severities: {means}")

@@ -12,7 +12,8 @@ from rtk.config.sections import Fraction, PositiveInt, Section
 GROUPS = ("near", "far")  # of OOD sets, as OpenOOD has them
 # Keys that name images: a path, or paths by name.
 SETS = (
-    *("train", "validation", "test", "near_ood", "far_ood", "validation_near_ood", "validation_far_ood"),
+    *("train", "validation", "test", "csid", "near_ood", "far_ood"),
+    *("validation_near_ood", "validation_far_ood"),
     *("validation_ood", "mixing", "outliers"),
 )
 
@@ -51,6 +52,11 @@ class DataConfig(Section):
         None, ge=0, lt=2**63, description="of the choice of the images held out; null: the run's seed"
     )
     test: str | None = Field(None, description="Parquet of the in-distribution test set")
+    csid: dict[str, str] = Field(
+        default_factory=dict,
+        description="test sets of the run's classes under covariate shift, name: path; they count as "
+        "in-distribution in the full-spectrum metrics",
+    )
     near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
     far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
     validation_near_ood: dict[str, str] = Field(

@@ -27,6 +27,7 @@ BUILTIN = "builtin:"  # start of the path of a set that ships with rtk
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # Mappings whose keys the user chooses.
 FREE_KEYS = (
+    "data.csid.",
     "data.near_ood.",
     "data.far_ood.",
     "data.validation_near_ood.",

@@ -25,6 +25,8 @@ LARGER_IS_BETTER = {
     "ood_f1": True,
     "ood_aurc": False,
 }
+VALIDATION = "val/"
+FULL_SPECTRUM = "full_spectrum/"  # of test images with those under covariate shift
 # Measured on validation sets after each epoch.
 VALIDATION_METRICS = (
     "val/accuracy",
@@ -34,8 +36,13 @@ VALIDATION_METRICS = (
 )
 
 
+def bare_name(metric: str) -> str:
+    """A metric without where it was measured: `aurc` of `val/aurc`."""
+    return metric.removeprefix(VALIDATION).removeprefix(FULL_SPECTRUM)
+
+
 def larger_is_better(metric: str) -> bool:
     """Which way a metric is better; its name may say where it was measured: `val/aurc`, `auroc_near`."""
-    name = metric.removeprefix("val/")
+    name = bare_name(metric)
     stem, _, group = name.rpartition("_")
     return LARGER_IS_BETTER[stem if group in GROUPS else name]

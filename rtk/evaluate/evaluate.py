@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.errors import ConfigError
+from rtk.config.metric_names import FULL_SPECTRUM
 from rtk.config.schema import RunConfig
 from rtk.data.decode.pipeline import Selection
 from rtk.data.sets.class_names import labels_hash
@@ -124,7 +125,7 @@ def _evaluate(
     tested = predictions["test"]
     note_throughput(run.evaluation, measure_throughput(measured.tuned.states, as_predictions(tested)))
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)
-    result |= _measured_on(selections, evaluation.sets, stamps)
+    result |= _measured_on(selections, (*config.data.csid, *evaluation.sets), stamps)
     result["fitted_on"] = {"train": len(fit.train), "validation": len(fit.validation)}
     if shifted.rows is not None or shifted.sets:
         result |= _measure_corruptions(pool, selections, measured, result, shifted)
@@ -147,10 +148,10 @@ def _check_classes(train: ImageDataset, logits: int) -> None:
 
 
 def _measured_on(
-    selections: Mapping[str, Selection], ood_sets: Iterable[str], stamps: Mapping[str, Mapping[str, Any]]
+    selections: Mapping[str, Selection], others: Iterable[str], stamps: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Which images were measured, by set, what their labels were read as, and how many were left out."""
-    images = {name: {key: stamps[name][key] for key in ("data", "rows")} for name in ("test", *ood_sets)}
+    images = {name: {key: stamps[name][key] for key in ("data", "rows")} for name in ("test", *others)}
     images["test"]["labels"] = labels_hash(selections["test"].dataset)
     skipped = {name: len(one.left_out) for name, one in selections.items() if one.left_out}
     return {"skipped": skipped, "measured_on": images}
@@ -185,14 +186,15 @@ def _measure_corruptions(
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:
-    """Headline metrics under their own names, the rest as `metric/score/set`."""
+    """Headline metrics by name, of the full spectrum `full_spectrum/NAME`, the rest as `metric/score/set`."""
     rest = {
         f"{metric}/{score}/{name}": value
         for name, by_score in result["sets"].items()
         for score, metrics in by_score.items()
         for metric, value in metrics.items()
     }
-    return {**result["summary"], **rest}
+    full = result.get("full_spectrum", {}).get("summary", {})
+    return {**result["summary"], **rest, **{f"{FULL_SPECTRUM}{key}": value for key, value in full.items()}}
 
 
 def _epoch_of(run: RunFolder, step: int) -> float:

@@ -97,6 +97,36 @@ def measure(
     return result
 
 
+def measure_full_spectrum(
+    settings: EvaluateConfig,
+    table: pa.Table,
+    shifted: pa.Table,
+    scores: Sequence[str],
+    sets: Mapping[str, OODSet],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """As `measure`, images of the classes under covariate shift counting as test images (OpenOOD's FSOOD).
+
+    Args:
+        settings: see there.
+        table: see there.
+        shifted: likewise, of the covariate-shifted sets.
+        scores: see there.
+        sets: see there.
+        progress: see there.
+
+    Returns:
+        What `measure` does, and `csid`: for every covariate-shifted set alone every score as a confidence.
+    """
+    renamed = shifted.set_column(0, "set", pa.array(["test"] * len(shifted)))
+    found = measure(settings, pa.concat_tables([table, renamed]), scores, sets, progress)
+    alone = {}
+    for name in dict.fromkeys(shifted["set"].to_pylist()):
+        own = rows_of(shifted, "set", name)
+        alone[name] = {score: error_metrics(own[score], own["is_correct"]) for score in scores}
+    return {**found, "csid": alone}
+
+
 def measure_score(
     columns: Mapping[str, ScoreColumns], ds_method: str, resamples: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from rtk.config.schema import RunConfig
-from rtk.evaluate.measure import measure, reduce_leaves
+from rtk.evaluate.measure import measure, measure_full_spectrum, reduce_leaves
 from rtk.evaluate.protocol import (
     TunedScores,
     draw_splits,
@@ -28,7 +28,7 @@ from rtk.runtime.console import progress_bar
 from rtk.scores import FitData
 
 # What the splits of a protocol are averaged over.
-MEASURED = ("summary", "test", "scores", "sets")
+MEASURED = ("summary", "test", "scores", "sets", "full_spectrum")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def measure_splits(evaluation: Evaluation) -> Measured:
         part = replace(evaluation, fit=fit, predictions={**evaluation.predictions, "test": left})
         tuned = tuned_scores(evaluation.config, evaluation.names, fit, error_criterion(validation), grid)
         splits.append(_measure(part, tuned))
-    measured = [{key: split.result[key] for key in MEASURED} for split in splits]
+    measured = [{key: split.result[key] for key in MEASURED if key in split.result} for split in splits]
     mean = reduce_leaves(measured, lambda values: float(values.mean()))
     std = reduce_leaves(measured, lambda values: float(values.std(ddof=1)))
     described = _describe(evaluation, splits[0].tuned)
@@ -100,8 +100,14 @@ PROTOCOLS: dict[str, Callable[[Evaluation], Measured]] = {
 
 def _measure(evaluation: Evaluation, tuned: TunedScores) -> Measured:
     table = score_table(evaluation.predictions, tuned.states, evaluation.sets)
+    settings, names, sets = evaluation.config.evaluate, evaluation.names, evaluation.sets
     with progress_bar("measuring") as progress:
-        result = measure(evaluation.config.evaluate, table, evaluation.names, evaluation.sets, progress)
+        result = measure(settings, table, names, sets, progress)
+    if evaluation.config.data.csid:
+        shifted = score_table(evaluation.predictions, tuned.states, {}, tuple(evaluation.config.data.csid))
+        with progress_bar("measuring the full spectrum") as progress:
+            full = measure_full_spectrum(settings, table, shifted, names, sets, progress)
+        result["full_spectrum"] = full
     return Measured(table, tuned, {**result, **_describe(evaluation, tuned)})
 
 

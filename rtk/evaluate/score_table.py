@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,17 +49,21 @@ def rows_to_fit_on(config: RunConfig, train_rows: int, has_validation: bool) -> 
 
 
 def score_table(
-    predictions: Mapping[str, Columns], states: Mapping[str, FittedScore], sets: Mapping[str, OODSet]
+    predictions: Mapping[str, Columns],
+    states: Mapping[str, FittedScore],
+    sets: Mapping[str, OODSet],
+    id_sets: Sequence[str] = ("test",),
 ) -> pa.Table:
     """One row per image of the test and OOD sets: `set`, `group`, ids, `is_correct` and every score.
 
     Args:
-        predictions: columns of `test` and of the OOD sets, by name.
+        predictions: columns of these sets, by name.
         states: fitted scores, by name.
-        sets: the OOD sets; `group` of the test set is `id`.
+        sets: the OOD sets.
+        id_sets: names of the others, whose `group` is `id`.
     """
     parts = []
-    for name in ("test", *sets):
+    for name in (*id_sets, *sets):
         columns = predictions[name]
         known: dict[str, Any] = {key: columns[key] for key in ("sample_id", "label", "prediction")}
         known["is_correct"] = columns["label"] == columns["prediction"]

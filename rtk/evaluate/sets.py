@@ -25,6 +25,7 @@ from rtk.runs.origin import is_imported
 from rtk.scores.selection import image_scores
 
 ID_SETS = ("train", "validation", "test")
+CSID = "csid"
 OOD_SETS = tuple(f"{group}_ood" for group in GROUPS)
 VALIDATION_OOD = "validation_ood"
 
@@ -74,11 +75,11 @@ def _prepared(data: Mapping[str, Any]) -> dict[str, Any]:
 
     def path_of(key: str, path: str | None) -> str | None:
         with blamed_on(f"data.{key}"):
-            return path and prepared(path, labelled=key == "test")
+            return path and prepared(path, labelled=key.partition(".")[0] in ("test", CSID))
 
     sets = {
         group: {name: path_of(f"{group}.{name}", path) for name, path in data[group].items()}
-        for group in OOD_SETS
+        for group in (CSID, *OOD_SETS)
     }
     return {**data, **sets, **{key: path_of(key, data[key]) for key in ("test", VALIDATION_OOD)}}
 
@@ -86,11 +87,12 @@ def _prepared(data: Mapping[str, Any]) -> dict[str, Any]:
 def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
     """The keys of `data` that a suite sets."""
     found = load_suite(suite)
-    absent = [entry for entry in found.sets if is_missing(entry.path)]
+    every = [*found.sets, *(OODSet(name, CSID, path) for name, path in found.csid.items())]
+    absent = [entry for entry in every if is_missing(entry.path)]
     if absent and not allow_missing:
         names = ", ".join(f"{entry.name} ({entry.path})" for entry in absent)
         raise ConfigError(
-            f"--suite {found.name}: {len(absent)} of {len(found.sets)} sets are missing: {names}; "
+            f"--suite {found.name}: {len(absent)} of {len(every)} sets are missing: {names}; "
             "--allow-missing evaluates on the others"
         )
     present = [entry for entry in found.sets if entry not in absent]
@@ -100,6 +102,7 @@ def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
         f"{group}_ood": {entry.name: entry.path for entry in present if entry.group == group}
         for group in GROUPS
     }
+    data[CSID] = {entry.name: entry.path for entry in every[len(found.sets) :] if entry not in absent}
     if found.test is not None:
         data["test"] = found.test
     if found.validation_ood is not None and not (allow_missing and is_missing(found.validation_ood)):
@@ -152,9 +155,9 @@ def configured_ood(config: RunConfig) -> dict[str, OODSet]:
 def evaluation_selections(
     config: RunConfig, rows: int | None = None, record: DataRecord = NO_RECORD
 ) -> dict[str, Selection]:
-    """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test`, the OOD sets.
+    """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test`, `csid`, the OOD sets.
 
-    `validation_ood` is among them where something is tuned on it. OOD sets go by their own names.
+    `validation_ood` is among them where something is tuned on it. `csid` and OOD sets go by their own names.
 
     Args:
         config: of `evaluation_config`.
@@ -167,10 +170,13 @@ def evaluation_selections(
     """
     if config.data.test is None:
         raise ConfigError("data.test: got null, wanted the in-distribution test set (--test PATH)")
-    reserved = [name for name in configured_ood(config) if name in (*ID_SETS, VALIDATION_OOD)]
-    if reserved:
-        raise ConfigError(f"--ood: the name {reserved[0]!r} is taken, wanted another")
-    sets = open_sets(config, (*ID_SETS, *OOD_SETS, *_tuning_sets(config)), record)
+    taken = (*ID_SETS, VALIDATION_OOD)
+    for key, names in (("--ood", configured_ood(config)), ("data.csid", config.data.csid)):
+        reserved = [name for name in names if name in taken]
+        if reserved:
+            raise ConfigError(f"{key}: the name {reserved[0]!r} is taken, wanted another")
+        taken = (*taken, *names)
+    sets = open_sets(config, (*ID_SETS, CSID, *OOD_SETS, *_tuning_sets(config)), record)
     _check_validation_apart(sets)
     selections = {key: evaluation_selection(config.data, dataset, rows) for key, dataset in sets.items()}
     selections["train"] = evaluation_selection(config.data, sets.train, rows or config.data.train_rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,8 @@ from rtk.config.errors import ConfigError, unknown, wanted_of
 from rtk.config.load import expand_variables, valid_keys
 from rtk.config.yaml_files import read_mapping
 
-SUITE_KEYS = (*GROUPS, "test", "validation_ood")
+NAMED = (*GROUPS, "csid")  # keys with sets by name
+SUITE_KEYS = (*NAMED, "test", "validation_ood")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Suite:
     Attributes:
         name: of the YAML file.
         sets: OOD test sets.
+        csid: paths of test sets of the same classes under covariate shift, by name.
         test: in-distribution test set; None: the recipe's.
         validation_ood: OOD images to tune on, none of them in `sets`; None: the recipe's.
     """
@@ -40,6 +43,7 @@ class Suite:
     sets: tuple[OODSet, ...]
     test: str | None = None
     validation_ood: str | None = None
+    csid: Mapping[str, str] = field(default_factory=dict)
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -49,7 +53,7 @@ def shipped_suites() -> dict[str, Path]:
 
 
 def load_suite(suite: str | Path) -> Suite:
-    """Read a suite, shipped (by name) or a YAML file with `near`, `far`, `test`, `validation_ood`.
+    """Read a suite, shipped (by name) or a YAML file with `near`, `far`, `csid`, `test`, `validation_ood`.
 
     Raises:
         ConfigError: no such suite, no YAML, an unknown key (named with the nearest valid one), a path that
@@ -60,7 +64,7 @@ def load_suite(suite: str | Path) -> Suite:
     sets = [OODSet(name, group, where) for group in GROUPS for name, where in tree.get(group, {}).items()]
     if not sets:
         raise ConfigError(f"{path}: got no OOD set, wanted some under near or far")
-    return Suite(path.stem, tuple(sets), tree.get("test"), tree.get("validation_ood"))
+    return Suite(path.stem, tuple(sets), tree.get("test"), tree.get("validation_ood"), tree.get("csid", {}))
 
 
 def parse_ood(text: str) -> OODSet:
@@ -103,8 +107,8 @@ def _read_suite(path: Path) -> dict[str, Any]:
     for key, value in tree.items():
         if key not in SUITE_KEYS:
             raise ConfigError(f"{path}: {unknown('key', str(key), SUITE_KEYS)}")
-        entries = value if key in GROUPS else {"": value}
+        entries = value if key in NAMED else {"": value}
         if not isinstance(entries, dict) or not all(isinstance(item, str) for item in entries.values()):
-            wanted = "sets as name: path" if key in GROUPS else "a path"
+            wanted = "sets as name: path" if key in NAMED else "a path"
             raise ConfigError(f"{path}: {key}: got {value!r}, wanted {wanted}")
     return tree

@@ -12,11 +12,14 @@ import numpy as np
 
 from rtk.config.activity import has_effect
 from rtk.config.errors import ConfigError, wanted_of
-from rtk.config.metric_names import larger_is_better
+from rtk.config.metric_names import FULL_SPECTRUM, bare_name, larger_is_better
 from rtk.report.tables import METRICS, format_value, how_shown
 from rtk.runs.results import Entry, Group, changed_keys, iterate_metrics
 
-TEST_METRICS = ("accuracy", "aurc", "auroc_near", "ds_aurc_near", "ds_aurc_far")
+TEST_METRICS = (
+    *("accuracy", "aurc", "auroc_near", "ds_aurc_near", "ds_aurc_far"),
+    *(f"{FULL_SPECTRUM}{metric}" for metric in ("accuracy", "auroc_near", "ds_aurc_near")),
+)
 VAL_METRICS = ("val/accuracy", "val/aurc", "val/ds_aurc_near", "val/ds_aurc_far")
 SORT_BY = ("ds_aurc_near", "val/ds_aurc_near", "accuracy", "val/accuracy")
 
@@ -56,14 +59,15 @@ def sort_key(entries: Sequence[Entry], wanted: str | None) -> str:
 
 def heading(metric: str) -> str:
     """A metric as a heading, with its unit."""
-    name = metric.removeprefix("val/")
-    prefix = "val " if name != metric else ""
+    name = bare_name(metric)
+    place = metric.removesuffix(name).rstrip("/")
+    prefix = f"{place.replace('_', ' ')} " if place else ""
     return prefix + (how_shown(name).heading if _is_known(name) else name)
 
 
 def cell(metric: str, values: Sequence[float]) -> str:
     """A metric of a group: its value, or mean ± standard deviation over seeds."""
-    name = metric.removeprefix("val/")
+    name = bare_name(metric)
     if not values:
         return "–"
     if _is_known(name):
@@ -82,13 +86,13 @@ def _is_known(name: str) -> bool:
 
 def factor(metric: str) -> float:
     """What a value is multiplied by to be in the unit of the metric's heading."""
-    name = metric.removeprefix("val/")
+    name = bare_name(metric)
     return how_shown(name).factor if _is_known(name) else 1.0
 
 
 def shown_difference(metric: str, difference: float) -> str:
     """A difference of a metric in the unit of its heading, with its sign."""
-    name = metric.removeprefix("val/")
+    name = bare_name(metric)
     decimals = how_shown(name).decimals if _is_known(name) else 4
     return f"{difference * factor(metric):+.{decimals}f}"
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from rtk.config.data import GROUPS
 from rtk.config.load import flatten
+from rtk.config.metric_names import FULL_SPECTRUM
 from rtk.evaluate.predictions_file import read_stamp
 from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
@@ -62,7 +63,7 @@ def conditions_of(run: RunFolder, metrics: Sequence[str]) -> dict[str, Condition
         found |= dict(_of_validation(run, _groups(of_validation)))
     of_test = [metric for metric in metrics if not metric.startswith(VALIDATION)]
     if of_test and (run.evaluation / "metrics.json").exists():
-        found |= dict(_of_test(run, _groups(of_test)))
+        found |= dict(_of_test(run, _groups(of_test), any(m.startswith(FULL_SPECTRUM) for m in of_test)))
     return found
 
 
@@ -102,14 +103,17 @@ def _of_validation(run: RunFolder, groups: Sequence[str]) -> Iterator[tuple[str,
             yield f"evaluate.{key}", Condition(config[f"evaluate.{key}"], config[f"evaluate.{key}"])
 
 
-def _of_test(run: RunFolder, groups: Sequence[str]) -> Iterator[tuple[str, Condition]]:
-    """Images of the test and OOD sets, scores and protocol of the last evaluation."""
+def _of_test(run: RunFolder, groups: Sequence[str], full: bool) -> Iterator[tuple[str, Condition]]:
+    """Images of the test and OOD sets, of the `full` spectrum too, scores and protocol of the evaluation."""
     result = read_result(run)
     measured = result.get("measured_on") or _stamped(run, ("test", *result["groups"]))
     sets = {"test images": ["test"]} | {
         f"{group}-OOD images": [name for name, own in result["groups"].items() if own == group]
         for group in groups
     }
+    sets["images under covariate shift"] = (
+        list(result.get("full_spectrum", {}).get("csid", ())) if full else []
+    )
     for about, names in sets.items():
         if names and all(name in measured for name in names):
             yield about, _images({name: measured[name] for name in names})

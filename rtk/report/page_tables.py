@@ -151,6 +151,30 @@ def confidence_table(entry: EvaluatedRun) -> list[Grid]:
     return fit_width(Grid([METRICS[key].heading for key in keys], rows))
 
 
+def full_spectrum_table(entry: EvaluatedRun) -> list[Grid]:
+    """Headline metrics without and with images under covariate shift, and each such set; none without any."""
+    full = entry.result.get("full_spectrum")
+    if full is None:
+        return []
+    both = (entry.result["summary"], full["summary"])
+    keys = [key for key in HEADLINE if any(key in summary for summary in both)]
+    rows = [
+        (how_shown(key).heading, [_cell(key, both[0].get(key)), _cell(key, both[1].get(key), around)])
+        for key in keys
+        for around in [_at(full.get("intervals"), ("summary", key))]
+    ]
+    confidence = entry.result["confidence"]
+    errors = ("accuracy", "aurc", "auroc_errors")
+    alone = [
+        (name, [_cell(key, by_score[confidence].get(key)) for key in errors])
+        for name, by_score in {"test": entry.result["test"], **full["csid"]}.items()
+    ]
+    return [
+        Grid(["test", "test and shifted"], rows, "in-distribution images", "metric"),
+        Grid([METRICS[key].heading for key in errors], alone, "each set alone", "set"),
+    ]
+
+
 def corruption_table(entry: EvaluatedRun) -> list[Grid]:
     """Accuracy at each severity, means of AURC and AUROC of errors; none where not measured."""
     measured = entry.corruption_rows()

@@ -33,6 +33,7 @@ from rtk.report.page_tables import (
     corruption_table,
     decision_rows,
     fit_width,
+    full_spectrum_table,
     headline_rows,
     score_set_table,
 )
@@ -107,6 +108,7 @@ def _run_section(entry: EvaluatedRun) -> dict[str, Any]:
         "more_tables": _set_tables(entry, FOLDED_TABLES),
         "confidences": confidence_table(entry),
         "corruptions": corruption_table(entry),
+        "full_spectrum": full_spectrum_table(entry),
         "decision": decision_rows(entry),
         "galleries": list(galleries(entry, names)),
         **_class_section(entry, names),

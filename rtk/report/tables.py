@@ -11,7 +11,7 @@ import html
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,6 +162,18 @@ def pooled_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
 
 
 def _rows_of(run: str, result: Mapping[str, Any]) -> Iterator[Row]:
+    yield from _standard_rows(run, result)
+    full = result.get("full_spectrum")
+    if full is not None:
+        for name, by_score in full["csid"].items():
+            for score, metrics in by_score.items():
+                yield Row(run, f"{name} (csid)", "id", score, metrics, {})
+        around = result.get("std", {}).get("full_spectrum", {})
+        whole = {**full, "groups": result["groups"], "std": around}
+        yield from (replace(row, set=f"{row.set} (full spectrum)") for row in _standard_rows(run, whole))
+
+
+def _standard_rows(run: str, result: Mapping[str, Any]) -> Iterator[Row]:
     spread = result.get("intervals") or result.get("std") or {}
     for score, metrics in result["test"].items():
         yield Row(run, "test", "id", score, metrics, spread.get("test", {}).get(score, {}))

@@ -93,6 +93,10 @@ def image_counts(result: Mapping[str, Any], counts: Mapping[str, int]) -> str:
         counts: images by name of the set.
     """
     parts = [f"test {counts['test']:,}"]
+    shifted = result.get("full_spectrum", {}).get("csid", {})
+    if shifted:
+        own = [f"{name} {result['measured_on'][name]['rows']:,}" for name in shifted]
+        parts.append(f"under covariate shift {', '.join(own)}")
     for group in GROUPS:
         own = [f"{name} {counts[name]:,}" for name, kind in result["groups"].items() if kind == group]
         if own:

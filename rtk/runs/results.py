@@ -18,6 +18,7 @@ from rtk.config.activity import has_effect
 from rtk.config.changes import When, may_change
 from rtk.config.errors import ConfigError, nearest
 from rtk.config.load import flatten
+from rtk.config.metric_names import FULL_SPECTRUM
 from rtk.config.overrides import typed_value
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import group_name
@@ -111,7 +112,9 @@ def read_entry(run: RunFolder, **attributes: Any) -> Entry:
     """A run as it is now, evaluated or not."""
     metrics = {row["key"]: row["value"] for row in run.read_metrics() if row["key"].startswith("val/")}
     if (run.evaluation / "metrics.json").exists():
-        metrics |= read_result(run)["summary"]
+        result = read_result(run)
+        full = result.get("full_spectrum", {}).get("summary", {})
+        metrics |= result["summary"] | {f"{FULL_SPECTRUM}{key}": value for key, value in full.items()}
     params = dict(flatten(run.config_tree()))
     return Entry(run, params, metrics, {"name": run.name, **attributes})
 

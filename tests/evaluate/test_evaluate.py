@@ -20,7 +20,7 @@ import torch
 from rtk.cli import main
 from rtk.config import ConfigError, load_config
 from rtk.data.decode.pipeline import Selection, decode_datasets
-from rtk.data.image import BadImageError
+from rtk.data.image import BadImageError, decode_rgb, encode_png
 from rtk.data.prepare.prepare import prepare
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
@@ -32,9 +32,9 @@ from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
 from rtk.evaluate.run_decision import current_decision
-from rtk.evaluate.score_table import rows_of, score_table
+from rtk.evaluate.score_table import as_predictions, rows_of, score_table
 from rtk.evaluate.sets import evaluation_config
-from rtk.metrics import aurc, ds_aurc
+from rtk.metrics import aurc, ds_aurc, ood_detection
 from rtk.metrics.label_errors import label_errors
 from rtk.report.run_page import write_report
 from rtk.report.run_tables import write_run_tables
@@ -201,6 +201,48 @@ def test_corruptions_are_predicted_by_the_pool_and_name_what_is_wrong(run, tmp_p
         assert corruption_metrics(one, selection, msp, types=["contrast"]) == rows
         with pytest.raises(BadImageError, match="data set 'test', row 5"):
             corruption_metrics(one, broken, msp, types=["contrast"])
+
+
+def test_full_spectrum_counts_shifted_images_as_in_distribution_and_changes_nothing_else(run, tmp_path):
+    test = resolve_path("builtin:digits/test.parquet")
+    table, classes = pq.read_table(test), open_dataset(test).classes
+    last = len(classes) - 1  # the shifted set has its classes in another order
+    dark = [encode_png(decode_rgb(image, None) // 3) for image in table["image"].to_pylist()]
+    shifted = table.set_column(table.column_names.index("image"), "image", pa.array(dark))
+    labels = pa.array(last - table["label"].to_numpy())
+    pq.write_table(
+        shifted.set_column(table.column_names.index("label"), "label", labels), tmp_path / "d.parquet"
+    )
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": classes[::-1]}))
+    settings = ["evaluate.scores=[msp, knn]", "evaluate.risk=0.3"]
+    standard = evaluate_run(run, evaluation_config(run, settings))
+    found = evaluate_run(run, evaluation_config(run, [*settings, f"data.csid.dark={tmp_path / 'd.parquet'}"]))
+    for key in ("summary", "test", "scores", "sets", "decision", "calibration"):
+        assert found[key] == standard[key]
+    assert "full_spectrum" not in standard
+    parts = {
+        name: read_predictions(run.evaluation / "predictions" / f"{name}.parquet")
+        for name in ("test", "dark")
+    }
+    right = {name: own["prediction"] == own["label"] for name, own in parts.items()}
+    np.testing.assert_array_equal(parts["dark"]["label"], parts["test"]["label"])
+    full = found["full_spectrum"]
+    assert full["summary"]["accuracy"] == pytest.approx(np.concatenate([*right.values()]).mean())
+    assert full["csid"]["dark"]["msp"]["accuracy"] == pytest.approx(right["dark"].mean())
+    sure = {name: as_predictions(own).logits.softmax(1).amax(1).numpy() for name, own in parts.items()}
+    both, correct = np.concatenate([*sure.values()]), np.concatenate([*right.values()])
+    scores = rows_of(read_scores(run), "set", "photos")
+    wanted = ood_detection(both, scores["msp"])
+    got = full["sets"]["photos"]["msp"]
+    assert {key: got[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
+    assert full["test"]["msp"]["aurc"] == pytest.approx(aurc(both, correct), abs=1e-6)
+    assert got["ds_aurc"] == pytest.approx(
+        ds_aurc(both, both, correct, scores["msp"], scores["msp"]), abs=1e-6
+    )
+    assert set(pc.unique(read_scores(run)["set"]).to_pylist()) == {"test", *found["groups"]}
+    keys = {row["key"] for row in run.read_metrics()}
+    assert {"test/full_spectrum/accuracy", "test/full_spectrum/auroc_far"} <= keys
+    assert "Full spectrum" in write_report([run]).read_text()
 
 
 def test_prepared_corruptions_are_measured_as_those_that_rtk_makes(run, tmp_path, capsys):

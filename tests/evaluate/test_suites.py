@@ -67,6 +67,7 @@ def test_shipped_suites_agree_on_the_group_of_a_set():
         ("nearr: {a: /a}", "unknown key 'nearr', nearest valid key is 'near'"),
         ("near: [a, b]", "near: got .*, wanted sets as name: path"),
         ("near: {a: null}", "near: got .*, wanted sets as name: path"),
+        ("csid: [a]", "csid: got .*, wanted sets as name: path"),
         ("near: {a: [b]}", "near: got .*, wanted sets as name: path"),
         ("test: {a: /b}", "test: got .*, wanted a path"),
         ("test: /a", "got no OOD set"),
@@ -115,6 +116,32 @@ def test_the_command_line_wins_over_a_suite_and_a_suite_over_the_recipe(run, tmp
     data = evaluation_config(run, given, suite).data
     assert (data.test, data.validation_ood) == ("/test", "/tune")
     assert (data.near_ood, data.far_ood) == ({"a": near, "b": "/b"}, {"c": "/c"})
+
+
+def test_covariate_shifted_sets_of_a_suite_are_test_sets_of_the_runs_classes(run, tmp_path):
+    test, near = (f"{DIGITS}{name}.parquet" for name in ("test", "near_digits89"))
+    suite = write(tmp_path, f"near: {{digits89: '{near}'}}\ncsid: {{scans: '{test}', lost: /nowhere}}")
+    with pytest.raises(ConfigError, match=r"1 of 3 sets are missing: lost \(/nowhere\)"):
+        evaluation_config(run, suite=str(suite))
+    config = evaluation_config(run, suite=str(suite), allow_missing=True)
+    assert config.data.csid == {"scans": test}
+    assert list(configured_ood(config)) == ["digits89"]
+    assert evaluation_config(run, [f"data.csid.v2={test}"]).data.csid == {"v2": test}
+    selections = evaluation_selections(config)
+    assert selections["scans"].dataset.classes == selections["train"].dataset.classes
+    with pytest.raises(ConfigError, match="data.csid: the name 'digits89' is taken"):
+        evaluation_selections(evaluation_config(run, [f"data.csid.digits89={test}"]))
+    with pytest.raises(ConfigError, match=r"data\.csid\.strange: .*classes have other names than the run's"):
+        evaluation_selections(evaluation_config(run, [f"data.csid.strange={near}"]))
+
+
+def test_shipped_suites_have_the_covariate_shifted_sets_of_openood(monkeypatch):
+    monkeypatch.setenv("RTK_DATA", "/data")
+    assert list(load_suite("openood_imagenet").csid) == [
+        *("imagenet_v2", "imagenet_c", "imagenet_r", "imagenet_es"),
+    ]
+    assert load_suite("openood_cifar10").csid == {"cifar10c": "/data/openood/cifar10/test_cifar10c.parquet"}
+    assert load_suite("openood_cifar100").csid == {}
 
 
 def test_two_sets_of_one_name_are_refused(run):

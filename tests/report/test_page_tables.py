@@ -1,6 +1,18 @@
 from __future__ import annotations
 
-from rtk.report.page_tables import PAGE_WIDTH, Cell, Grid, fit_width, headline_rows, score_set_table
+import json
+
+from rtk.report.comparison_table import heading, shown_difference, shown_metrics
+from rtk.report.page_tables import (
+    PAGE_WIDTH,
+    Cell,
+    Grid,
+    fit_width,
+    full_spectrum_table,
+    headline_rows,
+    score_set_table,
+)
+from rtk.runs.results import read_entry
 from tests.report.conftest import SETS
 
 
@@ -41,3 +53,26 @@ def test_headline_marks_the_best_of_several(make_run, read):
     rows = {row["heading"]: row["cells"] for row in headline_rows(evaluated)}
     assert [cell.best for cell in rows["AURC ‰"]] == [True, False]
     assert not any(cell.best for row in headline_rows(evaluated[:1]) for cell in row["cells"])
+
+
+def test_full_spectrum_stands_beside_the_standard_metrics_and_can_be_compared(make_run, read):
+    run = make_run("one")
+    assert full_spectrum_table(*read(run)) == []
+    path = run.evaluation / "metrics.json"
+    result = json.loads(path.read_text())
+    summary = {key: value / 2 for key, value in result["summary"].items()}
+    result["full_spectrum"] = {"summary": summary, "csid": {"v2": result["test"]}}
+    path.write_text(json.dumps(result))
+    both, alone = full_spectrum_table(*read(run))
+    accuracy = result["summary"]["accuracy"]
+    assert both.columns == ["test", "test and shifted"]
+    assert both.rows[0][0] == "accuracy %"
+    assert [cell.text for cell in both.rows[0][1]] == [f"{100 * accuracy:.2f}", f"{50 * accuracy:.2f}"]
+    assert [name for name, _ in alone.rows] == ["test", "v2"]
+    assert alone.rows[0][1] == alone.rows[1][1]
+    entry = read_entry(run)
+    assert entry.metrics["full_spectrum/accuracy"] == accuracy / 2
+    assert "full_spectrum/auroc_near" in shown_metrics([entry], [])
+    assert heading("full_spectrum/auroc_near") == "full spectrum AUROC near %"
+    assert heading("val/aurc") == "val AURC ‰"
+    assert shown_difference("full_spectrum/accuracy", 0.01) == "+1.00"

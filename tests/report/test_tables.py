@@ -71,6 +71,17 @@ def test_rows_are_sets_by_scores_and_means_of_groups():
     assert rows[-1].metrics == {"auroc": 0.8}
 
 
+def test_the_full_spectrum_has_rows_of_its_own_beside_the_standard_ones():
+    full = {key: RESULT[key] for key in ("summary", "test", "scores", "sets")}
+    full = {**full, "csid": {"v2": {"msp": {"accuracy": 0.7, "aurc": 0.1}}}}
+    rows = pooled_rows({"run": {**RESULT, "full_spectrum": full}})
+    standard = pooled_rows({"run": RESULT})
+    assert rows[: len(standard)] == standard
+    added = [(row.set, row.group, row.score) for row in rows[len(standard) :]]
+    assert added[0] == ("v2 (csid)", "id", "msp")
+    assert added[1:] == [(f"{row.set} (full spectrum)", row.group, row.score) for row in standard]
+
+
 def test_csv_and_json_hold_the_fractions():
     rows = pooled_rows({"run": RESULT})
     plain = json.loads(FORMATS["json"](rows))

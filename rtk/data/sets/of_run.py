@@ -28,7 +28,7 @@ U = TypeVar("U")
 # What training decodes; the rest is measured on, or tuned on, by an evaluation.
 TRAINING = ("train", "validation", "validation_near_ood", "validation_far_ood", "mixing", "outliers")
 WITH_CLASSES = ("train", "validation")
-LABELLED = (*WITH_CLASSES, "test")
+LABELLED = (*WITH_CLASSES, "test", "csid")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class RunSets(Generic[T]):
         train: training images.
         validation: labelled images for model selection; None: they are held out of `train` (`split_train`).
         test: in-distribution test images.
+        csid: test sets of the same classes under covariate shift, by name.
         near_ood: near-OOD test sets, by name.
         far_ood: far-OOD test sets, by name.
         validation_near_ood: near-OOD sets of the validation metrics, by name; never test sets.
@@ -51,6 +52,7 @@ class RunSets(Generic[T]):
     train: T
     validation: T | None = None
     test: T | None = None
+    csid: Mapping[str, T] = field(default_factory=dict)
     near_ood: Mapping[str, T] = field(default_factory=dict)
     far_ood: Mapping[str, T] = field(default_factory=dict)
     validation_near_ood: Mapping[str, T] = field(default_factory=dict)
@@ -134,7 +136,7 @@ def open_training_sets(config: RunConfig, record: DataRecord = NO_RECORD) -> Run
         ConfigError: naming the key, what was got and what was wanted.
     """
     unused = {name for name in ("mixing", "outliers") if not config.objective.needing(name)}
-    tested = () if record.hashes else ("test", "near_ood", "far_ood")
+    tested = () if record.hashes else ("test", "csid", "near_ood", "far_ood")
     return open_sets(config, {*TRAINING, *tested} - unused, record).only(TRAINING)
 
 
@@ -180,7 +182,8 @@ def _check_content(
 
 def _labelled(classes: tuple[str, ...], by_number: bool, key: str, dataset: ImageDataset) -> ImageDataset:
     """A set with its labels as numbers of a run's classes, where they are ever used."""
-    return joined_by_name(classes, by_number, f"data.{key}", dataset) if key in LABELLED else dataset
+    labelled = key.partition(".")[0] in LABELLED
+    return joined_by_name(classes, by_number, f"data.{key}", dataset) if labelled else dataset
 
 
 def joined_by_name(
