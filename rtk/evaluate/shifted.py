@@ -103,7 +103,7 @@ def _place(
     """Score the images of one variant and put the outcome where their row numbers say."""
     rows = block["row"].to_numpy()
     columns = {key: as_matrix(block[key], len(rows)).copy() for key in ("logits", "features")}
-    columns |= {key: block[key].to_numpy() for key in states if key in block.column_names}
+    columns |= {key: block[key].to_numpy().copy() for key in states if key in block.column_names}
     predictions = as_predictions({**columns, "label": labels[rows]})
     correct[name][rows] = columns["logits"].argmax(1) == labels[rows]
     for score, state in states.items():
