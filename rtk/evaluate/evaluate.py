@@ -26,7 +26,7 @@ from rtk.evaluate.run_decision import decide_for_run
 from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, fit_data
 from rtk.evaluate.sets import binding_record, configured_ood, evaluation_selections
-from rtk.evaluate.shifted import corrupted_selections, shifted_scores
+from rtk.evaluate.shifted import corrupted_selections, shifted_columns, shifted_scores
 from rtk.evaluate.throughput import measure_throughput, note_throughput
 from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.runs.atomic import replacing, write_json
@@ -166,7 +166,7 @@ def _measure_corruptions(
 ) -> dict[str, Any]:
     """Means over all corruptions; a row for each and each score is written, with what it was measured on."""
     states = {name: measured.tuned.states[name] for name in shifted_scores(pool.settings)}
-    of_images = image_scores(states)
+    of_images = shifted_columns(states)
     predict = Predict(True, of_images, fitted_files(pool, of_images, selections) if of_images else {})
     with progress_bar("predicting corrupted images") as progress:
         if shifted.sets:

@@ -20,6 +20,8 @@ from rtk.evaluate.measure import error_metrics
 from rtk.evaluate.pool import Counted
 from rtk.evaluate.score_table import as_predictions
 from rtk.scores import SCORES, FittedScore, apply_score
+from rtk.scores.selection import image_scores
+from rtk.scores.variants import column_of, score_of
 
 _FILE = re.compile(r"(?P<kind>.+)-(?P<severity>[1-5])\.parquet")
 
@@ -28,6 +30,11 @@ def shifted_scores(settings: EvaluateConfig) -> tuple[str, ...]:
     """Scores that are measured under corruption: the confidence, and those that are named one by one."""
     named = [name for name in settings.scores if name in SCORES]
     return tuple(dict.fromkeys([settings.confidence, *named]))
+
+
+def shifted_columns(states: Mapping[str, FittedScore]) -> tuple[str, ...]:
+    """Columns of those of some fitted scores that run the model, with the hyper-parameters that they have."""
+    return tuple(column_of(SCORES[name], states[name].hyperparameters) for name in image_scores(states))
 
 
 def corrupted_selections(
@@ -103,7 +110,8 @@ def _place(
     """Score the images of one variant and put the outcome where their row numbers say."""
     rows = block["row"].to_numpy()
     columns = {key: as_matrix(block[key], len(rows)).copy() for key in ("logits", "features")}
-    columns |= {key: block[key].to_numpy().copy() for key in states if key in block.column_names}
+    of_images = [key for key in block.column_names if score_of(key)[0] in states]
+    columns |= {key: block[key].to_numpy().copy() for key in of_images}
     predictions = as_predictions({**columns, "label": labels[rows]})
     correct[name][rows] = columns["logits"].argmax(1) == labels[rows]
     for score, state in states.items():
