@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from rtk.config import ConfigError, load_config
 from rtk.config.load import dump_config
+from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate.sets import configured_ood, evaluation_config, evaluation_selections
 from rtk.evaluate.suites import OODSet, known_groups, load_suite, parse_ood, shipped_suites
@@ -131,8 +133,10 @@ def test_covariate_shifted_sets_of_a_suite_are_test_sets_of_the_runs_classes(run
     assert selections["scans"].dataset.classes == selections["train"].dataset.classes
     with pytest.raises(ConfigError, match="data.csid: the name 'digits89' is taken"):
         evaluation_selections(evaluation_config(run, [f"data.csid.digits89={test}"]))
+    strange = Path(shutil.copy(resolve_path(near), tmp_path / "strange.parquet"))
+    (tmp_path / "classes.json").write_text('{"classes": ["cat", "dog"]}')
     with pytest.raises(ConfigError, match=r"data\.csid\.strange: .*classes have other names than the run's"):
-        evaluation_selections(evaluation_config(run, [f"data.csid.strange={near}"]))
+        evaluation_selections(evaluation_config(run, [f"data.csid.strange={strange}"]))
 
 
 def test_shipped_suites_have_the_covariate_shifted_sets_of_openood(monkeypatch):
