@@ -147,6 +147,7 @@ def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]
     rows = {entry.label: entry.corruption_rows() for entry in evaluated}
     missing = [label for label, own in rows.items() if not own]
     without = f" Not measured: {', '.join(missing)}." if missing else ""
+    without += _other_corruptions([entry for entry in evaluated if rows[entry.label]])
     for key, title, good in (
         ("accuracy", "Accuracy under corruptions", "high, and falling slowly"),
         ("auroc_errors", "AUROC of errors under corruptions", "level: errors stay as easy to tell"),
@@ -160,6 +161,15 @@ def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]
                 plots.histories(lines, title, "severity (0: clean)", label, run_numbers(evaluated)),
                 f"Mean over the corruption types at each severity. Good: {good}.{without}",
             )
+
+
+def _other_corruptions(measured: Sequence[EvaluatedRun]) -> str:
+    """Says which run was measured on whose corrupted images, where these are not the same."""
+    sources = {entry.label: entry.result.get("corrupted_sets", "rtk's own") for entry in measured}
+    if len(set(sources.values())) < 2:
+        return ""
+    listed = ", ".join(f"{label} {source}" for label, source in sources.items())
+    return f" Not on the same corrupted images, so not to be compared: {listed}."
 
 
 def training_figures(entry: EvaluatedRun) -> Iterator[Captioned]:

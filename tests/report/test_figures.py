@@ -50,6 +50,18 @@ def test_a_table_of_other_origin_is_told_from_the_area(make_run, read):
     assert re.search(r"AURC: \d+\.\d\d ‰ \(in the summary 500\.00\)", caption)
 
 
+def test_corrupted_images_of_other_origin_are_told(make_run, read):
+    runs = [make_run("one"), make_run("two", seed=1)]
+    clean = {"step": 8, "corruption": "none", "severity": 0, "images": 9, "accuracy": 0.9}
+    for run in runs:
+        write_rows(run.evaluation, [clean, {**clean, "corruption": "fog", "severity": 1, "accuracy": 0.8}])
+    entry, other = read(*runs)
+    warning = "Not on the same corrupted images, so not to be compared: one data/cifar100_c, two rtk's own."
+    assert warning not in next(corruption_figures([entry, other])).caption
+    entry.result["corrupted_sets"] = "data/cifar100_c"
+    assert warning in next(corruption_figures([entry, other])).caption
+
+
 def test_a_run_has_one_colour_in_every_figure_also_where_others_lack_it(make_run, read):
     runs = [
         make_run("one", sets={"noise": SETS["noise"]}),
