@@ -66,9 +66,8 @@ def test_the_views_of_the_second_pass_that_are_drawn_anew(job, redraw, others):
     generator = np.random.default_rng(0)
     images, pictures = (generator.integers(0, 256, (12, 3, side, side), dtype=np.uint8) for side in (32, 36))
     train, mixing = (ImageArrays(those, np.arange(12) % 8, np.arange(12)) for those in (images, pictures))
-    state = SimpleNamespace(
-        terms=active_terms(config.objective), ascent_at=lambda step: object() if step else None
-    )
+    terms = active_terms(config.objective)
+    state = SimpleNamespace(terms_at=lambda step: terms, ascent_at=lambda step: object() if step else None)
     data = TrainingData(RunSets(train=train, mixing=mixing))
     plain, ascending = islice(worker._batches(again, data, state, torch.device("cpu"), 0), 2)
     assert plain[1] is None
