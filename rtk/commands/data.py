@@ -160,10 +160,14 @@ def _sources(options: Options) -> tuple[Path, list[Path]]:
 
     Raises:
         ConfigError: there are several where one is wanted, or lists without a folder.
+        ValueError: there is no such kind of source.
     """
     from rtk.config.errors import ConfigError
+    from rtk.data.prepare.sources import named_kind
 
     paths = [Path(path) for path in options.sources]
+    if options.kind is not None:
+        named_kind(options.kind, paths[0])
     if options.kind != "openood":
         if len(paths) > 1:
             wanted = "one; image lists and the folder of their images go with --source openood"

@@ -40,6 +40,7 @@ def run(options: Options) -> int:
 
 
 COLLECTIVE_RANKS = 2
+FOUND = "found: "  # what a check of another process says comes after it; libraries print too
 WANTED_GIB = 2
 
 
@@ -169,19 +170,19 @@ def _sharded_step(rank: int, port: int, folder: str) -> None:
 
 def _start_ray_check() -> subprocess.Popen[str]:
     """Ray takes seconds to start: it does so beside the other checks."""
-    code = "from rtk.commands.doctor import found_in_ray; print(found_in_ray(), flush=True)"
+    code = f"from rtk.commands.doctor import found_in_ray; print({FOUND!r} + found_in_ray(), flush=True)"
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     )
 
 
 def _outcome(check: subprocess.Popen[str]) -> str:
-    """The line that a check in a process of its own prints, before it takes a while to end."""
+    """What a check in a process of its own has found, said before it takes a while to end."""
     assert check.stdout is not None
-    found = check.stdout.readline().strip()
-    if not found:
+    found = next((line for line in check.stdout if line.startswith(FOUND)), None)
+    if found is None:
         raise RuntimeError(check.communicate()[1].strip().rpartition("\n")[2])
-    return found
+    return found.removeprefix(FOUND).strip()
 
 
 def found_in_ray() -> str:

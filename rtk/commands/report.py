@@ -45,7 +45,8 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk report`."""
     from rtk.report.run_page import unlike_headlines, write_report
-    from rtk.report.tables import pooled_rows, write_table
+    from rtk.report.table_files import write_table
+    from rtk.report.tables import pooled_rows
     from rtk.runs.results import read_result
     from rtk.runs.seeds import open_runs
 

@@ -96,32 +96,6 @@ def corrupt_image(image: np.ndarray, kind: str, severity: int, sample_id: int) -
     return corrupted
 
 
-def corruption_metrics(
-    pool: Pool,
-    selection: Selection,
-    confidence: tuple[str, FittedScore],
-    types: Sequence[str] = TYPES,
-    progress: Progress | None = None,
-) -> list[dict[str, Any]]:
-    """Measure a run on every corruption of a labelled set, by one score.
-
-    Args:
-        pool: actors with the model of the run.
-        selection: in-distribution images, those of the test set.
-        confidence: name and fitted state of the score that tells right from wrong.
-        types: corruptions to apply.
-        progress: called with the number of images predicted and their total.
-
-    Returns:
-        A row for the clean images and one for each type and severity: `corruption`, `severity`, `images`,
-        `accuracy`, `aurc`, `e_aurc`, `augrc` and, where both kinds occur, `auroc_errors` and `fpr95_errors`.
-
-    Raises:
-        BadImageError: an image cannot be decoded.
-    """
-    return corruption_scores(pool, selection, dict([confidence]), types, progress)[confidence[0]]
-
-
 def corruption_scores(
     pool: Pool,
     selection: Selection,
@@ -130,16 +104,24 @@ def corruption_scores(
     progress: Progress | None = None,
     predict: Predict | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows as those of `corruption_metrics`, by score.
+    """Measure a run on every corruption of a labelled set, by each of some scores.
 
     Args:
-        pool: see there.
-        selection: see there.
-        states: fitted scores by name.
-        types: see there.
-        progress: see there.
+        pool: actors with the model of the run.
+        selection: in-distribution images, those of the test set.
+        states: fitted scores that tell right from wrong, by name.
+        types: corruptions to apply.
+        progress: called with the number of images predicted and their total.
         predict: what is made of images, a column for each of the scores that run the model; None: logits
             and features alone.
+
+    Returns:
+        By score a row for the clean images and one for each type and severity: `corruption`, `severity`,
+        `images`, `accuracy`, `aurc`, `e_aurc`, `augrc` and, where both kinds occur, `auroc_errors` and
+        `fpr95_errors`.
+
+    Raises:
+        BadImageError: an image cannot be decoded.
     """
     variants = [CLEAN, *((kind, severity) for kind in types for severity in SEVERITIES)]
     targets = selection.labels()

@@ -26,7 +26,7 @@ from rtk.evaluate.run_decision import decide_for_run
 from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, fit_data
 from rtk.evaluate.sets import binding_record, configured_ood, evaluation_selections
-from rtk.evaluate.shifted import corrupted_selections, shifted_columns, shifted_scores
+from rtk.evaluate.shifted import corrupted_selections, images_hash, shifted_columns, shifted_scores
 from rtk.evaluate.throughput import measure_throughput, note_throughput
 from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.runs.atomic import replacing, write_json
@@ -182,7 +182,9 @@ def _measure_corruptions(
     means = {score: corruptions.summarise(own) for score, own in rows.items()}
     found: dict[str, Any] = {"corruptions": means[pool.settings.confidence]}
     found |= {"corruptions_by_score": means} if len(means) > 1 else {}
-    return found | ({"corrupted_sets": shifted.folder} if shifted.folder else {})
+    if shifted.folder:
+        found |= {"corrupted_sets": shifted.folder, "corrupted_data": images_hash(shifted.sets)}
+    return found
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, float]:

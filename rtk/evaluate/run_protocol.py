@@ -87,6 +87,7 @@ def measure_splits(evaluation: Evaluation) -> Measured:
     mean = reduce_leaves(measured, lambda values: float(values.mean()))
     std = reduce_leaves(measured, lambda values: float(values.std(ddof=1)))
     described = _describe(evaluation, splits[0].tuned)
+    described["protocol"]["search_images"] = evaluation.config.evaluate.search_images
     described["protocol"]["splits"] = [split.tuned.describe() for split in splits]
     return splits[0]._replace(result={**mean, "std": std, **described})
 

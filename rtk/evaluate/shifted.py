@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,6 +15,7 @@ from pyarrow import fs
 from rtk.config.errors import ConfigError
 from rtk.config.schema import EvaluateConfig, RunConfig
 from rtk.data.decode.pipeline import Selection, evaluation_selection
+from rtk.data.sets.dataset import content_hash
 from rtk.data.sets.of_run import joined_by_name, open_configured
 from rtk.data.sets.storage import locate
 from rtk.evaluate.columns import as_matrix
@@ -62,6 +65,12 @@ def corrupted_selections(
             "rtk data prepare --source cifar_c makes"
         )
     return found
+
+
+def images_hash(selections: Mapping[str, Selection]) -> str:
+    """What tells sets from others of the same names: a hash of their content and how much of it is used."""
+    known = sorted((name, content_hash(one.dataset), len(one)) for name, one in selections.items())
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def _files(folder: str) -> Iterator[tuple[str, str, int]]:

@@ -76,16 +76,15 @@ def compare(
     """
     if sum(map(bool, (runs, sweep, experiment))) != 1:
         raise ConfigError("compare: wanted runs, or --sweep NAME, or --experiment NAME, and just one of them")
-    title, space = f"experiment {experiment}" if experiment else "runs", None
-    importances: dict[str, float] = {}
+    space, importances = None, dict[str, float]()
     if sweep:
         entries, space, importances = _read_sweep(sweep, output)
         title = f"sweep {entries[0].run.path.parent.name if entries else sweep}"
         metrics, sort = _sweep_columns(entries, space, metrics, sort)
     elif experiment:
-        entries = read_experiment(experiment, output)
+        entries, title = read_experiment(experiment, output), f"experiment {experiment}"
     else:
-        entries = [read_entry(run) for run in open_runs(runs, output)]
+        entries, title = [read_entry(run) for run in open_runs(runs, output)], "runs"
     entries = _selected(entries, where)
     shown = shown_metrics(entries, metrics)
     # A trial is a row of its own, also where two have drawn the same values.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,7 +147,7 @@ def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]
     rows = {entry.label: entry.corruption_rows() for entry in evaluated}
     missing = [label for label, own in rows.items() if not own]
     without = f" Not measured: {', '.join(missing)}." if missing else ""
-    without += _other_corruptions([entry for entry in evaluated if rows[entry.label]])
+    without += _other_corruptions(evaluated, rows)
     for key, title, good in (
         ("accuracy", "Accuracy under corruptions", "high, and falling slowly"),
         ("auroc_errors", "AUROC of errors under corruptions", "level: errors stay as easy to tell"),
@@ -163,13 +163,18 @@ def corruption_figures(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]
             )
 
 
-def _other_corruptions(measured: Sequence[EvaluatedRun]) -> str:
-    """Says which run was measured on whose corrupted images, where these are not the same."""
-    sources = {entry.label: entry.result.get("corrupted_sets", "rtk's own") for entry in measured}
-    if len(set(sources.values())) < 2:
+def _other_corruptions(evaluated: Sequence[EvaluatedRun], rows: Mapping[str, Sequence[Any]]) -> str:
+    """Says which run was measured on which corrupted images, where these are not the same."""
+    images, shown = set(), []
+    for entry in evaluated:
+        if rows[entry.label]:
+            count, result = rows[entry.label][0]["images"], entry.result
+            images.add((result.get("corrupted_data"), count))
+            source = result.get("corrupted_sets", "rtk's own")
+            shown.append(f"{entry.label} {source} ({count:,.0f} of each)")
+    if len(images) < 2:
         return ""
-    listed = ", ".join(f"{label} {source}" for label, source in sources.items())
-    return f" Not on the same corrupted images, so not to be compared: {listed}."
+    return f" Not on the same corrupted images, so not to be compared: {', '.join(shown)}."
 
 
 def training_figures(entry: EvaluatedRun) -> Iterator[Captioned]:

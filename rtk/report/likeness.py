@@ -123,6 +123,7 @@ def _of_test(run: RunFolder, groups: Sequence[str], full: bool) -> Iterator[tupl
     protocol = result["protocol"]
     settings = {key: result.get(key) for key in ("confidence", "ood_score", "ds_method")}
     settings["protocol"] = protocol["name"]
+    settings["evaluate.search_images"] = protocol.get("search_images")  # of rat_splits alone
     deciding = dict.fromkeys((result["confidence"], result["ood_score"]))
     for name in deciding if protocol["name"] == "fixed" else ():
         settings[f"k of {name}"] = protocol["hyperparameters"].get(name, {}).get("k")

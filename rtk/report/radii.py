@@ -11,6 +11,7 @@ import torch
 
 from rtk.config.errors import ConfigError
 from rtk.evaluate.columns import as_matrix
+from rtk.evaluate.predictions_file import read_stamp
 from rtk.evaluate.throughput import read_throughput
 from rtk.metrics import aurc
 from rtk.report import plots
@@ -73,9 +74,15 @@ def _histograms(evaluated: Sequence[EvaluatedRun]) -> Iterator[Captioned]:
 
 
 def temperature_curves(entry: EvaluatedRun) -> dict[str, Curve]:
-    """AURC over the temperatures of RAT's protocol, of the scores of logits that have one, by name."""
+    """AURC over the temperatures of RAT's protocol, of the scores of logits that have one, by name.
+
+    None where the predictions of the test images are gone, or have been made anew since the evaluation.
+    """
     path = entry.run.evaluation / "predictions" / "test.parquet"
-    if not path.exists():
+    made_of, measured = read_stamp(path).get("predictions", {}), entry.result.get("measured_on", {})
+    tested = measured.get("test", {})
+    kept = {key: made_of.get(key) for key in ("data", "rows", "step")}
+    if kept != {"data": tested.get("data"), "rows": tested.get("rows"), "step": entry.result["step"]}:
         return {}
     table = pq.read_table(path, columns=["logits", "label"])
     logits = torch.from_numpy(as_matrix(table["logits"], len(table)).copy())

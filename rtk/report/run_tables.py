@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rtk.report.tables import FORMATS, pooled_rows, write_table
+from rtk.report.table_files import FORMATS, write_table
+from rtk.report.tables import pooled_rows
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 

@@ -26,5 +26,6 @@ def image_scores(names: Iterable[str]) -> tuple[str, ...]:
 def image_columns(settings: EvaluateConfig) -> tuple[str, ...]:
     """Columns of scores of images that an evaluation computes: each by its defaults, and what is searched."""
     names = image_scores(wanted_scores(settings))
-    more = [column for name in names for column in searched_columns(name)] if settings.search_images else []
+    searched = settings.search_images and settings.protocol == "rat_splits"
+    more = [column for name in names for column in searched_columns(name)] if searched else []
     return tuple(dict.fromkeys([*names, *more]))

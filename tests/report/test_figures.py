@@ -56,10 +56,15 @@ def test_corrupted_images_of_other_origin_are_told(make_run, read):
     for run in runs:
         write_rows(run.evaluation, [clean, {**clean, "corruption": "fog", "severity": 1, "accuracy": 0.8}])
     entry, other = read(*runs)
-    warning = "Not on the same corrupted images, so not to be compared: one data/cifar100_c, two rtk's own."
-    assert warning not in next(corruption_figures([entry, other])).caption
-    entry.result["corrupted_sets"] = "data/cifar100_c"
-    assert warning in next(corruption_figures([entry, other])).caption
+    caption = next(corruption_figures([entry, other])).caption
+    assert "Not on the same" not in caption
+    entry.result.update({"corrupted_sets": "data/cifar100_c", "corrupted_data": "abc"})
+    caption = next(corruption_figures([entry, other])).caption
+    assert "not to be compared: one data/cifar100_c (9 of each), two rtk's own (9 of each)." in caption
+    other.result.update({"corrupted_sets": "copies/cifar100_c", "corrupted_data": "abc"})
+    assert "Not on the same" not in next(corruption_figures([entry, other])).caption
+    write_rows(other.run.evaluation, [{**clean, "images": 5}])
+    assert "two copies/cifar100_c (5 of each)." in next(corruption_figures([entry, other])).caption
 
 
 def test_a_run_has_one_colour_in_every_figure_also_where_others_lack_it(make_run, read):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from rtk.config.errors import ConfigError
 from rtk.evaluate.columns import as_lists
+from rtk.evaluate.predictions_file import METADATA_KEY
 from rtk.evaluate.throughput import note_throughput, read_throughput
 from rtk.metrics import aurc
 from rtk.report.radii import cost_table, medians, radius_section, temperature_curves
@@ -26,8 +28,11 @@ def with_radii(make_run, read):
     folder = entry.run.evaluation / "predictions"
     folder.mkdir(exist_ok=True)
     logits = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    table = {"label": np.arange(200) % 8, "logits": as_lists(logits)}
-    pq.write_table(pa.table(table), folder / "test.parquet")
+    predicted = {"label": np.arange(200) % 8, "logits": as_lists(logits)}
+    stamp = {"predictions": {"data": "abc", "rows": 200, "step": entry.result["step"]}}
+    about = {METADATA_KEY: json.dumps(stamp).encode()}
+    pq.write_table(pa.table(predicted).replace_schema_metadata(about), folder / "test.parquet")
+    entry.result["measured_on"] = {"test": {"data": "abc", "rows": 200}}
     return replace(entry, table=entry.table.append_column("rr_fast", radii)), other, logits
 
 
@@ -65,6 +70,13 @@ def test_the_temperature_is_that_of_the_softmax(with_radii):
         confidence = (logits.double() / temperature).softmax(1).amax(1).numpy()
         assert value == pytest.approx(aurc(confidence, correct), abs=1e-3)
     assert temperature_curves(other) == {}
+
+
+@pytest.mark.parametrize("change", [{"step": 9}, {"measured_on": {"test": {"data": "abd", "rows": 200}}}])
+def test_predictions_of_another_evaluation_are_left_alone(with_radii, change):
+    entry = with_radii[0]
+    assert temperature_curves(entry)
+    assert temperature_curves(replace(entry, result=entry.result | change)) == {}
 
 
 def test_costs_measured_before_stay(with_radii):

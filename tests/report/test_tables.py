@@ -11,15 +11,14 @@ from xml.etree import ElementTree
 import pytest
 
 from rtk.config import ConfigError
+from rtk.report.table_files import FORMATS, write_table
 from rtk.report.tables import (
-    FORMATS,
     HEADLINE,
     format_value,
     how_shown,
     metric_rows,
     pooled_rows,
     score_rows,
-    write_table,
 )
 
 

@@ -88,9 +88,11 @@ def prepare(
     """
     source, out = Path(source), Path(out)
     _check_arguments(source, out, image_size, rows_per_file)
-    split_folders = None if split_folders is None else tuple(split_folders)
-    lists = tuple(map(str, image_lists)) or None
-    options = {"split_folders": split_folders, "classes_from": classes_from, "image_lists": lists}
+    options = {
+        "split_folders": None if split_folders is None else tuple(split_folders),
+        "classes_from": classes_from,
+        "image_lists": tuple(map(str, image_lists)) or None,
+    }
     opened, parted = open_source(source, kind, **options), None
     _check_missing(source, opened, skip_bad)
     if on_open is not None:
@@ -100,9 +102,8 @@ def prepare(
         first_half, progress = halves(progress)
         opened, parted = split_source(opened, source, split, first_half)
     with resumable_folder(out) as folder:
-        changed = [Path(path).stat().st_mtime_ns for path in lists or ()]
-        asked = options | {"kind": kind, "lists": changed, "exif": exif, "split": split and asdict(split)}
-        key = _key(opened, source, image_size, rows_per_file) | asked
+        asked = options | {"kind": kind, "exif": exif, "split": split and asdict(split)}
+        key = _key(opened, (source, *image_lists), image_size, rows_per_file) | asked
         validate = partial(_validate, image_size=image_size, exif=exif)
         job = _Job(opened, Journal(folder, key), validate, progress, rows_per_file)
         files = job.write(source, skip_bad)
@@ -117,12 +118,17 @@ def prepare(
             opened.ignored,
             parted,
         )
-        _write_json(folder / CLASSES_FILE, {"classes": opened.classes})
-        for part in opened.splits:
-            if not part.labelled:
-                _write_json(folder / f"{part.name}.parquet" / CLASSES_FILE, {"classes": [UNLABELLED]})
-        _write_json(folder / MANIFEST_FILE, report.manifest())
+        _describe(folder, opened, report)
     return report
+
+
+def _describe(folder: Path, source: Source, report: PrepareReport) -> None:
+    """Write class names, also those of splits whose images are of no class, and what was done."""
+    _write_json(folder / CLASSES_FILE, {"classes": source.classes})
+    for part in source.splits:
+        if not part.labelled:
+            _write_json(folder / f"{part.name}.parquet" / CLASSES_FILE, {"classes": [UNLABELLED]})
+    _write_json(folder / MANIFEST_FILE, report.manifest())
 
 
 class _Job:
@@ -202,13 +208,14 @@ class _Job:
         return ImageRow(image, record.label, sample_id, record.path, info)
 
 
-def _key(opened: Source, source: Path, image_size: int | None, rows_per_file: int) -> dict[str, Any]:
+def _key(
+    opened: Source, sources: Sequence[Path], image_size: int | None, rows_per_file: int
+) -> dict[str, Any]:
     """What has to be the same for an interrupted run to be gone on with."""
     splits = [(split.name, split.count) for split in opened.splits]
-    changed = source.stat().st_mtime_ns
     return {
-        "source": str(source.resolve()),
-        "changed": changed,
+        "sources": [str(source.resolve()) for source in sources],
+        "changed": [source.stat().st_mtime_ns for source in sources],
         "splits": splits,
         "classes": opened.classes,
         "image_size": image_size,

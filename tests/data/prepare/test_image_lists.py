@@ -160,7 +160,7 @@ def test_lists_of_images_of_no_class_alone_and_usage(openood, tmp_path, capsys):
     files = [str(folder / "images_classic"), str(folder / "out")]
     assert main(["data", "prepare", *files, "--out", str(tmp_path / "x")]) == 2
     assert "got 2 sources, wanted one; image lists" in capsys.readouterr().err
-    assert main(["data", "prepare", "--source", "opnood", files[0], "--out", str(tmp_path / "x")]) == 2
+    assert main(["data", "prepare", "--source", "opnood", *files[:2], "--out", str(tmp_path / "x")]) == 2
     assert "--source: unknown kind 'opnood', nearest valid kind is 'openood'" in capsys.readouterr().err
     only_list = str(folder / "benchmark_imglist/cifar10/test_tin.txt")
     assert main(["data", "prepare", "--source", "openood", only_list, "--out", str(tmp_path / "x")]) == 2
