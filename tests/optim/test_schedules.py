@@ -1,6 +1,9 @@
+import math
+
 import pytest
 import torch
 
+from rtk.config import load_config
 from rtk.optim.schedules import averaging_phase, learning_rate
 
 
@@ -18,6 +21,30 @@ def test_warmup_constant_and_final_fraction():
     assert [learning_rate(s, 10, 1.0, "constant", 4) for s in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert learning_rate(10, 10, 1.0, final=0.1) == pytest.approx(0.1)
     assert learning_rate(4, 10, 1.0, warmup_steps=4) == 1.0
+
+
+def test_rats_warmup_grows_by_half_a_cosine_and_the_cosine_follows():
+    """RAT's code: `rel + (1 - rel) * (cos(pi + pi * epoch / warmup) + 1) / 2` with 1e-8 for rel, once an epoch.
+
+    Here it moves with every step and has arrived with the last one of the warm-up.
+    """
+    config = load_config("wrn28_10_cifar10_rat", ["data.train=x", "data.test=x", "data.validation_ood=x"])
+    peak, schedule = config.optimizer.lr, config.schedule
+    assert (peak, str(schedule.warmup), schedule.warmup_shape) == (0.2, "5ep", "cosine")
+    steps = 5 * 3  # three steps an epoch
+
+    def rate(step: int) -> float:
+        return learning_rate(step, 100 * 3, peak, schedule.name, steps, warmup_shape=schedule.warmup_shape)
+
+    for epoch in range(1, 6):  # at the end of each the rate is what RAT's code sets for the next
+        published = 1e-8 + (peak - 1e-8) * (math.cos(math.pi + math.pi * epoch / 5) + 1) / 2
+        assert rate(3 * epoch - 1) == pytest.approx(published, abs=1e-8)
+    assert [rate(step) for step in range(steps)] == pytest.approx(
+        [peak * math.sin(math.pi / 2 * (step + 1) / steps) ** 2 for step in range(steps)]
+    )
+    for step in range(steps, 300):
+        falling = (1 + math.cos(math.pi * (step - steps) / (300 - steps))) / 2
+        assert rate(step) == pytest.approx(peak * falling)
 
 
 def test_the_averaging_phase_equals_torch_at_the_beginning_of_every_epoch():
