@@ -65,8 +65,8 @@ class EvaluateConfig(Section):
     )
     search_images: bool = Field(
         False,
-        description="rat_splits also tunes scores that run the model: 15 temperatures, and for odin and "
-        "doctor_perturbed 12 sizes of the step, each computed for all images",
+        description="rat_splits also tunes scores that run the model: 15 temperatures, and for odin, "
+        "doctor_perturbed and relu_perturbed 12 sizes of the step, each computed for all images",
     )
     bootstrap: int = Field(0, ge=0, description="resamples behind 95 % confidence intervals; 0: none")
     risk: Fraction | None = Field(

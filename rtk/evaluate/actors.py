@@ -117,7 +117,7 @@ class Predict:
     Attributes:
         outputs: `logits` and `features` among the columns.
         scores: columns of image scores, by `rtk.scores.variants`.
-        fitted_files: tensors of the scores among these that are fitted, a file each.
+        fitted_files: by name of a score, tensors of those that are fitted.
     """
 
     outputs: bool = True
@@ -126,9 +126,8 @@ class Predict:
 
     def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
         """Read the fitted tensors."""
-        fitted = {
-            name: loaded.read(self.fitted_files[name]) for name in self.scores if name in self.fitted_files
-        }
+        names = {score_of(column)[0] for column in self.scores} & set(self.fitted_files)
+        fitted = {name: loaded.read(self.fitted_files[name]) for name in names}
         return partial(self._columns, loaded, fitted)
 
     def _columns(
@@ -144,7 +143,7 @@ class Predict:
         for column in self.scores:
             started, (name, settings) = time.perf_counter(), score_of(column)
             compute = partial(compute_image_score, name, **settings)
-            values = loaded.in_full_precision(compute, images, fitted.get(column))
+            values = loaded.in_full_precision(compute, images, fitted.get(name))
             columns[column] = pa.array(values.float().cpu().numpy())
             if not settings:  # of many variants one will do
                 seconds[column] = time.perf_counter() - started

@@ -1,6 +1,6 @@
-"""Scores of the logits that are fitted on the validation split: temperature scaling, RelU, KL matching.
+"""Scores of the logits that are fitted on the validation split: temperature scaling, KL matching.
 
-p = softmax(z / T), T = 1 where there is none.
+p = softmax(z).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rtk.scores.hyperparameters import PositiveNumber, UnitInterval
-from rtk.scores.logits import RAT_TEMPERATURES, msp
+from rtk.scores.logits import msp
 from rtk.scores.moments import group_means, row_chunks
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
@@ -65,42 +64,6 @@ def temperature_scaling(predictions: Predictions, tensors: dict[str, Tensor]) ->
     return msp(predictions.logits / tensors["temperature"].to(predictions.logits))
 
 
-def fit_relu(
-    fit_data: FitData, *, lmbda: UnitInterval = 0.5, temperature: PositiveNumber = 1.0
-) -> dict[str, Tensor]:
-    """RelU's matrix from right and wrong predictions of the validation split.
-
-    A = max(lmbda mean_wrong[p pᵀ] - (1 - lmbda) mean_right[p pᵀ], 0), zero on the diagonal, divided by its
-    Frobenius norm. Without a positive entry A is 1 off the diagonal before the division.
-
-    Args:
-        fit_data: its validation images are used.
-        lmbda: weight of the wrong predictions, in [0, 1].
-        temperature: T of the softmax, in fitting and scoring.
-
-    Returns:
-        `matrix` (C, C).
-    """
-    logits, labels = fit_data.validation.logits, fit_data.validation.known_labels
-    right, wrong = _co_occurrences(logits, labels, temperature)
-    matrix = (lmbda * wrong - (1 - lmbda) * right).clamp_min(0).fill_diagonal_(0)
-    if not matrix.any():
-        matrix = torch.ones_like(matrix).fill_diagonal_(0)
-    return {"matrix": matrix / matrix.norm()}
-
-
-def relu(
-    predictions: Predictions, tensors: dict[str, Tensor], *, temperature: PositiveNumber = 1.0
-) -> Tensor:
-    """RelU, relative uncertainty: -pᵀ A p, where A says which classes appear together in mistakes.
-
-    Source: Dadalto et al., "A data-driven measure of relative uncertainty for misclassification detection",
-    ICLR 2024 (arXiv 2306.01710).
-    """
-    probs = torch.softmax(predictions.logits / temperature, dim=1)
-    return -((probs @ tensors["matrix"].to(probs)) * probs).sum(dim=1)
-
-
 def fit_klm(fit_data: FitData) -> dict[str, Tensor]:
     """`templates` (C, C): mean softmax of the validation images predicted as each class.
 
@@ -139,20 +102,7 @@ def _nll_slope_and_curvature(logits: Tensor, labels: Tensor, inverse: float) -> 
     return slope / len(logits), curvature / len(logits)
 
 
-def _co_occurrences(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Mean of p pᵀ (C, C) over the right predictions and over the wrong ones; zero for none."""
-    sums, counts = logits.new_zeros(2, logits.shape[1], logits.shape[1]), [0, 0]
-    for rows, targets in row_chunks(logits, labels):
-        wrong = rows.argmax(dim=1) != targets
-        for place, chosen in enumerate((~wrong, wrong)):
-            probs = softmax(rows[chosen] / temperature)
-            sums[place].addmm_(probs.T, probs)
-            counts[place] += len(probs)
-    return sums[0] / max(counts[0], 1), sums[1] / max(counts[1], 1)
-
-
 ROWS = (
     Score("temperature_scaling", temperature_scaling, fit_temperature_scaling, "features"),
-    Score("relu", relu, fit_relu, "features", rat_search=RAT_TEMPERATURES),
     Score("klm", klm, fit_klm, "features"),
 )

@@ -129,8 +129,9 @@ def compute_image_score(
     """
     score = _image_score(name)
     settings = checked_hyperparameters(name, score.score_defaults, score.limits, hyperparameters)
-    if not score.passes:
+    if score.moves_pixels:
         _require_fine_pixels(images)
+    if not score.passes:
         return score.score(model, images, **settings)
     if tensors is None:
         raise ValueError(f"tensors: got None, wanted what {name} was fitted to")
@@ -151,14 +152,15 @@ def fit_image_score(
         model: in evaluation mode, from images to logits.
         train: batches (images (N, 3, H, W), labels (N,)) of the training images, read once a pass.
         held_out: batches of labelled in-distribution images that are not in `train`; None: the passes over
-            these are left out.
+            these are left out, unless there are no others.
         **hyperparameters: of the passes, such as Gram's `classes`; an evaluation takes the defaults.
 
     Returns:
         What `compute_image_score` takes as `tensors`.
 
     Raises:
-        ValueError: unknown score or hyper-parameter, a score of predictions, or a stream without a batch.
+        ValueError: unknown score or hyper-parameter, a score of predictions, a stream without a batch, or
+            nothing to fit on.
     """
     score = _image_score(name)
     settings = checked_hyperparameters(name, score.fit_defaults, score.limits, hyperparameters)
@@ -168,6 +170,8 @@ def fit_image_score(
         if batches is not None:
             used = {key: value for key, value in settings.items() if key in defaults_of(step.part)}
             fitted |= step.merge(step.part(model, *batch, fitted, **used) for batch in batches)
+    if score.passes and not fitted:
+        raise ValueError(f"held_out: got None, wanted the images that {name} is fitted on")
     return fitted
 
 

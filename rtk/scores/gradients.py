@@ -27,6 +27,12 @@ FastRadius = Literal["paper", "published", "exp", "smooth"]
 # Pixels are in [0, 1]: no larger change of one can be made.
 LARGEST_RADIUS = 1.0
 
+# What RAT's code tries; its MSR with a step is ODIN at T = 1.
+RAT_STEPS = {
+    "epsilon": (0, 5e-5, 1e-4, 1.5e-4, 2e-4, 2.5e-4, 3e-4, 3.5e-4, 4e-4, 6e-4, 8e-4, 1e-3),
+    "step": ("down",),
+}
+
 
 def odin(
     model: nn.Module,
@@ -48,8 +54,8 @@ def odin(
     Source: Liang et al., "Enhancing the reliability of out-of-distribution image detection in neural
     networks", ICLR 2018 (arXiv 1706.02690), eq. 2; epsilon as OpenOOD.
     """
-    moved = _stepped(model, images, lambda z: soft_margin(z / temperature), epsilon, step)
-    return msp(_logits(model, moved) / temperature)
+    moved = stepped(model, images, lambda z: soft_margin(z / temperature), epsilon, step)
+    return msp(forward(model, moved) / temperature)
 
 
 def doctor_perturbed(
@@ -74,16 +80,23 @@ def doctor_perturbed(
 
     Source: Granese et al., NeurIPS 2021 (arXiv 2106.02395), with the step of RAT_MisD's `NoisePerturb`.
     """
-    moved = _stepped(model, images, partial(doctor_alpha, temperature=temperature), epsilon, step)
-    return doctor_alpha(_logits(model, moved), temperature=temperature)
+    moved = stepped(model, images, partial(doctor_alpha, temperature=temperature), epsilon, step)
+    return doctor_alpha(forward(model, moved), temperature=temperature)
 
 
-def _stepped(
-    model: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor], epsilon: float, step: str
+def stepped(
+    model: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor], epsilon: float, step: InputStep
 ) -> Tensor:
     """Images after a signed step that raises a score of the logits, or lowers it."""
     _, gradient = logits_and_gradient(model, images, lambda z: score(z).sum())
     return fgsm(images, gradient, epsilon if step == "up" else -epsilon, clip=False)
+
+
+def forward(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (N, C) of images."""
+    with torch.no_grad():
+        logits: Tensor = model(images)
+    return logits
 
 
 def rr_fast(
@@ -114,7 +127,7 @@ def rr_fast(
     if definition in ("exp", "smooth"):
         return _linear_radius(model, images, temperature, smooth=definition == "smooth")
     logits, gradient = logits_and_gradient(model, images, lambda z: soft_margin(z / temperature).sum())
-    moved = _logits(model, fgsm(images, gradient, -step_size, clip=False))
+    moved = forward(model, fgsm(images, gradient, -step_size, clip=False))
     before = logits / temperature
     after = moved / temperature if definition == "paper" else moved
     return _first_overtaking(before, (after - before) / step_size)
@@ -136,20 +149,8 @@ def _first_overtaking(logits: Tensor, slopes: Tensor) -> Tensor:
     return radius.amin(dim=1).clamp_max(LARGEST_RADIUS)
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits: Tensor = model(images)
-    return logits
-
-
-# What RAT's code tries; its MSR with a step is ODIN at T = 1.
-_STEPS = {
-    "epsilon": (0, 5e-5, 1e-4, 1.5e-4, 2e-4, 2.5e-4, 3e-4, 3.5e-4, 4e-4, 6e-4, 8e-4, 1e-3),
-    "step": ("down",),
-}
-
 ROWS = (
-    Score("odin", odin, inputs="images", rat_search=RAT_TEMPERATURES | _STEPS),
-    Score("doctor_perturbed", doctor_perturbed, inputs="images", rat_search=RAT_TEMPERATURES | _STEPS),
+    Score("odin", odin, inputs="images", rat_search=RAT_TEMPERATURES | RAT_STEPS),
+    Score("doctor_perturbed", doctor_perturbed, inputs="images", rat_search=RAT_TEMPERATURES | RAT_STEPS),
     Score("rr_fast", rr_fast, inputs="images", rat_search=RAT_TEMPERATURES),
 )

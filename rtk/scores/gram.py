@@ -195,6 +195,7 @@ ROWS = (
         "gram",
         gram,
         inputs="images",
+        moves_pixels=False,
         passes=(
             ImagePass(bounds_of_batch, widen_bounds, close_bounds),
             ImagePass(deviations_of_batch, add_deviations, mean_deviations, rows="held_out"),

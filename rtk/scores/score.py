@@ -24,7 +24,7 @@ class Score:
       `fit(fit_data, **hyper-parameters) -> tensors by name`;
     - "images": `score(model, images, **hyper-parameters)`, which runs the model. One that has `passes` is
       fitted by them and takes the fitted tensors third. An evaluation computes these while it predicts, with
-      their defaults: there is nothing to search.
+      their defaults and, where RAT's protocol is to tune them, with every value that it tries.
 
     Attributes:
         name: key in `SCORES`.
@@ -32,6 +32,7 @@ class Score:
         fit: as above; None where there is nothing to fit.
         inputs: what is scored.
         passes: over images, in which a score of images is fitted.
+        moves_pixels: a score of images does, by less than half precision tells apart.
         search: values that OpenOOD's automatic search tries, by hyper-parameter.
         rat_search: values that RAT's protocol tries, where it tunes the score.
     """
@@ -41,6 +42,7 @@ class Score:
     fit: Callable[..., dict[str, Tensor]] | None = None
     inputs: Literal["logits", "features", "images"] = "logits"
     passes: tuple[ImagePass, ...] = ()
+    moves_pixels: bool = True
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     rat_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 

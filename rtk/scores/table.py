@@ -14,6 +14,7 @@ from rtk.scores import (
     openmax,
     prototypes,
     radius,
+    relative_uncertainty,
     shaping,
     sirc,
     subspace,
@@ -23,6 +24,7 @@ from rtk.scores.score import Score
 _FAMILIES = (
     logits.ROWS,
     calibrated.ROWS,
+    relative_uncertainty.ROWS,
     openmax.ROWS,
     gaussian.ROWS,
     neighbours.ROWS,

@@ -24,9 +24,9 @@ def test_warmup_constant_and_final_fraction():
 
 
 def test_rats_warmup_grows_by_half_a_cosine_and_the_cosine_follows():
-    """RAT's code: `rel + (1 - rel) * (cos(pi + pi * epoch / warmup) + 1) / 2` with 1e-8 for rel, once an epoch.
+    """RAT's code: the peak times rel + (1 - rel) * (cos(pi + pi * epoch / warmup) + 1) / 2, rel being ~ 0.
 
-    Here it moves with every step and has arrived with the last one of the warm-up.
+    It moves once an epoch, here with every step; and has arrived with the last one of the warm-up.
     """
     config = load_config("wrn28_10_cifar10_rat", ["data.train=x", "data.test=x", "data.validation_ood=x"])
     peak, schedule = config.optimizer.lr, config.schedule
