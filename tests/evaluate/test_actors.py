@@ -1,0 +1,56 @@
+"""What an actor makes of decoded blocks, in this process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load, save_file
+
+from rtk.config import load_config
+from rtk.data.decode.pipeline import Selection, decode_block, encoded_blocks
+from rtk.data.sets.builtin import resolve_path
+from rtk.data.sets.dataset import open_dataset
+from rtk.evaluate.actors import Fit, LoadedModel, Predict
+from rtk.models import build_model
+from rtk.scores import SCORES, compute_image_score, fit_image_score
+from rtk.scores.variants import column_of
+from rtk.train.imported import import_weights
+
+NAME, CLASSES, ROWS = "relu_perturbed", 8, 24
+STEPPED = column_of(SCORES[NAME], {"temperature": 2, "epsilon": 0.001})
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """A network of random weights, as an actor holds it."""
+    torch.manual_seed(0)
+    config = load_config("digits_ce", ["model.width=2", f"output={tmp_path}"])
+    save_file(build_model(config.model, CLASSES, 32).state_dict(), tmp_path / "weights.safetensors")
+    run = import_weights(tmp_path / "weights.safetensors", config, "random").run
+    return LoadedModel(str(run.path), "best", 1, "fp32")
+
+
+@pytest.fixture
+def selection():
+    return Selection(open_dataset(resolve_path("builtin:digits/test.parquet"), need_classes=False), 32, ROWS)
+
+
+def test_a_variant_of_a_fitted_score_takes_what_the_score_was_fitted_to(loaded, selection, tmp_path):
+    """Fitted on the last 16 of 24 images, in blocks of 10; without a step it would be another number."""
+    blocks = [decode_block(block) for block in encoded_blocks("train", selection, 10)]
+    images = torch.cat([loaded.images(block) for block in blocks])
+    labels, used = selection.labels(), torch.arange(ROWS).numpy() >= 8
+    fit = Fit(NAME, 0, labels, used).begin(loaded)
+    parts = [load(encoded) for block in blocks if (encoded := fit(block)["part"][0].as_py())]
+    save_file(SCORES[NAME].passes[0].merge(parts), tmp_path / "fitted.safetensors")
+
+    predict = Predict(False, (NAME, STEPPED), {NAME: str(tmp_path / "fitted.safetensors")}).begin(loaded)
+    found = [predict(block) for block in blocks]
+    held_out = [(images[8:], torch.from_numpy(labels[8:]))]
+    fitted = fit_image_score(NAME, loaded.model, [], held_out)
+    for column, options in ((NAME, {}), (STEPPED, {"temperature": 2, "epsilon": 0.001})):
+        wanted = compute_image_score(NAME, loaded.model, images, fitted, **options)
+        values = torch.cat([torch.from_numpy(table[column].to_numpy().copy()) for table in found])
+        torch.testing.assert_close(values, wanted, rtol=1e-3, atol=1e-6)
+        still = compute_image_score(NAME, loaded.model, images, fitted, **{**options, "epsilon": 0})
+        assert (values < still).all()
