@@ -10,8 +10,13 @@ from pathlib import Path
 # Read by torch and Ray when they are imported. Tests run in two processes on two cores, so each computes in
 # one thread; and no node of a test is ever drained, which Ray would start a process a run to watch for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's actors set their number of threads themselves; threads that wait must not spin, for others have work:
+# a batch of a small network took 20 times the processor time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other processes starve Ray's workers
+# Idle workers wait for the next test; by default those beyond one a core end after a second.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
 import numpy as np
 import pytest

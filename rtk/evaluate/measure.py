@@ -26,11 +26,12 @@ from rtk.metrics import (
     selective_classification,
 )
 from rtk.runtime.console import Progress
-from rtk.runtime.parallel import in_parallel
+from rtk.runtime.parallel import in_parallel, in_turn
 from rtk.scores import Predictions, fit_temperature
 
 RELIABILITY_BINS = 15
 LEVEL = 0.95  # of bootstrap intervals
+QUICK = 100_000  # images, times scores and resamples: up to so many are measured before a task has started
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def measure(
     sets: Mapping[str, OODSet],
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a score table, a Ray task for each score.
+    """Metrics of a score table, a Ray task for each score where there is enough to do.
 
     Args:
         settings: name the confidence, the headline OOD score, the method of the DS metrics and the resamples.
@@ -88,7 +89,8 @@ def measure(
         )
         for score in scores
     ]
-    pairs = in_parallel(measure_score, arguments, progress)
+    amount = len(table) * len(scores) * max(1, settings.bootstrap)
+    pairs = (in_turn if amount <= QUICK else in_parallel)(measure_score, arguments, progress)
     measured = {score: metrics for score, (metrics, _) in zip(scores, pairs, strict=True)}
     result = _by_place(settings, measured)
     if settings.bootstrap:

@@ -53,8 +53,10 @@ def use_global_batch(model: nn.Module) -> None:
         ValueError: as `check_layers`.
     """
     check_layers(model)
+    # Collectives are no work for a compiler; torch's is loaded here, by those who train, for it takes seconds.
+    forward = torch.compiler.disable(_forward)
     for layer in batchnorm_layers(model):
-        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        layer.forward = partial(forward, layer)  # type: ignore[method-assign]
 
 
 def _has_activation(layer: _BatchNorm) -> bool:
@@ -62,8 +64,6 @@ def _has_activation(layer: _BatchNorm) -> bool:
     return type(layer).__name__ == "BatchNormAct2d" and type(layer).__module__.startswith("timm.")
 
 
-# Collectives are no work for a compiler.
-@torch.compiler.disable
 def _forward(layer: _BatchNorm, images: Tensor) -> Tensor:
     """The layer's own forward pass, with the moments of all ranks in place of this one's."""
     if not layer.training:

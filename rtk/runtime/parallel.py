@@ -1,4 +1,4 @@
-"""The same function of many arguments, on all cores of the Ray session."""
+"""The same function of many arguments: one after the other, or on all cores of the Ray session."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtk.runtime.console import Progress
+
+
+def in_turn(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], progress: Progress | None = None
+) -> list[Any]:
+    """As `in_parallel`, in this process."""
+    results = []
+    for given in arguments:
+        results.append(function(*given))
+        if progress is not None:
+            progress(len(results), len(arguments))
+    return results
 
 
 def in_parallel(

@@ -36,12 +36,12 @@ pytestmark = pytest.mark.slow
 
 def test_corruptions_lower_the_accuracy_and_are_the_same_again(run):
     pytest.importorskip("imagecorruptions")
-    first = evaluate_run(run, corrupted=24)
+    first = evaluate_run(run, corrupted=12)
     rows = read_rows(run.evaluation, first["step"])
     assert len(rows) == 1 + 15 * 5
-    assert {row["images"] for row in rows} == {24}
+    assert {row["images"] for row in rows} == {12}
     assert first["corruptions"]["accuracy"] < rows[0]["accuracy"]
-    evaluate_run(run, corrupted=24)
+    evaluate_run(run, corrupted=12)
     assert read_rows(run.evaluation, first["step"]) == rows
     assert "Accuracy under corruptions" in write_report([run]).read_text()
 
