@@ -53,7 +53,7 @@ def use_global_batch(model: nn.Module) -> None:
         ValueError: as `check_layers`.
     """
     check_layers(model)
-    # Collectives are no work for a compiler; torch's is loaded here, by those who train, for it takes seconds.
+    # Collectives are no work for a compiler; torch's is loaded here, by workers: it takes seconds.
     forward = torch.compiler.disable(_forward)
     for layer in batchnorm_layers(model):
         layer.forward = partial(forward, layer)  # type: ignore[method-assign]

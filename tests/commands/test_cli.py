@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from rtk.cli import SECTIONS, _parse, build_parser, main
 from rtk.config import load_config
 from rtk.runs.folder import RunFolder
+from tests.train.ranks import workers_forked
 
 RTK = [str(Path(sys.executable).parent / "rtk")]
 SMALL = ["model.width=4", "data.train_rows=256", "train.threads=1"]
@@ -306,7 +307,8 @@ def _wait_for_step(folder: Path, process) -> None:
 @pytest.mark.slow
 def test_dry_run_keeps_nothing(tmp_path, monkeypatch, capsys, ray_session):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "digits_demo", "model.width=4", "--dry-run", "--json"]) == 0
+    with workers_forked():
+        assert main(["train", "digits_demo", "model.width=4", "--dry-run", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert done == {
         "training step, validation, checkpoint": "finished",
