@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from rtk import __version__
 from rtk.commands import (
+    checkpoints,
     compare,
     completion,
     data,
@@ -44,6 +45,7 @@ COMMANDS = (
     sweep,
     compare,
     runs,
+    checkpoints,
     metrics,
     sync,
     export,

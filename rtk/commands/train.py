@@ -119,6 +119,7 @@ def _report(outcome: Outcome, as_json: bool) -> int:
 def _ending(outcome: Outcome, trained: Trained) -> list[str]:
     """What a person wants to know once training is over."""
     from rtk.report.comparison_table import named_metrics
+    from rtk.runs.checkpoints import has_checkpoint
 
     lines = [f"{outcome.status}: {outcome.run.path}"]
     if trained.best is not None:
@@ -126,7 +127,7 @@ def _ending(outcome: Outcome, trained: Trained) -> list[str]:
     speed = "" if trained.images_per_second is None else f", {trained.images_per_second:,.0f} images/s"
     lines.append(f"time: {duration(outcome.seconds)}{speed}")
     finished = outcome.status == "finished"
-    if finished or (outcome.run.checkpoints / "last").exists():
+    if finished or has_checkpoint(outcome.run.checkpoints / "last"):
         lines.append(f"next: rtk {'evaluate' if finished else 'train --resume'} {outcome.run.path}")
     return lines
 

@@ -16,6 +16,7 @@ from rtk.config.errors import ConfigError
 from rtk.evaluate.run_protocol import Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, rows_of, score_columns
 from rtk.evaluate.sets import VALIDATION_OOD
+from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 from rtk.scores import FittedScore
@@ -30,7 +31,6 @@ from rtk.scores.decision import (
 )
 from rtk.scores.storage import save_fitted
 from rtk.train.checkpoint import read_state
-from rtk.train.shard_reader import resolve_checkpoint
 
 Pair = tuple[str, str]
 

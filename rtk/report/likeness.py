@@ -12,11 +12,11 @@ from rtk.config.data import GROUPS
 from rtk.config.load import flatten
 from rtk.config.metric_names import FULL_SPECTRUM
 from rtk.evaluate.predictions_file import read_stamp
+from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 from rtk.train.checkpoint import read_state
-from rtk.train.shard_reader import has_checkpoint
 
 SHOWN_DIGITS = 8  # of a hash
 MOST_NAMES = 3  # of runs or classes, in a line

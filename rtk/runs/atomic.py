@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Give a path to write to; the file takes the place of `path` once the body has ended well.
 
     It may be read by whom the umask says, whatever wrote it: safetensors would keep it from all others.
+
+    Args:
+        path: of the file.
+        durable: sync it to disk, before and after it takes its place, so that it outlives a loss of power.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -27,9 +31,22 @@ def replacing(path: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
         partial.chmod(mode)
+        if durable:
+            sync_to_disk(partial)
         partial.replace(path)
+        if durable:
+            sync_to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

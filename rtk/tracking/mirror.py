@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from rtk.runs.checkpoints import STATE, has_checkpoint, resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
 from rtk.tracking.description import params_of, tags_of
@@ -230,26 +231,37 @@ class Mirror:
 
     def _send_files(self, state: dict[str, Any]) -> None:
         """Upload files that are new or have changed: descriptions, evaluation, and checkpoints to keep."""
-        for path in self._files():
-            name = path.relative_to(self.run.path)
+        for name, path in self._files():
             stamp = f"{path.stat().st_mtime_ns}-{path.stat().st_size}"
             if state["files"].get(str(name)) == stamp or str(name) in self._refused:
                 continue
-            refused = dict(send_all(lambda part: self._upload(state["run_id"], part[0]), [name]))
+            refused = dict(send_all(partial(self._upload, state["run_id"]), [(name, path)]))
             if refused:
-                self._refuse(str(name), refused[name])
+                self._refuse(str(name), refused[name, path])
             else:
                 self._note(state, files={**state["files"], str(name): stamp})
 
-    def _upload(self, run_id: str, name: Path) -> None:
+    def _upload(self, run_id: str, part: Sequence[tuple[Path, Path]]) -> None:
+        ((name, path),) = part
         folder = str(name.parent) if name.parent != Path() else None
-        self._connect().log_artifact(run_id, str(self.run.path / name), folder)
+        self._connect().log_artifact(run_id, str(path), folder)
 
-    def _files(self) -> Iterator[Path]:
-        yield from (self.run.path / name for name in DESCRIPTIONS if (self.run.path / name).exists())
-        folders = ["evaluation", *(["checkpoints/best", "checkpoints/last"] if self._keeps() else [])]
-        for folder in folders:
-            yield from (path for path in sorted((self.run.path / folder).rglob("*")) if path.is_file())
+    def _files(self) -> Iterator[tuple[Path, Path]]:
+        """Names of the artifacts, and the files that they are of."""
+        descriptions = (self.run.path / name for name in DESCRIPTIONS)
+        yield from ((Path(path.name), path) for path in descriptions if path.exists())
+        folders = {Path("evaluation"): self.run.evaluation}
+        folders |= {Path("checkpoints", alias): folder for alias, folder in self._checkpoints().items()}
+        for name, folder in folders.items():
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    yield name / path.relative_to(folder), path
+
+    def _checkpoints(self) -> dict[str, Path]:
+        """Folders of the checkpoints to keep, by alias."""
+        kept = ("best", "last") if self._keeps() else ()
+        there = {alias: self.run.checkpoints / alias for alias in kept}
+        return {alias: resolve_checkpoint(path) for alias, path in there.items() if has_checkpoint(path)}
 
     def _keeps(self) -> bool:
         return bool((self.run.read_json("status.json") or {}).get("keep_checkpoints"))
@@ -262,14 +274,12 @@ class Mirror:
         """Make `best` and `last` versions of a registered model, under these aliases."""
         client = self._connect()
         root = client.get_run(state["run_id"]).info.artifact_uri
-        for alias in ("best", "last"):
-            path = self.run.checkpoints / alias / "state.json"
-            if not path.exists() or state["models"].get(alias) == (
-                step := json.loads(path.read_text(encoding="utf-8"))["step"]
-            ):
+        for alias, folder in self._checkpoints().items():
+            step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
+            if state["models"].get(alias) == step:
                 continue
             _make_registered_model(client, model)
-            tags = {"rtk.step": str(step), "rtk.folder": str(path.parent)}
+            tags = {"rtk.step": str(step), "rtk.folder": str(folder)}
             version = client.create_model_version(
                 model, f"{root}/checkpoints/{alias}", state["run_id"], tags=tags
             ).version

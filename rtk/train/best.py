@@ -1,4 +1,4 @@
-"""The best checkpoint of a run: a copy of the last one of an epoch, where its validation metric is ahead."""
+"""The best checkpoint of a run: the last one of an epoch, where its validation metric is ahead."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 from rtk.config.metric_names import larger_is_better
+from rtk.runs.checkpoints import has_checkpoint, point_to, renew
 from rtk.runs.folder import RunFolder
-from rtk.train.checkpoint import copy_checkpoint, read_state
-from rtk.train.shard_reader import has_checkpoint
+from rtk.train.checkpoint import read_state
 
 
 def keep_best(run: RunFolder, select: str) -> None:
-    """Copy the checkpoint `last` to `best`, and note it in `best.json`, where it is better by a metric.
+    """Let `best` be what `last` is, and note it in `best.json`, where it is better by a metric.
 
     A process that is killed between saving an epoch and this leaves it undone; so it is done again, from what
     the checkpoint itself holds, whenever a run goes on.
@@ -20,13 +20,13 @@ def keep_best(run: RunFolder, select: str) -> None:
     last = run.checkpoints / "last"
     state = read_state(last) if has_checkpoint(last) else {}
     if state.get("metrics") and _is_better(run, select, state):
-        copy_checkpoint(last, run.checkpoints / "best")
+        point_to(run.checkpoints / "best", renew(last))
         run.write_json("best.json", {"step": state["step"], **state["metrics"]})
 
 
 def _is_better(run: RunFolder, select: str, state: dict[str, Any]) -> bool:
     best = run.read_json("best.json")
-    if best is None or not (run.checkpoints / "best").exists():
+    if best is None or not has_checkpoint(run.checkpoints / "best"):
         return True
     if best["step"] >= state["step"]:
         return False

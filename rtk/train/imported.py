@@ -24,7 +24,7 @@ from rtk.runs.names import free_folder
 from rtk.runs.origin import Origin, hash_weights
 from rtk.runtime.environment import describe_environment
 from rtk.tracking.status import note_status
-from rtk.train.checkpoint import save_weights
+from rtk.train.saving import save_weights
 
 
 @dataclass(frozen=True)

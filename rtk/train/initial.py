@@ -21,11 +21,12 @@ from rtk.models.global_batchnorm import check_layers
 from rtk.models.lora import add_adapters
 from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import LazyTensor, open_weights
+from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
 from rtk.train.checkpoint import read_state
 from rtk.train.engine import partitioned_build, whole
-from rtk.train.shard_reader import resolve_checkpoint, weights_reader
+from rtk.train.shard_reader import weights_reader
 from rtk.train.zero_shards import full_shape
 
 PARTITION_ABOVE = 50_000_000  # parameters; smaller models are built whole, then cut

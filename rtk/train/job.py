@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +62,11 @@ class TrainingJob:
     def config(self) -> RunConfig:
         """The typed config."""
         return build_config(self.config_tree)
+
+    @cached_property
+    def config_hash(self) -> str:
+        """SHA-256 of the config, which checkpoints hold."""
+        return hashlib.sha256(json.dumps(self.config_tree, sort_keys=True).encode()).hexdigest()
 
     @property
     def outputs(self) -> int:

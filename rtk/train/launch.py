@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -31,8 +32,7 @@ from rtk.runtime.ray_session import check_resources, is_alive, start_ray, units_
 from rtk.runtime.shared_storage import check_output
 from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
-from rtk.train.best import keep_best
-from rtk.train.checkpoint import read_state
+from rtk.train.going_on import step_reached
 from rtk.train.initial import check_head, check_model
 from rtk.train.job import FAILURE_FILE, TrainingJob
 from rtk.train.plan import choose_stage
@@ -110,8 +110,11 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     stored, sweep = resumed_config(run, overrides), sweep_of(run)
     config = run.located(stored)
     with held(run.path, "run"), held(sweep.path, "sweep") if sweep else nullcontext():
-        keep_best(run, config.train.select)
-        step = read_state(run.checkpoints / "last")["step"]
+        step = step_reached(run, config.train.select)
+        if step == 0:
+            print(
+                f"{run.name}: ended before its first checkpoint: starts from the beginning", file=sys.stderr
+            )
         sets = open_for_training(config, DataRecord.read(run.path))
         if total_steps(config, sets.train) <= step:
             raise ConfigError(
@@ -119,7 +122,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
             )
         config = settle_on_cluster(config, len(sets.train.classes), run.path)
         run.change_config(config.model_copy(update={"data": stored.data}), step)
-        return _run_training(run, config, sets, resume=True)
+        return _run_training(run, config, sets, resume=step > 0)
 
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:

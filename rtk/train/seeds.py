@@ -14,6 +14,7 @@ from rtk.config.errors import ConfigError
 from rtk.config.load import flatten
 from rtk.config.plugin_files import plugin_hashes
 from rtk.config.schema import RunConfig
+from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder, is_held
 from rtk.runs.listing import status_of
@@ -21,7 +22,6 @@ from rtk.runs.names import check_name, seed_run_name
 from rtk.tracking.sending import mirrored
 from rtk.train.checkpoint import read_state
 from rtk.train.launch import TrainingError, launch_training, open_for_training, resume_training, total_steps
-from rtk.train.shard_reader import has_checkpoint
 
 
 @dataclass(frozen=True)

@@ -5,30 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, incomplete or does not fit the model; the message says which part."""
-
-
-def resolve_checkpoint(folder: Path) -> Path:
-    """The folder itself, or the one that a crash left while `folder` was being replaced."""
-    for candidate in (folder, folder.with_name(folder.name + ".old")):
-        if (candidate / "state.json").is_file():
-            return candidate
-    others = [path.name for path in sorted(folder.parent.glob("*")) if (path / "state.json").is_file()]
-    instead = f"; there is {' and '.join(others)}" if others else ""
-    raise CheckpointError(f"{folder}: no checkpoint there (state.json is missing){instead}")
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether `resolve_checkpoint` would find one."""
-    return any((path / "state.json").is_file() for path in (folder, folder.with_name(folder.name + ".old")))
+from rtk.runs.checkpoint_faults import check_whole
+from rtk.runs.checkpoints import CheckpointError, resolve_checkpoint
 
 
 class ShardReader:
@@ -36,7 +21,7 @@ class ShardReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files = [safe_open(path, "pt") for path in sorted(folder.glob("shard-*.safetensors"))]
+        self.files = [_open(path) for path in sorted(folder.glob("shard-*.safetensors"))]
         if not self.files:
             raise CheckpointError(f"{folder}: no shard-*.safetensors there")
         self.index: dict[tuple[str, str], list[tuple[int, int, int, str]]] = defaultdict(list)
@@ -55,9 +40,9 @@ class ShardReader:
         """Elements `start : start + numel` of a parameter's tensor of the given kind, flat, fp32."""
         out = torch.empty(numel)
         found = 0
-        for offset, length, number, key in self.index.get((kind, name), []):
+        for offset, length, number, key in sorted(self.index.get((kind, name), [])):
             low, high = max(start, offset), min(start + numel, offset + length)
-            if low < high:
+            if low < high and low == start + found:  # elements that are there twice leave others out
                 part = self.files[number].get_slice(key)[low - offset : high - offset]
                 out[low - start : high - start] = part
                 found += high - low
@@ -66,6 +51,24 @@ class ShardReader:
                 f"{self.folder}: {kind} of {name!r} is incomplete: {found} of {numel} elements"
             )
         return out
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not readable ({error})") from error
+
+
+def check_finite(folder: Path, kind: str, name: str, values: Tensor) -> None:
+    """Refuse weights that are no numbers, which training would only spread.
+
+    Raises:
+        CheckpointError: naming the parameter.
+    """
+    if not torch.isfinite(values).all():
+        count = int((~torch.isfinite(values)).sum())
+        raise CheckpointError(f"{folder}: {kind} of {name!r} is not finite in {count} elements")
 
 
 def load_saved_weights(folder: Path, model: nn.Module, averaged: bool = True) -> None:
@@ -91,8 +94,13 @@ def weights_reader(folder: Path, averaged: bool = True) -> Callable[[str, torch.
     Args:
         folder: checkpoint folder.
         averaged: read the averaged weights and buffers where the run kept any.
+
+    Raises:
+        CheckpointError: it is damaged or incomplete.
     """
-    reader = ShardReader(resolve_checkpoint(folder))
+    found = resolve_checkpoint(folder)
+    check_whole(found)
+    reader = ShardReader(found)
     common = load_file(reader.folder / "common.safetensors")
     use_average = averaged and any(kind == "average" for kind, _ in reader.index)
 
@@ -103,6 +111,8 @@ def weights_reader(folder: Path, averaged: bool = True) -> Callable[[str, torch.
                 return common[f"{kind}|{name}"].view(shape)
         trained = "average" if use_average else "weight"
         kind = "frozen" if ("frozen", name) in reader.index else trained
-        return reader.read(kind, name, 0, shape.numel()).view(shape)
+        values = reader.read(kind, name, 0, shape.numel())
+        check_finite(found, kind, name, values)
+        return values.view(shape)
 
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,14 +19,16 @@ from rtk.data.loader import Loader, ahead
 from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import view_makers
 from rtk.optim.schedules import averaging_phase, learning_rate
+from rtk.runs.checkpoints import has_checkpoint, prune
 from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
 from rtk.train.best import keep_best
-from rtk.train.checkpoint import load_checkpoint, save_checkpoint
+from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import set_learning_rate
+from rtk.train.going_on import mend_checkpoints
 from rtk.train.job import FAILURE_FILE, Report, TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
+from rtk.train.saving import SaveError, save_checkpoint
 from rtk.train.setup import build_state, set_up_device
-from rtk.train.shard_reader import has_checkpoint
 from rtk.train.state import TrainState
 from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.validate import validate
@@ -63,7 +66,7 @@ def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: 
     try:
         state = build_state(job, device, data)
         return _train_steps(job, data, state, device, _resume(job, state), report)
-    except NonFiniteLossError as error:  # on every rank
+    except (NonFiniteLossError, SaveError) as error:  # on every rank
         return {"status": "failed", "message": str(error)}
     except ValueError as error:
         failure = {"message": str(error)}
@@ -77,6 +80,9 @@ def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: 
 def _resume(job: TrainingJob, state: TrainState) -> int:
     """Step to start from: 0, or where the last checkpoint ends (also after a lost worker)."""
     last = job.run.checkpoints / "last"
+    if rank() == 0:
+        mend_checkpoints(job.run)
+    barrier()
     start: int = load_checkpoint(last, state)["step"] if job.resume or has_checkpoint(last) else 0
     if rank() == 0:
         job.run.drop_metrics_after(start)
@@ -111,7 +117,7 @@ def _train_steps(
             epoch = math.ceil((step + 1) / job.steps_per_epoch)
             report({"epoch": epoch, "step": step + 1, "finished": finished, **metrics})
         if stop_requested(job, device) and not finished:
-            _save(job, state, step + 1)
+            _save(job, state, step + 1, None, is_final=True)
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
     return {"status": "finished", "step": total, "metrics": metrics}
 
@@ -172,16 +178,35 @@ def _end_epoch(
         reporter.validated(step, metrics)
     epoch = step // job.steps_per_epoch
     if epoch % config.train.checkpoint_every == 0 or step == job.total_steps:
-        _save(job, state, step, metrics)
+        _save(job, state, step, metrics, step == job.total_steps)
         if rank() == 0:
             keep_best(run, config.train.select)
+            prune(run.checkpoints)
     return metrics
 
 
-def _save(job: TrainingJob, state: TrainState, step: int, metrics: dict[str, float] | None = None) -> None:
-    """Save as `last`, at the end of an epoch together with its metrics."""
-    progress = {"step": step, "world_size": world_size(), "num_classes": job.num_classes, "metrics": metrics}
-    save_checkpoint(job.run.checkpoints / "last", state, progress, rank(), barrier)
+def _save(
+    job: TrainingJob, state: TrainState, step: int, metrics: dict[str, float] | None, is_final: bool
+) -> None:
+    """Save as `last`, at the end of an epoch together with its metrics.
+
+    Where that fails training goes on, and the next save may succeed; unless it is over.
+    """
+    progress = {
+        "step": step,
+        "world_size": world_size(),
+        "num_classes": job.num_classes,
+        "metrics": metrics,
+        "config": job.config_hash,
+    }
+    try:
+        save_checkpoint(job.run.checkpoints / "last", state, progress)
+    except SaveError as error:
+        if is_final:
+            raise
+        if rank() == 0:
+            said = f"no checkpoint of step {step} could be written: {error}; training goes on"
+            print(said, file=sys.stderr, flush=True)
 
 
 def stop_requested(job: TrainingJob, device: torch.device) -> bool:

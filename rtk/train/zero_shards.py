@@ -36,6 +36,10 @@ class Fragment:
     shard: int
     start: int
 
+    def of(self, tensors: list[Tensor]) -> Tensor:
+        """Its elements (numel,) in tensors of this rank's shards, as a view."""
+        return tensors[self.shard].reshape(-1)[self.start : self.start + self.numel]
+
 
 class ReplicatedShards(LocalShards):
     """ZeRO-0: every rank holds all weights, and DeepSpeed has already averaged their gradients."""

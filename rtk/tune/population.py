@@ -17,10 +17,10 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from rtk.config.load import flatten
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import Parameter, SearchSpace, nearest
+from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import trial_name
-from rtk.train.checkpoint import copy_checkpoint, forget_metrics
-from rtk.train.shard_reader import resolve_checkpoint
+from rtk.train.saving import adopt_checkpoint
 
 
 class Population(PopulationBasedTraining):
@@ -118,8 +118,7 @@ def take_over(
     if checkpoint is None or about.get("run", run.name) == run.name:
         return run.config()  # of the trial as it was when it was paused, or when the driver was killed
     with checkpoint.as_directory() as folder:
-        copy_checkpoint(resolve_checkpoint(Path(folder)), run.checkpoints / "last")
-    step = forget_metrics(run.checkpoints / "last")
+        step = adopt_checkpoint(Path(folder), run.checkpoints / "last")
     _forget_after(run, step)
     run.change_config(config, step)
     numbers = {f"pbt/{key}": float(v) for key, v in values.items() if isinstance(v, int | float)}

@@ -156,9 +156,9 @@ def _train_with_workers(
 
     Where Ray Tune stops the trial, `report` raises `SystemExit`; the workers then end at their next step.
     """
+    from rtk.runs.checkpoints import has_checkpoint
     from rtk.train.checkpoint import read_state
     from rtk.train.launch import fit_workers
-    from rtk.train.shard_reader import has_checkpoint
 
     last = job.run.checkpoints / "last"
     seen = read_state(last)["step"] if has_checkpoint(last) else 0

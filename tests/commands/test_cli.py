@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from rtk.cli import SECTIONS, _parse, build_parser, main
 from rtk.config import load_config
 from rtk.runs.folder import RunFolder
+from rtk.train.checkpoint import read_state
 from tests.train.ranks import workers_forked
 
 RTK = [str(Path(sys.executable).parent / "rtk")]
@@ -284,7 +285,7 @@ def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, ray_
     assert process.returncode == code, (tmp_path / "err").read_text()
     summary = json.loads(output)
     assert summary["status"] == "interrupted"
-    state = json.loads(Path(summary["path"], "checkpoints", "last", "state.json").read_text())
+    state = read_state(Path(summary["path"], "checkpoints", "last"))
     assert RunFolder.open(summary["path"]).read_json("status.json")["status"] == "KILLED"
     assert "stopping: writing a checkpoint" in (tmp_path / "err").read_text()
     if number == signal.SIGTERM:

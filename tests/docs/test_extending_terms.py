@@ -16,6 +16,7 @@ from rtk.data.decode.arrays import ImageArrays
 from rtk.data.sets.of_run import RunSets
 from rtk.objectives import CLEAN, Observed, Term, TermConfig, TermSetup, active_terms, register
 from rtk.optim.shards import LocalShards
+from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runtime.ranks import barrier, rank, world_size
 from rtk.train.job import TrainingData, TrainingJob
@@ -160,7 +161,7 @@ def on_one_rank(folder: Path) -> None:
 
 def kept(run: Path) -> dict[str, torch.Tensor]:
     """The term's average, and the slow weights in one vector, in a run's last checkpoint."""
-    last = run / "checkpoints" / "last"
+    last = resolve_checkpoint(run / "checkpoints" / "last")
     reader = ShardReader(last)
     slow = [reader.read("slow", name, 0, size) for name, size in sorted(reader.sizes("slow").items())]
     common = load_file(last / "common.safetensors")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from rtk.config import load_config
+from rtk.runs.checkpoints import STATE, has_checkpoint, new_folder, publish, resolve_checkpoint, seal
 from rtk.runs.folder import RunFolder
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import FORMAT, read_state
@@ -18,9 +19,9 @@ def run(tmp_path):
 
 
 def save(run, step, metrics):
-    folder = run.checkpoints / "last"
-    folder.mkdir(exist_ok=True)
-    (folder / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, "metrics": metrics}))
+    folder = new_folder(run.checkpoints / "last", step)
+    (folder / STATE).write_text(json.dumps({"format": FORMAT, "step": step, "metrics": metrics}))
+    publish(run.checkpoints / "last", folder, {STATE: seal(folder / STATE)}, {"step": step})
 
 
 def best_step(run):
@@ -62,4 +63,18 @@ def test_a_checkpoint_within_an_epoch_has_no_metrics(run):
     keep_best(run, "val/accuracy")  # nothing is there yet
     save(run, 1, None)
     keep_best(run, "val/accuracy")
-    assert not (run.checkpoints / "best").exists()
+    assert not has_checkpoint(run.checkpoints / "best")
+
+
+def test_a_run_of_an_earlier_version_goes_on(run):
+    """Its `last` is a folder, and the copy to `best` was never made."""
+    last = run.checkpoints / "last"
+    last.mkdir()
+    (last / STATE).write_text(json.dumps({"format": FORMAT, "step": 5, "metrics": {"val/accuracy": 0.5}}))
+    keep_best(run, "val/accuracy")
+    assert best_step(run) == read_state(last)["step"] == 5
+    assert not last.exists()
+    assert resolve_checkpoint(last).name == "00001-step-5"
+    save(run, 6, {"val/accuracy": 0.4})
+    keep_best(run, "val/accuracy")
+    assert (best_step(run), read_state(last)["step"]) == (5, 6)

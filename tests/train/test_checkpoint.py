@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from rtk.runs.checkpoints import CheckpointError, resolve_checkpoint
 from rtk.train.checkpoint import read_state
-from rtk.train.shard_reader import CheckpointError
 from tests.train.ranks import run_on_ranks
 from tests.train.sharded_cases import Case, reference, sharded
 
@@ -107,6 +107,10 @@ def test_a_missing_checkpoint_is_answered_with_what_there_is(tmp_path):
 def test_incomplete_checkpoint_is_refused(tmp_path):
     place = tmp_path / "last"
     run_on_ranks(2, sharded, dataclasses.replace(CASE, stage=3), "", str(place), folder=tmp_path)
-    (place / "shard-00001.safetensors").unlink()
-    with pytest.raises(Exception, match="incomplete|elements in the checkpoint"):
+    folder = resolve_checkpoint(place)
+    (folder / "shard-00001.safetensors").unlink()
+    with pytest.raises(Exception, match="damaged: shard-00001.safetensors: missing"):
         run_on_ranks(1, sharded, CASE, str(place), folder=tmp_path)
+    (folder / "manifest.json").unlink()  # as before there were any
+    with pytest.raises(Exception, match="incomplete|elements in the checkpoint"):
+        run_on_ranks(1, sharded, CASE, str(folder), folder=tmp_path)

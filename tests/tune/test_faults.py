@@ -14,10 +14,10 @@ import psutil
 import pytest
 import yaml
 
+from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import Sweep
 from rtk.train.checkpoint import read_state
-from rtk.train.shard_reader import has_checkpoint
 from rtk.tune.study import DONE, open_study
 
 pytestmark = pytest.mark.slow

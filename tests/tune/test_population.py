@@ -9,6 +9,8 @@ import pytest
 
 from rtk.config import load_config
 from rtk.config.search_space import base_config, parse_space
+from rtk.runs.checkpoint_faults import check_whole
+from rtk.runs.checkpoints import has_checkpoint, resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import FORMAT
@@ -58,9 +60,11 @@ def test_weights_and_values_are_taken_over_and_the_history_says_so(tmp_path):
     for nothing_new in (None, own):
         assert take_over(behind, nothing_new, config, values) == before
     assert take_over(behind, shared_checkpoint(ahead, 2), config, values) == config == behind.config()
-    assert (behind.checkpoints / "last" / "shard-00000.safetensors").read_bytes() == b"weights of 3"
+    taken = resolve_checkpoint(behind.checkpoints / "last")
+    assert (taken / "shard-00000.safetensors").read_bytes() == b"weights of 3"
+    check_whole(taken)
     keep_best(behind, "val/accuracy")  # the other's metrics are not its own
-    assert not (behind.checkpoints / "best").exists()
+    assert not has_checkpoint(behind.checkpoints / "best")
     rows = [(row["step"], row["epoch"], row["key"], row["value"]) for row in behind.read_metrics()]
     assert rows == [
         (8, 1.0, "val/accuracy", 4.08),

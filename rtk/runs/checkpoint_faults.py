@@ -1,0 +1,95 @@
+"""Whether checkpoints are whole: every file as long as it was written, with the same content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rtk.runs.checkpoints import (
+    MANIFEST,
+    CheckpointError,
+    FileRecord,
+    has_checkpoint,
+    hash_of_file,
+    numbered,
+    point_to,
+    pointer_file,
+    read_manifest,
+    read_pointer,
+    resolve_checkpoint,
+)
+
+
+def faults(folder: Path, contents: bool = True) -> list[str]:
+    """What is wrong with the files of a checkpoint, a line each; nothing is known without a manifest.
+
+    Args:
+        folder: of a checkpoint.
+        contents: compare hashes too, not just lengths.
+    """
+    if not (folder / MANIFEST).exists():
+        return []
+    try:
+        files = read_manifest(folder)["files"]
+    except CheckpointError as error:
+        return [str(error)]
+    return [fault for name, record in files.items() for fault in _faults(folder / name, record, contents)]
+
+
+def check_whole(folder: Path, contents: bool = True) -> None:
+    """Refuse a damaged checkpoint.
+
+    Raises:
+        CheckpointError: naming what is damaged.
+    """
+    found = faults(folder, contents)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise CheckpointError(f"{folder}: damaged: {found[0]}{more}; rtk checkpoints RUN --verify lists all")
+
+
+def mend(alias: Path) -> str | None:
+    """Let an alias point to the newest whole checkpoint, where the one that it points to is damaged.
+
+    Returns:
+        What was damaged and what is used instead; None where nothing was.
+
+    Raises:
+        CheckpointError: none is whole.
+    """
+    fault = next(iter(faults_of(alias)), None)
+    if fault is None:
+        return None
+    for folder in reversed(numbered(alias.parent)):
+        if not faults(folder):
+            point_to(alias, folder)
+            return f"{alias}: {fault}; going on from {folder.name}, the newest whole checkpoint"
+    raise CheckpointError(f"{alias}: {fault}; no whole checkpoint is left beside it")
+
+
+def faults_of(alias: Path) -> list[str]:
+    """What is wrong with the checkpoint that an alias points to, and with the pointer."""
+    if not has_checkpoint(alias):
+        return []
+    try:
+        folder, pointer = resolve_checkpoint(alias), read_pointer(alias)
+    except CheckpointError as error:
+        return [str(error)]
+    if pointer and hash_of_file(folder / MANIFEST) != pointer["manifest"]:
+        return [f"{folder.name}/{MANIFEST}: is not the one that {pointer_file(alias).name} was written for"]
+    return [f"{folder.name}/{fault}" for fault in faults(folder)]
+
+
+def _faults(path: Path, record: FileRecord, contents: bool) -> Iterator[str]:
+    try:
+        size = path.stat().st_size
+        if size != record["bytes"]:
+            yield f"{path.name}: {size:,} bytes, wanted {record['bytes']:,}"
+        elif contents and hash_of_file(path) != record["sha256"]:
+            yield f"{path.name}: not what was written, by its SHA-256"
+    except FileNotFoundError:
+        yield f"{path.name}: missing"
+    except OSError as error:
+        yield f"{path.name}: {error.strerror}"
+    except (KeyError, TypeError):
+        yield f"{MANIFEST}: damaged, wanted length and hash of {path.name}"

@@ -1,0 +1,50 @@
+"""Where a run goes on: at the newest checkpoint that is whole, or at the beginning."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from rtk.runs.checkpoint_faults import faults_of, mend
+from rtk.runs.checkpoints import forget, has_checkpoint
+from rtk.runs.folder import RunFolder
+from rtk.train.best import keep_best
+from rtk.train.checkpoint import read_state
+
+
+def step_reached(run: RunFolder, select: str) -> int:
+    """Step of the checkpoint that a run goes on from, made sure to be whole; 0 where it has none.
+
+    Args:
+        run: to go on with.
+        select: its metric of the best checkpoint.
+
+    Raises:
+        CheckpointError: it has some, and none is whole.
+    """
+    mend_checkpoints(run)
+    keep_best(run, select)
+    last = run.checkpoints / "last"
+    return int(read_state(last)["step"]) if has_checkpoint(last) else 0
+
+
+def mend_checkpoints(run: RunFolder) -> None:
+    """Go back to whole checkpoints where those that a run would go on from are damaged, and say so.
+
+    A damaged best one is forgotten: what training does again is compared with what is left.
+
+    Raises:
+        CheckpointError: none is whole.
+    """
+    for message in _mended(run):
+        print(message, file=sys.stderr, flush=True)
+
+
+def _mended(run: RunFolder) -> Iterator[str]:
+    best = run.checkpoints / "best"
+    if fault := next(iter(faults_of(best)), None):
+        forget(best)
+        (run.path / "best.json").unlink(missing_ok=True)
+        yield f"{best}: {fault}; it is no longer the best one"
+    if said := mend(run.checkpoints / "last"):
+        yield said
