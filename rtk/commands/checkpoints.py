@@ -119,9 +119,10 @@ def _print(found: list[dict[str, Any]], broken: list[str], deleted: list[str]) -
             print(f"{one['name']}: {named_metrics(one['metrics'])}")
         for fault in one["faults"]:
             print(f"{one['name']}: {fault}")
-    print(
-        "\n".join(broken) if broken or found else "no checkpoint yet", end="\n" if broken or not found else ""
-    )
+    for line in broken:
+        print(line)
+    if not found and not broken:
+        print("no checkpoint yet")
 
 
 def _cells(one: dict[str, Any]) -> list[str]:

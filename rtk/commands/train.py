@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from rtk.train.launch import Outcome
 
 EVALUATED_ROWS = 256  # by --dry-run
-INTERRUPTED: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def add(commands: Parsers) -> None:
@@ -113,7 +111,7 @@ def _report(outcome: Outcome, as_json: bool) -> int:
         print_json({**summary, **outcome.metrics, **asdict(trained), "seconds": outcome.seconds})
     else:
         print("\n".join(_ending(outcome, trained)))
-    return INTERRUPTED[outcome.signal] if outcome.status == "interrupted" and outcome.signal else 0
+    return 128 + outcome.signal if outcome.status == "interrupted" and outcome.signal else 0
 
 
 def _ending(outcome: Outcome, trained: Trained) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rtk.config.sections import Fraction, PositiveInt, Section
 
@@ -16,6 +16,16 @@ SETS = (
     *("validation_near_ood", "validation_far_ood"),
     *("validation_ood", "mixing", "outliers"),
 )
+
+
+def _set_name(name: str) -> str:
+    """Sets lie under their names in a run's folder: none may lead out of it."""
+    if not name or name.startswith(".") or any(letter in name for letter in "/\\\0"):
+        raise ValueError("wanted a name without / and \\, and no dot in front")
+    return name
+
+
+SetName = Annotated[str, AfterValidator(_set_name)]
 
 
 class AugmentConfig(Section):
@@ -52,17 +62,17 @@ class DataConfig(Section):
         None, ge=0, lt=2**63, description="of the choice of the images held out; null: the run's seed"
     )
     test: str | None = Field(None, description="Parquet of the in-distribution test set")
-    csid: dict[str, str] = Field(
+    csid: dict[SetName, str] = Field(
         default_factory=dict,
         description="test sets of the run's classes under covariate shift, name: path; they count as "
         "in-distribution in the full-spectrum metrics",
     )
-    near_ood: dict[str, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
-    far_ood: dict[str, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
-    validation_near_ood: dict[str, str] = Field(
+    near_ood: dict[SetName, str] = Field(default_factory=dict, description="near-OOD test sets, name: path")
+    far_ood: dict[SetName, str] = Field(default_factory=dict, description="far-OOD test sets, name: path")
+    validation_near_ood: dict[SetName, str] = Field(
         default_factory=dict, description="near-OOD sets for val/ metrics, name: path; never test sets"
     )
-    validation_far_ood: dict[str, str] = Field(
+    validation_far_ood: dict[SetName, str] = Field(
         default_factory=dict, description="far-OOD sets for val/ metrics, name: path; never test sets"
     )
     outliers: str | None = Field(None, description="Parquet of images of no class, for OpenMix and MixOE")

@@ -10,10 +10,12 @@ from typing import Any
 
 # What sends a signal to a process and to its group, as GNU timeout does, sends it twice: that is one request.
 REPEAT_SECONDS = 1.0
+# Ctrl-C; a scheduler; a terminal that has been closed. Exit codes are 128 more: 130, 143, 129.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """A context that notes SIGINT and SIGTERM in `signal` instead of raising them; a later one is raised.
+    """A context that notes `SIGNALS` in `signal` instead of raising them; a later one is raised.
 
     Only the main thread can take signals: in any other (a sweep's trial) it does nothing.
     """
@@ -25,7 +27,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in wanted_signals():
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -53,8 +55,13 @@ class Repeats:
         return self._last - before < REPEAT_SECONDS
 
 
+def wanted_signals() -> list[int]:
+    """Those of `SIGNALS` that this process has not been told to ignore, as nohup does with SIGHUP."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def raise_termination() -> None:
-    """Have SIGTERM raise `KeyboardInterrupt(SIGTERM)` where this is the main thread."""
+    """Have `SIGNALS` but Ctrl-C's raise `KeyboardInterrupt(number)` where this is the main thread."""
     repeats = Repeats()
 
     def terminate(number: int, frame: FrameType | None) -> None:
@@ -62,4 +69,5 @@ def raise_termination() -> None:
             raise KeyboardInterrupt(number)
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
+        for number in set(wanted_signals()) - {signal.SIGINT}:
+            signal.signal(number, terminate)

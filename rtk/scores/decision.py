@@ -8,6 +8,7 @@ rule of SURE+, arXiv 2603.03903). Risk is the share of accepted images that are 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ class DecisionRule:
         """
         try:
             known = {"made_from": {}, **json.loads(path.read_text(encoding="utf-8"))}
-            return cls(**{name: known[name] for name in cls.__dataclass_fields__})
+            rule = cls(**{name: known[name] for name in cls.__dataclass_fields__})
+            if any(math.isnan(number) for number in (rule.tau_id, rule.tau_ood, rule.risk)):
+                raise ConfigError(f"{path}: got a threshold that is NaN, which would accept every image")
+            return rule
         except FileNotFoundError:
             raise ConfigError(f"{path}: not there, `rtk evaluate RUN --risk 0.02` writes it") from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:

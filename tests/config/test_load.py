@@ -59,6 +59,8 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
         ),
         ("model.std=[0, 1, 1]", r"model.std.0: got 0"),
         ("name=a/b", r"name: got 'a/b'"),
+        ("data.near_ood={../evil: x}", r"got '../evil', wanted a name without / and"),
+        ("data.validation_far_ood={.hidden: x}", r"got '.hidden', wanted a name .* no dot in front"),
         ("seed", r"wanted key=value"),
         ("data.train=${NOWHERE}/x", r"data.train: .* needs the environment variable NOWHERE"),
     ],

@@ -8,14 +8,15 @@ import signal
 import pytest
 
 from rtk.runtime import interrupts
-from rtk.runtime.interrupts import Interrupts, raise_termination
+from rtk.runtime.interrupts import SIGNALS, Interrupts, raise_termination
 
 
 @pytest.fixture
 def own_handler():
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def send(number: int) -> None:
@@ -29,7 +30,7 @@ def test_a_signal_that_comes_twice_at_once_is_one_request():
         assert noted.signal == signal.SIGTERM
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_later_signal_stops_at_once(number, monkeypatch):
     monkeypatch.setattr(interrupts, "REPEAT_SECONDS", 0.0)
     with Interrupts() as noted:
@@ -40,12 +41,22 @@ def test_a_later_signal_stops_at_once(number, monkeypatch):
     assert noted.signal == signal.SIGINT
 
 
-def test_termination_is_raised_once(own_handler):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_is_raised_once(own_handler, number):
     raise_termination()
     with pytest.raises(KeyboardInterrupt) as stop:
-        send(signal.SIGTERM)
-    assert stop.value.args == (signal.SIGTERM,)
-    send(signal.SIGTERM)
+        send(number)
+    assert stop.value.args == (number,)
+    send(number)
+
+
+def test_what_is_ignored_stays_so(own_handler):
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise_termination()
+    with Interrupts() as noted:
+        send(signal.SIGHUP)
+    assert noted.signal is None
 
 
 def test_handlers_are_given_back(own_handler):

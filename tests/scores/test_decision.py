@@ -105,8 +105,14 @@ def test_bad_scores_are_refused():
         decide([1.0, 2.0], [1.0], 0, 0)
 
 
+RULE = {
+    **{"confidence": "msp", "ood_score": "knn", "tau_id": 0.5, "tau_ood": -0.3, "risk": 0.02, "step": 7},
+    **{"chosen_on": "100 images", "hyperparameters": {"msp": {}, "knn": {"k": 10}}},
+}
+
+
 def test_rule_is_saved_and_read_back(tmp_path):
-    rule = DecisionRule("msp", "knn", 0.5, -0.3, 0.02, "100 images", {"msp": {}, "knn": {"k": 10}}, 7)
+    rule = DecisionRule(**RULE)
     rule.save(tmp_path / "decision.json", {"test": {"risk": 0.01}})
     assert DecisionRule.load(tmp_path / "decision.json") == rule
     with pytest.raises(ConfigError, match="rtk evaluate RUN --risk"):
@@ -114,3 +120,13 @@ def test_rule_is_saved_and_read_back(tmp_path):
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(ConfigError, match="no decision rule"):
         DecisionRule.load(tmp_path / "other.json")
+
+
+def test_a_rule_that_would_accept_everything_is_refused(tmp_path):
+    path = tmp_path / "decision.json"
+    for changed in ({"tau_id": float("nan")}, {"tau_ood": float("nan")}, {"tau_id": "high"}):
+        DecisionRule(**{**RULE, **changed}).save(path, {})
+        with pytest.raises(
+            ConfigError, match=r"decision.json: (got a threshold that is NaN|no decision rule)"
+        ):
+            DecisionRule.load(path)

@@ -21,6 +21,7 @@ import torch
 
 from rtk.config import ConfigError, load_config
 from rtk.models import build_model
+from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.train.launch import TrainingError, launch_training, resume_training
 from rtk.train.shard_reader import load_saved_weights
@@ -120,12 +121,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, uninterr
     assert steps == sorted(set(steps))
 
 
-def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, reference):
+def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, reference, capsys):
+    """From the checkpoint before the last, which is damaged."""
     when_step(tmp_path, 6, lambda folder: (folder / "stop").touch())
     stopped = train(config(*SMOOTH, "train.zero_stage=auto"))
     assert stopped.status == "interrupted"
     assert stopped.run.config().train.zero_stage == 0  # all of so small a model fits
+    shard = resolve_checkpoint(stopped.run.checkpoints / "last") / "shard-00000.safetensors"
+    damaged = bytearray(shard.read_bytes())
+    damaged[-100] ^= 64
+    shard.write_bytes(damaged)
     resumed = resume(stopped.run, "train.workers=1", "train.zero_stage=2")
+    assert (
+        "shard-00000.safetensors: not what was written, by its SHA-256; going on" in capsys.readouterr().err
+    )
     assert difference(resumed.run, reference) <= 1e-5
 
 
