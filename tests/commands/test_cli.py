@@ -276,12 +276,15 @@ def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, ray_
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
         )
-        _wait_for_step(tmp_path, process)
-        # A terminal's Ctrl-C and a batch system's SIGTERM reach the group; GNU timeout's the process too.
-        os.killpg(process.pid, number)
-        if number == signal.SIGTERM:
-            process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
+        try:
+            _wait_for_step(tmp_path, process)
+            # A terminal's Ctrl-C and a batch system's SIGTERM reach the group; GNU timeout's the process too.
+            os.killpg(process.pid, number)
+            if number == signal.SIGTERM:
+                process.send_signal(number)
+            output, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == code, (tmp_path / "err").read_text()
     summary = json.loads(output)
     assert summary["status"] == "interrupted"

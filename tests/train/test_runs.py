@@ -18,6 +18,7 @@ from functools import cache
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rtk.config import ConfigError, load_config
 from rtk.models import build_model
@@ -138,14 +139,26 @@ def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, r
     assert difference(resumed.run, reference) <= 1e-5
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_killed_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path, uninterrupted, stage):
-    output = tmp_path / "killed"
+@pytest.mark.parametrize(("stage", "more"), [(1, ["objective.crl.weight=1"]), (2, []), (3, [])])
+def test_killed_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path, uninterrupted, stage, more):
+    """With CRL, which remembers how often each image was right, in one of them."""
+    output, changes = tmp_path / "killed", [*SMOOTH, *more]
     dead = when_step(output, 6, lambda folder: _kill_a_worker())
-    killed = launch_training(config(*SMOOTH, f"output={output}", f"train.zero_stage={stage}"))
+    killed = launch_training(config(*changes, f"output={output}", f"train.zero_stage={stage}"))
     assert len(dead) == 1
     assert killed.status == "finished"
-    assert difference(killed.run, uninterrupted(stage, *SMOOTH)) == 0.0
+    wanted = uninterrupted(stage, *changes)
+    assert difference(killed.run, wanted) == 0.0
+    found, expected = history(killed.run), history(wanted)
+    assert found.keys() == expected.keys() == ({"right", "seen", "steps"} if more else set())
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+
+
+def history(run) -> dict[str, torch.Tensor]:
+    """What CRL remembers of every image, in a run's last checkpoint."""
+    common = resolve_checkpoint(run.checkpoints / "last") / "common.safetensors"
+    tensors = load_file(common)
+    return {key.rpartition("|")[2]: values for key, values in tensors.items() if key.startswith("term|crl|")}
 
 
 def _kill_a_worker() -> int:
