@@ -56,8 +56,12 @@ class Repeats:
 
 
 def wanted_signals() -> list[int]:
-    """Those of `SIGNALS` that this process has not been told to ignore, as nohup does with SIGHUP."""
-    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    """`SIGNALS`, without SIGHUP where this process has been told to ignore it, as by nohup.
+
+    A shell has what it starts in the background ignore SIGINT: who sends it all the same means it.
+    """
+    ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (number == signal.SIGHUP and ignores_hangup)]
 
 
 def raise_termination() -> None:

@@ -14,6 +14,7 @@ from rtk.runtime.interrupts import SIGNALS, Interrupts, raise_termination
 @pytest.fixture
 def own_handler():
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run under nohup
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -31,7 +32,7 @@ def test_a_signal_that_comes_twice_at_once_is_one_request():
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_later_signal_stops_at_once(number, monkeypatch):
+def test_a_later_signal_stops_at_once(own_handler, number, monkeypatch):
     monkeypatch.setattr(interrupts, "REPEAT_SECONDS", 0.0)
     with Interrupts() as noted:
         send(signal.SIGINT)
@@ -50,13 +51,16 @@ def test_termination_is_raised_once(own_handler, number):
     send(number)
 
 
-def test_what_is_ignored_stays_so(own_handler):
-    """As under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def test_a_hangup_that_is_ignored_stays_so(own_handler):
+    """As under nohup; Ctrl-C counts also where a shell's background job would ignore it."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise_termination()
     with Interrupts() as noted:
         send(signal.SIGHUP)
-    assert noted.signal is None
+        assert noted.signal is None
+        send(signal.SIGINT)
+        assert noted.signal == signal.SIGINT
 
 
 def test_handlers_are_given_back(own_handler):

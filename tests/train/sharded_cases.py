@@ -19,9 +19,10 @@ from rtk.data.views.maker import View
 from rtk.objectives import TermSetup, active_terms
 from rtk.optim import SharpnessAware, WeightAverage, ema_rate
 from rtk.optim.methods import build_methods
-from rtk.runtime.ranks import barrier, rank, world_size
-from rtk.train.checkpoint import load_checkpoint, save_checkpoint
+from rtk.runtime.ranks import rank, world_size
+from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import build_engine, method_setup, set_learning_rate
+from rtk.train.saving import save_checkpoint
 from rtk.train.state import TrainState
 from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.zero_shards import engine_shards
@@ -260,7 +261,7 @@ def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, 
         redrawn = own_views(others[step]) if case.redraw else None
         train_step(state, own_views(batch, step), step, 0, case.accumulation, redrawn)
     if stop:
-        save_checkpoint(Path(stop), state, {"step": STEPS // 2}, rank(), barrier)
+        save_checkpoint(Path(stop), state, {"step": STEPS // 2})
     weights = model_weights(net)
     with average.applied():
         averaged = model_weights(net)

@@ -100,7 +100,7 @@ def test_what_cannot_be_carried_is_refused_by_name(tmp_path):
 def test_a_missing_checkpoint_is_answered_with_what_there_is(tmp_path):
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / "state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"best: no checkpoint there .*; there is last$"):
+    with pytest.raises(CheckpointError, match=r"best: no checkpoint there; there is last$"):
         read_state(tmp_path / "best")
 
 
