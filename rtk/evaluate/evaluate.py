@@ -30,6 +30,8 @@ from rtk.evaluate.shifted import corrupted_selections, images_hash, shifted_colu
 from rtk.evaluate.throughput import measure_throughput, note_throughput
 from rtk.evaluate.undecodable import leave_out_undecodable
 from rtk.runs.atomic import replacing, write_json
+from rtk.runs.checkpoint_faults import check_whole
+from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.data_record import remember_classes
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import progress_bar
@@ -58,12 +60,14 @@ def evaluate_run(
         corrupted_sets: folder of sets that others have corrupted, to measure in place of these; None: none.
 
     Raises:
-        ConfigError: where a set, a score or the checkpoint is missing, or images to tune on are tested on.
+        ConfigError: where a set or a score is missing, or images to tune on are tested on.
+        CheckpointError: the checkpoint is missing or damaged.
         BadImageError: an image cannot be decoded, or too many where `data.on_error` is `skip`.
     """
     config = config or run.config()
     wanted_scores(config.evaluate)  # refused here, if one is unknown
     state = read_state(run.checkpoints / checkpoint)  # refused here, if it is missing
+    check_whole(resolve_checkpoint(run.checkpoints / checkpoint))  # before every actor reads it
     selections = evaluation_selections(config, rows, binding_record(run, config))
     _check_classes(selections["train"].dataset, state["num_classes"])
     shifted = _shifted(config, selections, rows, corrupted, corrupted_sets)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, u
 
 # What a run did where its config is from before the key, whose default is another for new ones.
 BEFORE_THE_KEY = {"data": {"exif": "ignore"}, "model": {"batchnorm": "local"}}
+NOTICES = "notices.log"  # what workers say to whoever watches
 COLUMNS = ("step", "epoch", "time", "key", "value")
 
 
@@ -177,6 +179,17 @@ class RunFolder:
         """Content of a JSON file; None where it is not there."""
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def add_notice(self, text: str) -> None:
+        """Say something to whoever watches the run, from any process; a full disk is no reason to fail."""
+        print(text, file=sys.stderr, flush=True)
+        with suppress(OSError), (self.path / NOTICES).open("a", encoding="utf-8") as file:
+            file.write(text.replace("\n", " ") + "\n")
+
+    def read_notices(self) -> list[str]:
+        """What has been said, the oldest first."""
+        path = self.path / NOTICES
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def request_stop(self) -> None:
         """Ask the workers to write a checkpoint and end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 from rtk.runs.checkpoint_faults import faults_of, mend
@@ -37,7 +36,7 @@ def mend_checkpoints(run: RunFolder) -> None:
         CheckpointError: none is whole.
     """
     for message in _mended(run):
-        print(message, file=sys.stderr, flush=True)
+        run.add_notice(message)
 
 
 def _mended(run: RunFolder) -> Iterator[str]:

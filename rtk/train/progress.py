@@ -13,13 +13,14 @@ LINE_EVERY_SECONDS = 10.0
 
 
 class ProgressDisplay:
-    """Shows `progress.json` of a run, as often as `refresh` is called."""
+    """Shows `progress.json` of a run, and its notices, as often as `refresh` is called."""
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.is_terminal = sys.stderr.isatty()
         self._last: dict[str, Any] = {"phase": "starting workers"}
         self._last_line = 0.0
+        self._notices = len(run.read_notices())
         (run.path / "progress.json").unlink(missing_ok=True)
 
     def __enter__(self) -> ProgressDisplay:
@@ -38,6 +39,10 @@ class ProgressDisplay:
 
     def refresh(self, force: bool = False) -> None:
         """Show what has changed since the last call."""
+        notices = self.run.read_notices()
+        for notice in notices[self._notices :]:
+            self.say(notice)
+        self._notices = len(notices)
         current = self.run.read_json("progress.json") or self._last
         if current == self._last and not force:
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -205,8 +204,7 @@ def _save(
         if is_final:
             raise
         if rank() == 0:
-            said = f"no checkpoint of step {step} could be written: {error}; training goes on"
-            print(said, file=sys.stderr, flush=True)
+            job.run.add_notice(f"no checkpoint of step {step} could be written: {error}; training goes on")
 
 
 def stop_requested(job: TrainingJob, device: torch.device) -> bool:

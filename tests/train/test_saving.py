@@ -13,11 +13,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from rtk.config import load_config
 from rtk.runs.checkpoint_faults import mend
 from rtk.runs.checkpoints import numbered, prune, resolve_checkpoint
+from rtk.runs.folder import RunFolder
 from rtk.train.checkpoint import load_checkpoint
+from rtk.train.progress import ProgressDisplay
 from rtk.train.saving import SaveError, save_checkpoint
 from rtk.train.state import TrainState
+from rtk.train.worker import _save
 from rtk.train.zero_shards import ReplicatedShards
 
 
@@ -138,6 +142,23 @@ def test_what_is_referred_to_is_on_the_disk_before_what_refers_to_it(tmp_path):
     # The manifest's folder, the folder of the checkpoints, the pointer itself.
     assert sum(manifest < number < pointer for number in descriptors) == 3
     assert descriptors[-1] > pointer
+
+
+def test_training_goes_on_past_a_full_disk_and_says_so(tmp_path, monkeypatch, capsys):
+    run = RunFolder.create(load_config("digits_ce", [f"output={tmp_path}"]))
+    job = SimpleNamespace(run=run, num_classes=2, config_hash="x")
+    display = ProgressDisplay(run)
+    _save(job, state_of(1), 1, None, is_final=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    _save(job, state_of(2), 2, None, is_final=False)
+    assert loaded(run.checkpoints / "last") == 1
+    capsys.readouterr()
+    for _ in range(2):
+        display.refresh()
+    shown = capsys.readouterr().err
+    assert shown.count("no checkpoint of step 2 could be written: [Errno 28] no space left") == 1
+    with pytest.raises(SaveError):
+        _save(job, state_of(3), 3, None, is_final=True)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path, monkeypatch):
