@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -64,13 +65,13 @@ def _pruned(run: Any) -> list[str]:
 
 def _named(folder: Path) -> list[tuple[Path, list[str]]]:
     """Folders with their aliases, which in runs of earlier versions are folders themselves."""
-    from rtk.runs.checkpoints import STATE, aliases, numbered
+    from rtk.runs.checkpoints import NUMBERED, STATE, aliases, numbered
 
     pointing = aliases(folder)
-    earlier = [path for path in sorted(folder.glob("*")) if (path / STATE).is_file()]
-    whole = numbered(folder)
-    return [(path, [path.name]) for path in earlier if path not in whole] + [
-        (path, pointing.get(path.name, [])) for path in whole
+    there = [path for path in sorted(folder.glob("*")) if (path / STATE).is_file()]
+    earlier = [path for path in there if not NUMBERED.fullmatch(path.name)]
+    return [(path, [path.name]) for path in earlier] + [
+        (path, pointing.get(path.name, [])) for path in numbered(folder)
     ]
 
 
@@ -97,7 +98,7 @@ def _record(folder: Path, names: list[str], verify: bool) -> dict[str, Any]:
     return {
         "name": folder.name,
         "aliases": names,
-        "step": found.get("step"),
+        "step": found.get("step", _step(folder)),
         "saved": found.get("saved"),
         "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
         "workers": found.get("world_size"),
@@ -105,6 +106,15 @@ def _record(folder: Path, names: list[str], verify: bool) -> dict[str, Any]:
         "faults": faults(folder, contents=verify),
         "verified": verify and has_manifest,
     }
+
+
+def _step(folder: Path) -> int | None:
+    """Step of a checkpoint without a manifest."""
+    from rtk.runs.checkpoints import STATE
+
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads((folder / STATE).read_text(encoding="utf-8"))["step"])
+    return None
 
 
 def _print(found: list[dict[str, Any]], broken: list[str], deleted: list[str]) -> None:
@@ -128,4 +138,4 @@ def _print(found: list[dict[str, Any]], broken: list[str], deleted: list[str]) -
 def _cells(one: dict[str, Any]) -> list[str]:
     state = "damaged" if one["faults"] else "whole" if one["verified"] else "not verified"
     names = ", ".join(one["aliases"])
-    return [one["name"], names, str(one["step"]), str(one["saved"]), f"{one['bytes'] / 1e6:,.1f} MB", state]
+    return [one["name"], names, str(one["step"]), one["saved"] or "", f"{one['bytes'] / 1e6:,.1f} MB", state]

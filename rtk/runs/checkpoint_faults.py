@@ -58,6 +58,8 @@ def mend(alias: Path) -> str | None:
         CheckpointError: none is whole.
     """
     fault = next(iter(faults_of(alias)), None)
+    if fault is None and not has_checkpoint(alias) and numbered(alias.parent):
+        fault = f"{pointer_file(alias).name}: missing"
     if fault is None:
         return None
     for folder in reversed(numbered(alias.parent)):

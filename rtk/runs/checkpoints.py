@@ -167,17 +167,17 @@ def point_to(alias: Path, folder: Path) -> None:
 
 
 def renew(alias: Path) -> Path:
-    """The folder of a checkpoint; one of an earlier version becomes a numbered one, as it is now."""
+    """The folder of a checkpoint; one of an earlier version is copied into a numbered one, as it is now."""
     folder = resolve_checkpoint(alias)
     if (folder / MANIFEST).is_file():
         return folder
     step = int(json.loads((folder / STATE).read_text(encoding="utf-8"))["step"])
     target = new_folder(alias, step)
-    for path in list(folder.iterdir()):
-        path.rename(target / path.name)
-    files = {path.name: seal(path) for path in target.iterdir() if path.is_file()}
+    files = {}
+    for path in (path for path in folder.iterdir() if path.is_file()):
+        shutil.copyfile(path, target / path.name)  # moved, a crash would leave neither whole
+        files[path.name] = seal(target / path.name)
     publish(alias, target, files, {"step": step})
-    folder.rmdir()
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rtk.runs.checkpoint_faults import faults_of, mend
-from rtk.runs.checkpoints import forget, has_checkpoint
+from rtk.runs.checkpoints import CheckpointError, forget, has_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
@@ -19,12 +19,17 @@ def step_reached(run: RunFolder, select: str) -> int:
         select: its metric of the best checkpoint.
 
     Raises:
-        CheckpointError: it has some, and none is whole.
+        CheckpointError: it had some, and none is whole.
     """
     mend_checkpoints(run)
     keep_best(run, select)
     last = run.checkpoints / "last"
-    return int(read_state(last)["step"]) if has_checkpoint(last) else 0
+    if has_checkpoint(last):
+        return int(read_state(last)["step"])
+    if run.read_json("best.json") is not None:
+        raise CheckpointError(f"{last}: its checkpoints are gone: best.json tells of one")
+    run.add_notice(f"{run.name}: ended before its first checkpoint: starts from the beginning")
+    return 0
 
 
 def mend_checkpoints(run: RunFolder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -111,10 +110,6 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     config = run.located(stored)
     with held(run.path, "run"), held(sweep.path, "sweep") if sweep else nullcontext():
         step = step_reached(run, config.train.select)
-        if step == 0:
-            print(
-                f"{run.name}: ended before its first checkpoint: starts from the beginning", file=sys.stderr
-            )
         sets = open_for_training(config, DataRecord.read(run.path))
         if total_steps(config, sets.train) <= step:
             raise ConfigError(

@@ -21,6 +21,7 @@ from rtk.runs.listing import status_of
 from rtk.runs.names import check_name, seed_run_name
 from rtk.tracking.sending import mirrored
 from rtk.train.checkpoint import read_state
+from rtk.train.going_on import mend_checkpoints
 from rtk.train.launch import TrainingError, launch_training, open_for_training, resume_training, total_steps
 
 
@@ -106,6 +107,7 @@ def train_to_end(run: RunFolder, config: RunConfig) -> tuple[str, int | None]:
     """
     if status_of(run) == "finished":
         return "finished", None
+    mend_checkpoints(run)
     if not has_checkpoint(run.checkpoints / "last"):
         _remove(run)
         outcome = launch_training(config, run.name)

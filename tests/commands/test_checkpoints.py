@@ -78,7 +78,11 @@ def test_nothing_is_pruned_that_a_damaged_run_may_go_on_from(run, capsys):
 
 def test_runs_of_earlier_versions_and_without_any(run, tmp_path, capsys):
     old = RunFolder(Path(shutil.copytree(OLD / "run", tmp_path / "old")))
-    assert [one["aliases"] for one in listed(old, capsys)["checkpoints"]] == [["best"], ["last"]]
+    found = listed(old, capsys)["checkpoints"]
+    assert [one["aliases"] for one in found] == [["best"], ["last"]]
+    assert all(one["step"] > 0 for one in found)
+    new_folder(run.checkpoints / "last", 32).joinpath(STATE).write_text("killed while it was written")
+    assert len(listed(run, capsys)["checkpoints"]) == 3
     shutil.rmtree(run.checkpoints)
     assert main(["checkpoints", str(run.path)]) == 0
     assert capsys.readouterr().out == "no checkpoint yet\n"

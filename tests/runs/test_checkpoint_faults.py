@@ -127,6 +127,12 @@ def test_a_pointer_to_another_runs_checkpoint_is_found(last, tmp_path):
     assert "is not the one that last.json was written for" in faults_of(last)[0]
 
 
+def test_a_lost_pointer_is_no_new_beginning(last):
+    last.with_name("last.json").unlink()
+    assert "last.json: missing; going on from 00002-step-16" in mend(last)
+    assert resolve_checkpoint(last).name == "00002-step-16"
+
+
 def test_none_is_left(last):
     for folder in (last.with_name("00001-step-8"), last.with_name("00002-step-16")):
         (folder / STATE).unlink()
