@@ -65,14 +65,13 @@ def _pruned(run: Any) -> list[str]:
 
 def _named(folder: Path) -> list[tuple[Path, list[str]]]:
     """Folders with their aliases, which in runs of earlier versions are folders themselves."""
-    from rtk.runs.checkpoints import NUMBERED, STATE, aliases, numbered
+    from rtk.runs.checkpoints import NUMBERED, STATE, aliases, numbered, pointer_file
 
     pointing = aliases(folder)
     there = [path for path in sorted(folder.glob("*")) if (path / STATE).is_file()]
     earlier = [path for path in there if not NUMBERED.fullmatch(path.name)]
-    return [(path, [path.name]) for path in earlier] + [
-        (path, pointing.get(path.name, [])) for path in numbered(folder)
-    ]
+    old = [(path, [] if pointer_file(path).exists() else [path.name]) for path in earlier]
+    return old + [(path, pointing.get(path.name, [])) for path in numbered(folder)]
 
 
 def _broken_aliases(folder: Path) -> list[str]:
