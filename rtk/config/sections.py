@@ -19,6 +19,8 @@ from rtk.config.kinds import choices, plain
 
 EXACT = 2**53  # larger whole numbers are rounded where they are written with a point or an exponent
 DURATION = re.compile(r"^(\d+)(ep|steps)$")
+TIME = re.compile(r"^(\d+(?:\.\d+)?)(s|min|h)$")
+SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 def _check_duration(text: Any) -> str:
@@ -30,6 +32,27 @@ def _check_duration(text: Any) -> str:
 Duration = Annotated[
     str, BeforeValidator(_check_duration), WithJsonSchema({"type": "string", "format": "duration"})
 ]
+
+
+def _check_interval(value: Any) -> Any:
+    if isinstance(value, str) and (match := TIME.match(value)) and float(match[1]) > 0:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise ValueError("wanted a number of epochs, or a time with its unit, such as 30s, 10min or 2h")
+
+
+Interval = Annotated[
+    int | str,
+    BeforeValidator(_check_interval),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "format": "time"}]}),
+]
+
+
+def interval_seconds(interval: int | str) -> float | None:
+    """Seconds of a time such as `10min`; None where it is a number of epochs."""
+    match = TIME.match(str(interval))
+    return float(match[1]) * SECONDS[match[2]] if match else None
 
 
 def _check_last_part(text: Any) -> str:

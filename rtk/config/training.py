@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rtk.config.sections import (
     Duration,
     Fraction,
+    Interval,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -133,5 +134,12 @@ class TrainConfig(Section):
     select: Literal["val/accuracy", "val/aurc", "val/nll"] = Field(
         "val/accuracy", description="validation metric that picks the best checkpoint"
     )
-    checkpoint_every: PositiveInt = Field(1, description="epochs between checkpoints, the best included")
+    checkpoint_every: Interval = Field(
+        1,
+        description="epochs between checkpoints, the best included; or a time (10min), in the middle of an "
+        "epoch too, and every epoch that is the best so far",
+    )
+    background_saves: bool = Field(
+        True, description="train on while a checkpoint is written, from a copy of it in main memory"
+    )
     max_restarts: int = Field(2, ge=0, description="times a lost worker is replaced before the run fails")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from rtk.config.metric_names import larger_is_better
 from rtk.runs.checkpoints import has_checkpoint, point_to, renew
@@ -19,18 +18,19 @@ def keep_best(run: RunFolder, select: str) -> None:
     """
     last = run.checkpoints / "last"
     state = read_state(last) if has_checkpoint(last) else {}
-    if state.get("metrics") and _is_better(run, select, state):
+    if state.get("metrics") and is_better(run, select, state["step"], state["metrics"]):
         point_to(run.checkpoints / "best", renew(last))
         run.write_json("best.json", {"step": state["step"], **state["metrics"]})
 
 
-def _is_better(run: RunFolder, select: str, state: dict[str, Any]) -> bool:
+def is_better(run: RunFolder, select: str, step: int, metrics: dict[str, float]) -> bool:
+    """Whether validation metrics after a step are as good as those of the best checkpoint, or better."""
     best = run.read_json("best.json")
     if best is None or not has_checkpoint(run.checkpoints / "best"):
         return True
-    if best["step"] >= state["step"]:
+    if best["step"] >= step:
         return False
-    new, old = state["metrics"][select], best[select]
+    new, old = metrics[select], best[select]
     if math.isnan(old) or math.isnan(new):
         return math.isnan(old)
     return bool(new >= old if larger_is_better(select) else new <= old)

@@ -50,13 +50,23 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A run as a worker needs it; small, for the images travel by reference."""
+    """A run as a worker needs it; small, for the images travel by reference.
+
+    Attributes:
+        run_path: its folder.
+        config_tree: its config as plain data.
+        num_classes: of its data.
+        train_rows: number of training images.
+        resume: whether there is a checkpoint to go on from.
+        shares_checkpoints: whether each epoch is reported with its checkpoint, which has to be there then.
+    """
 
     run_path: str
     config_tree: dict[str, Any]
     num_classes: int
     train_rows: int
     resume: bool
+    shares_checkpoints: bool = False
 
     @cached_property
     def config(self) -> RunConfig:

@@ -1,10 +1,14 @@
-"""Writing checkpoints from all ranks at once: what `rtk.train.checkpoint` reads, and nothing by halves."""
+"""Writing checkpoints from all ranks at once: what `rtk.train.checkpoint` reads, and nothing by halves.
+
+A snapshot is taken while training waits; what then writes it may be another thread (`rtk.train.saver`).
+"""
 
 from __future__ import annotations
 
 import errno
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from rtk import __version__
 from rtk.runs.atomic import sync_to_disk, write_json, write_tensors
@@ -34,26 +39,78 @@ class SaveError(OSError):
     """A checkpoint could not be written, on some rank; those that are there are as they were."""
 
 
-def save_checkpoint(alias: Path, state: TrainState, progress: dict[str, Any]) -> None:
-    """Write a checkpoint from all ranks, then let `alias` be its name; called on every rank.
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds of one rank, in main memory of its own: training may go on meanwhile.
+
+    Attributes:
+        shard: of this rank, by `kind|parameter|offset`.
+        common: what is the same on all ranks, by `kind|name`; empty but on rank 0.
+        content: of `state.json`.
+    """
+
+    shard: dict[str, Tensor]
+    common: dict[str, Tensor]
+    content: dict[str, Any]
+
+
+def take_snapshot(state: TrainState, progress: dict[str, Any], earlier: Snapshot | None = None) -> Snapshot:
+    """Copy what a checkpoint holds of this rank.
 
     Args:
-        alias: such as `checkpoints/last` (`rtk.runs.checkpoints`).
         state: live objects.
         progress: JSON-able position of the run (step and so on).
-
-    Raises:
-        SaveError: on every rank, where a disk is full or fails under any.
+        earlier: one that has been written, whose memory is used again; it holds nothing of its own then.
     """
-    folder = Path(_on_first_rank(partial(_begin, alias, progress["step"])))
     content = {
         "optimizer": optimizer_name(state),
         "kinds": sorted(per_weight_tensors(state)),
         "scalars": optimizer_counters(state),
         **progress,
     }
-    written = gather_objects(_attempt(partial(_write_rank, folder, state, content)))
-    _on_first_rank(partial(_finish, alias, folder, written, content))
+    common = common_tensors(state) if rank() == 0 else {}
+    memory = earlier.shard if earlier else {}
+    shard = {name: _copy(part, memory.get(name)) for name, part in _fragments(state)}
+    # Few and small, and a term's may grow; the copies are in the layout that files have.
+    own = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in common.items()}
+    return Snapshot(shard, own, content)
+
+
+def _copy(part: Tensor, memory: Tensor | None) -> Tensor:
+    """A copy of a fragment (numel,) in fp32, in the memory of an earlier one where there is some."""
+    if memory is None or memory.shape != part.shape:
+        memory = torch.empty(part.shape, pin_memory=part.is_cuda)
+    return memory.copy_(part.detach())
+
+
+def save_checkpoint(alias: Path, state: TrainState, progress: dict[str, Any]) -> None:
+    """Write a checkpoint of live objects; arguments and errors as of `take_snapshot` and `write_snapshot`."""
+    write_snapshot(alias, take_snapshot(state, progress))
+
+
+def write_snapshot(alias: Path, snapshot: Snapshot, group: ProcessGroup | None = None) -> None:
+    """Write a checkpoint from all ranks, then let `alias` be its name; called on every rank.
+
+    Args:
+        alias: such as `checkpoints/last` (`rtk.runs.checkpoints`).
+        snapshot: this rank's.
+        group: of all ranks, by which they wait for each other; None: the default one.
+
+    Raises:
+        SaveError: on every rank, where a disk is full or fails under any.
+    """
+    content = snapshot.content
+    folder = Path(on_first_rank(partial(_begin, alias, content["step"]), group))
+    written = gather_objects(_attempt(partial(_write_rank, folder, snapshot)), group)
+    on_first_rank(partial(_finish, alias, folder, written, content), group)
+
+
+def on_first_rank(action: Callable[[], Any], group: ProcessGroup | None = None) -> Any:
+    """What an action on files returns that rank 0 does for all; raises `SaveError` on all where it fails."""
+    result, error = gather_objects(_attempt(action) if rank() == 0 else None, group)[0]
+    if error is not None:
+        raise SaveError(error)
+    return result
 
 
 def save_weights(alias: Path, model: nn.Module, progress: dict[str, Any]) -> None:
@@ -105,26 +162,16 @@ def _attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, str(error)
 
 
-def _on_first_rank(action: Callable[[], Any]) -> Any:
-    """What an action returns that rank 0 does for all; raises `SaveError` on all where it fails."""
-    result, error = gather_objects(_attempt(action) if rank() == 0 else None)[0]
-    if error is not None:
-        raise SaveError(error)
-    return result
-
-
 def _begin(alias: Path, step: int) -> str:
     return str(new_folder(alias, step))
 
 
-def _write_rank(folder: Path, state: TrainState, content: dict[str, Any]) -> dict[str, FileRecord]:
+def _write_rank(folder: Path, snapshot: Snapshot) -> dict[str, FileRecord]:
     """Write this rank's part; returns the records of its files."""
-    tensors = dict(_fragments_to_save(state, rank()))
-    _check_space(folder, sum(tensor.nbytes for tensor in tensors.values()))
-    files = _write_shard(folder, rank(), tensors)
+    _check_space(folder, sum(tensor.nbytes for tensor in snapshot.shard.values()))
+    files = _write_shard(folder, rank(), snapshot.shard)
     if rank() == 0:
-        common = {name: tensor.detach().cpu().contiguous() for name, tensor in common_tensors(state).items()}
-        files |= _write_common(folder, common, content)
+        files |= _write_common(folder, snapshot.common, snapshot.content)
     sync_to_disk(folder)
     return files
 
@@ -176,15 +223,14 @@ def _about(content: dict[str, Any]) -> dict[str, Any]:
     return {"rtk": __version__} | {key: content[key] for key in names if key in content}
 
 
-def _fragments_to_save(state: TrainState, number: int) -> Iterator[tuple[str, Tensor]]:
-    # What is replicated, rank 0 writes for all.
+def _fragments(state: TrainState) -> Iterator[tuple[str, Tensor]]:
+    """The live parts of this rank, by their names in a file; what is replicated, rank 0 writes for all."""
     stage = state.engine.zero_optimization_stage()
-    if number == 0 or stage == 3:
+    if rank() == 0 or stage == 3:
         for name, offset, part in frozen_parts(state.engine.module):
-            yield f"frozen|{name}|{offset}", part.to("cpu", torch.float32, copy=True)
-    if number != 0 and stage == 0:
+            yield f"frozen|{name}|{offset}", part
+    if rank() != 0 and stage == 0:
         return
     for kind, tensors in per_weight_tensors(state).items():
         for fragment in state.shards.fragments():
-            part = fragment.of(tensors).detach().to("cpu", torch.float32, copy=True)
-            yield f"{kind}|{fragment.name}|{fragment.offset}", part
+            yield f"{kind}|{fragment.name}|{fragment.offset}", fragment.of(tensors)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import IntEnum
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ from rtk.data.loader import Loader, ahead
 from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import view_makers
 from rtk.optim.schedules import averaging_phase, learning_rate
-from rtk.runs.checkpoints import has_checkpoint, prune
+from rtk.runs.checkpoints import has_checkpoint
 from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import load_checkpoint
@@ -26,7 +27,8 @@ from rtk.train.engine import set_learning_rate
 from rtk.train.going_on import mend_checkpoints
 from rtk.train.job import FAILURE_FILE, Report, TrainingData, TrainingJob
 from rtk.train.reporting import Reporter
-from rtk.train.saving import SaveError, save_checkpoint
+from rtk.train.saver import Saver
+from rtk.train.saving import SaveError
 from rtk.train.setup import build_state, set_up_device
 from rtk.train.state import TrainState
 from rtk.train.step import NonFiniteLossError, train_step
@@ -64,7 +66,9 @@ def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: 
         return {"status": "failed", **failure}
     try:
         state = build_state(job, device, data)
-        return _train_steps(job, data, state, device, _resume(job, state), report)
+        start = _resume(job, state)
+        with Saver(job) as saver:
+            return _train_steps(job, data, state, saver, start, report)
     except (NonFiniteLossError, SaveError) as error:  # on every rank
         return {"status": "failed", "message": str(error)}
     except ValueError as error:
@@ -91,10 +95,10 @@ def _resume(job: TrainingJob, state: TrainState) -> int:
 
 
 def _train_steps(
-    job: TrainingJob, data: TrainingData, state: TrainState, device: torch.device, start: int, report: Report
+    job: TrainingJob, data: TrainingData, state: TrainState, saver: Saver, start: int, report: Report
 ) -> dict[str, Any]:
     """Step, validate and save until the run is over or has to stop."""
-    config, total = job.config, job.total_steps
+    config, total, device = job.config, job.total_steps, state.engine.device
     batches = _batches(job, data, state, device, start)
     reporter = Reporter(job.run, job.steps_per_epoch, total, config.train.batch_size, start)
     metrics: dict[str, float] = {}
@@ -112,11 +116,15 @@ def _train_steps(
 
         finished = step + 1 == total
         if (step + 1) % job.steps_per_epoch == 0 or finished:
-            metrics = _end_epoch(job, data, state, reporter, step + 1)
+            metrics = _end_epoch(job, data, state, saver, reporter, step + 1)
             epoch = math.ceil((step + 1) / job.steps_per_epoch)
             report({"epoch": epoch, "step": step + 1, "finished": finished, **metrics})
-        if stop_requested(job, device) and not finished:
-            _save(job, state, step + 1, None, is_final=True)
+        if finished:
+            break
+        asked = what_is_asked(job, saver, device)
+        if asked != Asked.NOTHING:
+            saver.save(state, step + 1, None, is_final=asked == Asked.STOP)
+        if asked == Asked.STOP:
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
     return {"status": "finished", "step": total, "metrics": metrics}
 
@@ -162,10 +170,10 @@ def _view_maker(job: TrainingJob, data: TrainingData, device: torch.device, imag
 
 
 def _end_epoch(
-    job: TrainingJob, data: TrainingData, state: TrainState, reporter: Reporter, step: int
+    job: TrainingJob, data: TrainingData, state: TrainState, saver: Saver, reporter: Reporter, step: int
 ) -> dict[str, float]:
-    """Validate, save, keep the best."""
-    config, run = job.config, job.run
+    """Validate, and save where it is due."""
+    config = job.config
     if rank() == 0:
         reporter.phase(step, "validating")
     share = config.train.batch_size // world_size()
@@ -175,42 +183,25 @@ def _end_epoch(
     metrics = validate(state, whole, share, reestimate, config.evaluate)
     if rank() == 0:
         reporter.validated(step, metrics)
-    epoch = step // job.steps_per_epoch
-    if epoch % config.train.checkpoint_every == 0 or step == job.total_steps:
-        _save(job, state, step, metrics, step == job.total_steps)
-        if rank() == 0:
-            keep_best(run, config.train.select)
-            prune(run.checkpoints)
+    if saver.is_due(step, metrics, state.engine.device):
+        saver.save(state, step, metrics, is_final=step == job.total_steps)
     return metrics
 
 
-def _save(
-    job: TrainingJob, state: TrainState, step: int, metrics: dict[str, float] | None, is_final: bool
-) -> None:
-    """Save as `last`, at the end of an epoch together with its metrics.
+class Asked(IntEnum):
+    """What may be asked of the workers between two steps; the greater goes first."""
 
-    Where that fails training goes on, and the next save may succeed; unless it is over.
-    """
-    progress = {
-        "step": step,
-        "world_size": world_size(),
-        "num_classes": job.num_classes,
-        "metrics": metrics,
-        "config": job.config_hash,
-    }
-    try:
-        save_checkpoint(job.run.checkpoints / "last", state, progress)
-    except SaveError as error:
-        if is_final:
-            raise
-        if rank() == 0:
-            job.run.add_notice(f"no checkpoint of step {step} could be written: {error}; training goes on")
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
 
 
-def stop_requested(job: TrainingJob, device: torch.device) -> bool:
-    """Whether rank 0 has seen the request to stop; the same answer on every rank."""
-    (stop,) = max_over_ranks([int(rank() == 0 and job.run.stop_requested())], device)
-    return bool(stop)
+def what_is_asked(job: TrainingJob, saver: Saver, device: torch.device) -> Asked:
+    """What is asked of rank 0; the same answer on every rank."""
+    asked = Asked.NOTHING
+    if rank() == 0:
+        asked = Asked.STOP if job.run.stop_requested() else Asked(saver.is_overdue())
+    return Asked(max_over_ranks([asked], device)[0])
 
 
 def rate_at(config: RunConfig, step: int, job: TrainingJob) -> float:

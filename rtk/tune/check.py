@@ -65,7 +65,7 @@ def _check_population(space: SearchSpace, config: RunConfig) -> None:
         )
     for key in ("workers", "checkpoint_every"):
         got = getattr(config.train, key)
-        if got > 1:
+        if got != 1:
             raise ConfigError(f"train.{key}: got {got}, wanted 1 for scheduler pbt")
     if space.concurrent is not None:
         raise ConfigError(

@@ -118,7 +118,9 @@ def _end_of(run: RunFolder, config: RunConfig, plan: TrialPlan, data: Any, repor
             report(result)
 
     tree = config.model_dump(mode="json")
-    job = TrainingJob(str(run.path), tree, plan.num_classes, plan.train_rows, resume=False)
+    job = TrainingJob(
+        str(run.path), tree, plan.num_classes, plan.train_rows, False, shares_checkpoints=plan.is_population
+    )
     result = _train_trial(job, plan, data, report_epoch)
     if result["status"] != "finished":
         seed = f"seed {config.seed}: " if plan.replicates > 1 else ""

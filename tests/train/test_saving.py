@@ -10,49 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
-import torch
-from torch import nn
 
-from rtk.config import load_config
-from rtk.runs.checkpoint_faults import mend
 from rtk.runs.checkpoints import numbered, prune, resolve_checkpoint
-from rtk.runs.folder import RunFolder
-from rtk.train.checkpoint import load_checkpoint
-from rtk.train.progress import ProgressDisplay
 from rtk.train.saving import SaveError, save_checkpoint
-from rtk.train.state import TrainState
-from rtk.train.worker import _save
-from rtk.train.zero_shards import ReplicatedShards
-
-
-def state_of(value: float) -> TrainState:
-    """A process without others whose weights, moments and statistics all have one value."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    for parameter in model.parameters():
-        optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, value)
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.fill_(value)
-    engine = SimpleNamespace(module=model, optimizer=optimizer, zero_optimization_stage=lambda: 0)
-    return TrainState(engine, ReplicatedShards(engine), {}, [], [])
+from tests.train.uniform_states import loaded, state_of
 
 
 def save(alias: Path, step: int) -> None:
     save_checkpoint(alias, state_of(step), {"step": step, "world_size": 1, "num_classes": 2, "metrics": None})
     prune(alias.parent)
-
-
-def loaded(alias: Path) -> int:
-    """The step that a run would go on from, whose every tensor is made sure to be of it."""
-    mend(alias)
-    state = state_of(-1)
-    with torch.no_grad():
-        step: int = load_checkpoint(alias, state)["step"]
-    moments = [kept["momentum_buffer"] for kept in state.engine.optimizer.state.values()]
-    tensors = [*state.engine.module.parameters(), *state.engine.module.buffers(), *moments]
-    assert {float(value) for tensor in tensors for value in tensor.detach().reshape(-1)} == {float(step)}
-    return step
 
 
 @pytest.fixture(autouse=True)
@@ -142,23 +108,6 @@ def test_what_is_referred_to_is_on_the_disk_before_what_refers_to_it(tmp_path):
     # The manifest's folder, the folder of the checkpoints, the pointer itself.
     assert sum(manifest < number < pointer for number in descriptors) == 3
     assert descriptors[-1] > pointer
-
-
-def test_training_goes_on_past_a_full_disk_and_says_so(tmp_path, monkeypatch, capsys):
-    run = RunFolder.create(load_config("digits_ce", [f"output={tmp_path}"]))
-    job = SimpleNamespace(run=run, num_classes=2, config_hash="x")
-    display = ProgressDisplay(run)
-    _save(job, state_of(1), 1, None, is_final=False)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
-    _save(job, state_of(2), 2, None, is_final=False)
-    assert loaded(run.checkpoints / "last") == 1
-    capsys.readouterr()
-    for _ in range(2):
-        display.refresh()
-    shown = capsys.readouterr().err
-    assert shown.count("no checkpoint of step 2 could be written: [Errno 28] no space left") == 1
-    with pytest.raises(SaveError):
-        _save(job, state_of(3), 3, None, is_final=True)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path, monkeypatch):
