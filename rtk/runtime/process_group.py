@@ -1,13 +1,16 @@
-"""How the workers of a run reach one another: torch's process group, on the network that Ray uses."""
+"""How the workers of a run reach one another: torch's process group, on Ray's network alone."""
 
 from __future__ import annotations
 
+import importlib
 import os
+import socket
 from typing import Any
 
 import psutil
 import ray
 from ray.train.torch import TorchConfig
+from torch.distributed import Store, TCPStore
 
 TorchBackend: Any = TorchConfig().backend_cls
 
@@ -18,6 +21,7 @@ class NodeNetworkBackend(TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Connect the workers."""
         worker_group.execute(use_interface_of_node)
+        worker_group.execute(listen_on_node_only)
         super().on_start(worker_group, backend_config)
 
 
@@ -39,6 +43,25 @@ def use_interface_of_node() -> None:
     name = interface_of(ray.util.get_node_ip_address())
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def listen_on_node_only() -> None:
+    """Let the store by which the workers find each other listen at its own address, not on all interfaces.
+
+    torch offers no other way than to hand it a socket, and Ray none to do that.
+    """
+    # By name: the package has a function of the same name.
+    module: Any = importlib.import_module("torch.distributed.rendezvous")
+    module.TCPStore = store_at_address
+
+
+def store_at_address(host_name: str, port: int, *, is_master: bool, **options: Any) -> Store:
+    """A `TCPStore` that, where it is the one that serves, is reached at its host's address alone."""
+    if is_master:
+        family = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((host_name, port), family=family)
+        options["master_listen_fd"] = listening.detach()
+    return TCPStore(host_name=host_name, port=port, is_master=is_master, **options)
 
 
 def interface_of(address: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,8 @@ def start_ray(dashboard: bool = False) -> Any:
 
     if not ray.is_initialized():
         address = _address()
-        with _silent_native_stderr(), _daemons_in_own_session():
+        alone = _on_loopback_only() if address == "local" else nullcontext()
+        with _silent_native_stderr(), _daemons_in_own_session(), alone:
             _check_answer(address)
             ray.init(
                 address=address,
@@ -149,6 +150,22 @@ def _daemons_in_own_session() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = started_by
+
+
+@contextmanager
+def _on_loopback_only() -> Iterator[None]:
+    """Let no other machine reach what Ray starts here: it asks for no password, and runs what it is sent.
+
+    Ray does so by itself on macOS and Windows, where it has no clusters; on Linux it listens everywhere.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from ipaddress import ip_address
 
 import psutil
 import pytest
+import torch.distributed as dist
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
-from rtk.runtime.process_group import interface_of, use_interface_of_node
+from rtk.runtime.process_group import NodeNetworkConfig, interface_of, use_interface_of_node
 
 
 def test_interface_is_the_one_with_the_address():
@@ -28,3 +33,30 @@ def test_node_decides_unless_the_user_has(ray_session, monkeypatch, own):
     expected = own or interface_of(ray_session.util.get_node_ip_address())
     assert os.environ.get("GLOO_SOCKET_IFNAME") == expected
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+
+
+def listeners(process: psutil.Process) -> set[str]:
+    """Addresses at which a process can be reached."""
+    connections = process.net_connections(kind="inet")
+    return {entry.laddr.ip for entry in connections if entry.status == psutil.CONN_LISTEN}
+
+
+def ears_of_worker() -> dict[str, list[str]]:
+    assert dist.get_world_size() == 2
+    dist.barrier()  # gloo's own connections are there too
+    return {"addresses": sorted(listeners(psutil.Process()))}
+
+
+def test_on_one_machine_nothing_can_be_reached_from_another(ray_session, tmp_path):
+    trainer = TorchTrainer(
+        ears_of_worker,
+        torch_config=NodeNetworkConfig(),
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(storage_path=str(tmp_path)),
+    )
+    reached = set(trainer.fit().return_value["addresses"])
+    assert reached  # the store and gloo listen
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            reached |= listeners(process)
+    assert all(ip_address(address.removeprefix("::ffff:")).is_loopback for address in reached), reached
