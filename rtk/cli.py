@@ -89,8 +89,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage), 130 or 143 (interrupted)."""
-    options = _parse(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parse(words)
     try:
+        _refuse_secrets(words)
         code: int = options.action(options)
         return code
     except KeyboardInterrupt as interrupt:  # carries the signal where it was another than Ctrl-C's
@@ -120,10 +122,19 @@ def run() -> None:
     os._exit(code)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _refuse_secrets(words: Sequence[str]) -> None:
+    """Refuse URIs that hold a password, whatever option they are for."""
+    if any("://" in word for word in words):
+        from rtk.config.secrets import refuse_secrets
+
+        for word in words:
+            name, equals, _ = word.partition("=")
+            refuse_secrets(name if equals and "://" not in name else "arguments", word)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse; `key=value` and a recipe may stand anywhere, which argparse refuses after an option."""
     parser = build_parser()
-    words = sys.argv[1:] if arguments is None else list(arguments)
     command = _command_parser(parser, words)
     words, overrides = _split_overrides(command, words)
     options, rest = parser.parse_known_args(words)

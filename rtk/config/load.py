@@ -19,6 +19,7 @@ from rtk.config.messages import one_line
 from rtk.config.overrides import parse_override
 from rtk.config.plugin_files import find_plugins, load_plugins
 from rtk.config.schema import RunConfig
+from rtk.config.secrets import refuse_secrets
 from rtk.config.yaml_files import dump_yaml, read_mapping
 
 PLUGINS = "plugins"
@@ -79,6 +80,8 @@ def load_with_origins(
     tree.setdefault("name", NOT_IN_NAMES.sub("-", path.stem).strip("-") or "run")
     config = build_config(tree, keep_unset)
     leaves = dict(flatten(config.model_dump(mode="json")))
+    for key, value in leaves.items():
+        refuse_secrets(key, value)
     return LoadedConfig(config, {key: _origin(origins, key) for key in leaves})
 
 
@@ -102,6 +105,7 @@ def override_config(config: RunConfig, values: Mapping[str, Any], where: str = "
     tree = config.model_dump(mode="json")
     for key, value in values.items():
         _check_key(key, where)
+        refuse_secrets(key, value)
         _assign(tree, key_parts([key], RunConfig), value)
     return build_config(tree)
 

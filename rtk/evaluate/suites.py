@@ -11,7 +11,8 @@ from typing import Any
 
 from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError, unknown, wanted_of
-from rtk.config.load import expand_variables, valid_keys
+from rtk.config.load import expand_variables, flatten, valid_keys
+from rtk.config.secrets import refuse_secrets
 from rtk.config.yaml_files import read_mapping
 
 NAMED = (*GROUPS, "csid")  # keys with sets by name
@@ -61,6 +62,8 @@ def load_suite(suite: str | Path) -> Suite:
     """
     path = _find_suite(suite)
     tree = expand_variables(_read_suite(path), f"suite {path.stem}")
+    for key, value in flatten(tree):
+        refuse_secrets(f"suite {path.stem}: {key}", value)
     sets = [OODSet(name, group, where) for group in GROUPS for name, where in tree.get(group, {}).items()]
     if not sets:
         raise ConfigError(f"{path}: got no OOD set, wanted some under near or far")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rtk.config.load import flatten
+from rtk.config.secrets import without_secrets
 from rtk.config.yaml_files import read_mapping
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import group_name
@@ -19,7 +20,8 @@ def params_of(run: RunFolder) -> list[Any]:
     """MLflow's params of a run or a sweep."""
     from mlflow.entities import Param
 
-    return [Param(mlflow_key(key), str(value)[:LONGEST_PARAM]) for key, value in _settings(run)]
+    settings = ((key, without_secrets(str(value))) for key, value in _settings(run))
+    return [Param(mlflow_key(key), value[:LONGEST_PARAM]) for key, value in settings]
 
 
 def tags_of(run: RunFolder) -> list[Any]:

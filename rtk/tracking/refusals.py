@@ -5,9 +5,10 @@ The one is said and left out, the other waited for.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
+
+from rtk.config.secrets import without_secrets
 
 T = TypeVar("T")
 # Of `MlflowException`: the server has understood, and would answer the same again.
@@ -32,8 +33,8 @@ def is_answer(error: Exception) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """First line of an error, short enough for a terminal."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """First line of an error, short enough for a terminal, without the password that an address may hold."""
+    return without_secrets((str(error).strip() or type(error).__name__).splitlines()[0][:300])
 
 
 def send_all(send: Callable[[Sequence[T]], Any], items: Sequence[T]) -> Iterator[tuple[T, str]]:
@@ -82,4 +83,4 @@ def deleted_run(run_id: str, uri: str) -> DeletedError:
 
 def _command(uri: str, words: str) -> str:
     """What to type, without the password that a server's address may hold."""
-    return f"`MLFLOW_TRACKING_URI={re.sub(r':[^:/@]*@', ':PASSWORD@', uri)} mlflow {words}`"
+    return f"`MLFLOW_TRACKING_URI={without_secrets(uri)} mlflow {words}`"
