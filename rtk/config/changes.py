@@ -64,6 +64,7 @@ CHANGES: dict[str, When] = {
     "train.zero_stage": R,
     "train.threads": T | R | I,
     "train.max_restarts": T | R | I,
+    "train.hang_timeout": T | R | I,
     "train.checkpoint_every": T | R | I,
     "train.background_saves": T | R | I,
     "evaluate.": E,

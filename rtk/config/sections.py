@@ -34,9 +34,18 @@ Duration = Annotated[
 ]
 
 
-def _check_interval(value: Any) -> Any:
+def _check_time(value: Any) -> str:
     if isinstance(value, str) and (match := TIME.match(value)) and float(match[1]) > 0:
         return value
+    raise ValueError("wanted a time with its unit, such as 30s, 10min or 2h")
+
+
+Time = Annotated[str, BeforeValidator(_check_time), WithJsonSchema({"type": "string", "format": "time"})]
+
+
+def _check_interval(value: Any) -> Any:
+    if isinstance(value, str) and TIME.match(value):
+        return _check_time(value)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     raise ValueError("wanted a number of epochs, or a time with its unit, such as 30s, 10min or 2h")

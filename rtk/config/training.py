@@ -13,6 +13,7 @@ from rtk.config.sections import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Time,
     Weight,
     duration_steps,
 )
@@ -143,3 +144,8 @@ class TrainConfig(Section):
         True, description="train on while a checkpoint is written, from a copy of it in main memory"
     )
     max_restarts: int = Field(2, ge=0, description="times a lost worker is replaced before the run fails")
+    hang_timeout: Time | None = Field(
+        "5min",
+        description="time after which workers, none of which gets anywhere, are ended and started again from "
+        "the last checkpoint; null: never",
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rtk.config.changes import When, changing_keys, may_change
 from rtk.config.course import check_course
@@ -27,21 +25,18 @@ from rtk.runs.origin import is_imported
 from rtk.runs.sweep import sweep_of
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import Interrupts
-from rtk.runtime.ray_session import check_resources, is_alive, start_ray, units_of_cluster, worker_memory
+from rtk.runtime.ray_session import check_resources, start_ray, worker_memory
 from rtk.runtime.shared_storage import check_output
 from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
 from rtk.train.going_on import step_reached
 from rtk.train.initial import check_head, check_model
-from rtk.train.job import FAILURE_FILE, TrainingJob
+from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
-from rtk.train.progress import ProgressDisplay
 from rtk.train.training_data import load_training_data
+from rtk.train.workers import use_gpus, watch_workers
 
 SKIPPED_FILE = "skipped.csv"
-POLL_SECONDS = 0.2
-RAY_ENDED = "Ray has ended on this machine; the run can go on from its last checkpoint"
-LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
 
 
 class TrainingError(RuntimeError):
@@ -178,17 +173,13 @@ def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunC
         ValueError: naming the key, what was got and what was wanted.
     """
     start_ray()
-    check_resources(config.train.workers, _use_gpus())
+    check_resources(config.train.workers, use_gpus())
     check_output(folder)
-    if config.data.stream and not _use_gpus():  # a worker with a GPU holds no CPU
+    if config.data.stream and not use_gpus():  # a worker with a GPU holds no CPU
         check_decoding_cpus(config.train.workers)
     if config.train.zero_stage == "auto":
-        config = choose_stage(config, num_classes, worker_memory(config.train.workers, _use_gpus()))
+        config = choose_stage(config, num_classes, worker_memory(config.train.workers, use_gpus()))
     return config
-
-
-def _use_gpus() -> bool:
-    return units_of_cluster(gpus=True) > 0
 
 
 def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset], resume: bool) -> Outcome:
@@ -203,94 +194,10 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
         num_classes = len(sets.train.classes)
         job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, data.train_rows, resume)
         with Interrupts() as interrupts:
-            result = _watch(job, ray.put(data), interrupts)
+            result = watch_workers(job, ray.put(data), interrupts)
         if result["status"] == "failed":
             raise TrainingError(result["message"])
         if result["status"] == "interrupted":
             mirror.final_status = "KILLED"
         seconds = time.monotonic() - started
     return Outcome(run, result["status"], result["metrics"], seconds, interrupts.signal)
-
-
-def _watch(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any]:
-    """Run the workers in a thread, while this one shows progress and passes on interrupts."""
-    result: dict[str, Any] = {}
-
-    def fit() -> None:
-        try:
-            result.update(fit_workers(job, data))
-        except Exception as error:  # shown in one line by the caller; the traceback is in Ray's logs
-            result.update(status="failed", message=reason_of(error))
-
-    # A daemon, so that a second Ctrl-C ends the process even where the workers hang.
-    thread = threading.Thread(target=fit, name="trainer", daemon=True)
-    thread.start()
-    workers, gpus = job.config.train.workers, _use_gpus()
-    complete = True
-    with ProgressDisplay(job.run) as display:
-        while thread.is_alive() and is_alive():
-            thread.join(POLL_SECONDS)
-            display.refresh()
-            if interrupts.signal is not None:  # what ends this process may be ending Ray: it is not asked
-                if not job.run.stop_requested():
-                    display.say("stopping: writing a checkpoint (once more to stop at once)")
-                    job.run.request_stop()
-            elif is_alive() and complete != (units_of_cluster(gpus) >= workers):
-                complete = not complete
-                display.say("the nodes are back" if complete else LOST_NODE.format(workers=workers))
-        if thread.is_alive():
-            display.say(RAY_ENDED)
-            status = "failed" if interrupts.signal is None else "interrupted"
-            result = {"status": status, "message": RAY_ENDED, "metrics": {}}
-    job.run.clear_stop()
-    return result
-
-
-def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None = None) -> dict[str, Any]:
-    """Run a job on a group of Ray Train workers and return what rank 0's `train_worker` does.
-
-    Args:
-        job: the run.
-        data: reference to its `TrainingData`.
-        resources: what each worker holds (`CPU`, `GPU`); None: one GPU where there are any, or one CPU.
-    """
-    from ray.train import FailureConfig, ScalingConfig
-    from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
-
-    from rtk.runtime.process_group import NodeNetworkConfig
-    from rtk.train.worker import train_worker
-
-    (job.run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start
-
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job, "data": data},
-        torch_config=NodeNetworkConfig(),
-        scaling_config=ScalingConfig(
-            num_workers=job.config.train.workers,
-            use_gpu=bool(resources.get("GPU")) if resources else _use_gpus(),
-            resources_per_worker=resources,
-        ),
-        run_config=RayRunConfig(
-            name="ray",
-            storage_path=str(job.run.path),
-            failure_config=FailureConfig(max_failures=job.config.train.max_restarts),
-        ),
-    )
-    outcome: dict[str, Any] = trainer.fit().return_value
-    return outcome
-
-
-def reason_of(error: BaseException) -> str:
-    """Last line of the innermost cause: Ray wraps a worker's error several times over."""
-    while True:
-        inner = getattr(error, "cause", None) or error.__cause__
-        worker_errors = getattr(error, "worker_failures", None)
-        if worker_errors:
-            inner = next(iter(worker_errors.values()))
-        if not isinstance(inner, BaseException):
-            return (
-                f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
-            )
-        error = inner

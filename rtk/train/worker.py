@@ -26,6 +26,7 @@ from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import set_learning_rate
 from rtk.train.going_on import mend_checkpoints
 from rtk.train.job import FAILURE_FILE, Report, TrainingData, TrainingJob
+from rtk.train.pulse import beating
 from rtk.train.reporting import Reporter
 from rtk.train.saver import Saver
 from rtk.train.saving import SaveError
@@ -50,8 +51,9 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     import ray.train
 
     job: TrainingJob = arguments["job"]
-    data: TrainingData = ray.get(arguments["data"])
-    return run_job(job, data, set_up_device(job.config), ray.train.report)
+    with beating(job.run.path, rank(), ray.get_runtime_context().get_node_id()):
+        data: TrainingData = ray.get(arguments["data"])
+        return run_job(job, data, set_up_device(job.config), ray.train.report)
 
 
 def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: Report) -> dict[str, Any]:

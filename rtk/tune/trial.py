@@ -68,7 +68,8 @@ def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> N
     """
     from ray import tune
 
-    from rtk.train.launch import TrainingError, reason_of
+    from rtk.train.launch import TrainingError
+    from rtk.train.workers import reason_of
     from rtk.tune.population import report_checkpoint, take_over
 
     try:
@@ -160,7 +161,7 @@ def _train_with_workers(
     """
     from rtk.runs.checkpoints import has_checkpoint
     from rtk.train.checkpoint import read_state
-    from rtk.train.launch import fit_workers
+    from rtk.train.workers import fit_workers
 
     last = job.run.checkpoints / "last"
     seen = read_state(last)["step"] if has_checkpoint(last) else 0

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from rtk.train import launch
+from rtk.train import workers
 from rtk.train.job import TrainingJob
 from rtk.train.worker import run_job
 
@@ -52,7 +52,7 @@ def _main(rank: int, ranks: int, port: int, function: Callable, arguments: tuple
 def workers_forked() -> Iterator[None]:
     """Train on forked ranks in place of Ray Train's workers, which import everything anew for every run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "fit_workers", _fit)
+        patch.setattr(workers, "fit_workers", _fit)
         yield
 
 

@@ -139,14 +139,21 @@ def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, r
     assert difference(resumed.run, reference) <= 1e-5
 
 
-@pytest.mark.parametrize(("stage", "more"), [(1, ["objective.crl.weight=1"]), (2, []), (3, [])])
-def test_killed_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path, uninterrupted, stage, more):
-    """With CRL, which remembers how often each image was right, in one of them."""
+@pytest.mark.parametrize(
+    ("stage", "more", "how"),
+    [(1, ["objective.crl.weight=1"], signal.SIGKILL), (2, [], signal.SIGSTOP), (3, [], signal.SIGKILL)],
+)
+def test_lost_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path, uninterrupted, stage, more, how):
+    """With CRL, which remembers how often each image was right, in one of them; one stops and hangs."""
     output, changes = tmp_path / "killed", [*SMOOTH, *more]
-    dead = when_step(output, 6, lambda folder: _kill_a_worker())
-    killed = launch_training(config(*changes, f"output={output}", f"train.zero_stage={stage}"))
+    dead = when_step(output, 6, lambda folder: _signal_a_worker(how))
+    settings = [f"output={output}", f"train.zero_stage={stage}", "train.hang_timeout=8s"]
+    killed = launch_training(config(*changes, *settings))
     assert len(dead) == 1
     assert killed.status == "finished"
+    hangs = [notice for notice in killed.run.read_notices() if notice.startswith("hung: ")]
+    assert len(hangs) == (how == signal.SIGSTOP)
+    assert all(f"(process {dead[0]}) stopped" in notice for notice in hangs)
     wanted = uninterrupted(stage, *changes)
     assert difference(killed.run, wanted) == 0.0
     found, expected = history(killed.run), history(wanted)
@@ -161,10 +168,10 @@ def history(run) -> dict[str, torch.Tensor]:
     return {key.rpartition("|")[2]: values for key, values in tensors.items() if key.startswith("term|crl|")}
 
 
-def _kill_a_worker() -> int:
+def _signal_a_worker(how: signal.Signals) -> int:
     children = psutil.Process().children(recursive=True)
     pid = next(child.pid for child in children if "RayTrainWorker" in " ".join(child.cmdline()))
-    os.kill(pid, signal.SIGKILL)
+    os.kill(pid, how)
     return pid
 
 

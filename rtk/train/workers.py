@@ -1,0 +1,107 @@
+"""The workers of a run, as the driver sees them: started, watched, asked to stop, ended where they hang."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from rtk.runtime.interrupts import Interrupts
+from rtk.runtime.ray_session import is_alive, units_of_cluster
+from rtk.train.hang import HangWatch
+from rtk.train.job import FAILURE_FILE, TrainingJob
+from rtk.train.progress import ProgressDisplay
+
+POLL_SECONDS = 0.2
+RAY_ENDED = "Ray has ended on this machine; the run can go on from its last checkpoint"
+LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
+
+
+def use_gpus() -> bool:
+    """Whether workers hold GPUs: where the cluster has any."""
+    return units_of_cluster(gpus=True) > 0
+
+
+def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any]:
+    """Run the workers in a thread, while this one shows progress, passes on interrupts and ends a hang."""
+    result: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            result.update(fit_workers(job, data))
+        except Exception as error:  # shown in one line by the caller; the traceback is in Ray's logs
+            result.update(status="failed", message=reason_of(error))
+
+    # A daemon, so that a second Ctrl-C ends the process even where the workers hang.
+    thread = threading.Thread(target=fit, name="trainer", daemon=True)
+    thread.start()
+    workers, gpus = job.config.train.workers, use_gpus()
+    complete, hang = True, HangWatch(job.run, workers, job.config.train.hang_timeout)
+    with ProgressDisplay(job.run) as display:
+        while thread.is_alive() and is_alive():
+            thread.join(POLL_SECONDS)
+            display.refresh()
+            if interrupts.signal is not None:  # what ends this process may be ending Ray: it is not asked
+                if not job.run.stop_requested():
+                    display.say("stopping: writing a checkpoint (once more to stop at once)")
+                    job.run.request_stop()
+            elif is_alive() and complete != (units_of_cluster(gpus) >= workers):
+                complete = not complete
+                display.say("the nodes are back" if complete else LOST_NODE.format(workers=workers))
+            else:
+                hang.look()
+        if thread.is_alive():
+            display.say(RAY_ENDED)
+            status = "failed" if interrupts.signal is None else "interrupted"
+            result = {"status": status, "message": RAY_ENDED, "metrics": {}}
+    job.run.clear_stop()
+    return result
+
+
+def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None = None) -> dict[str, Any]:
+    """Run a job on a group of Ray Train workers and return what rank 0's `train_worker` does.
+
+    Args:
+        job: the run.
+        data: reference to its `TrainingData`.
+        resources: what each worker holds (`CPU`, `GPU`); None: one GPU where there are any, or one CPU.
+    """
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchTrainer
+
+    from rtk.runtime.process_group import NodeNetworkConfig
+    from rtk.train.worker import train_worker
+
+    (job.run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start
+
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job, "data": data},
+        torch_config=NodeNetworkConfig(),
+        scaling_config=ScalingConfig(
+            num_workers=job.config.train.workers,
+            use_gpu=bool(resources.get("GPU")) if resources else use_gpus(),
+            resources_per_worker=resources,
+        ),
+        run_config=RayRunConfig(
+            name="ray",
+            storage_path=str(job.run.path),
+            failure_config=FailureConfig(max_failures=job.config.train.max_restarts),
+        ),
+    )
+    outcome: dict[str, Any] = trainer.fit().return_value
+    return outcome
+
+
+def reason_of(error: BaseException) -> str:
+    """Last line of the innermost cause: Ray wraps a worker's error several times over."""
+    while True:
+        inner = getattr(error, "cause", None) or error.__cause__
+        worker_errors = getattr(error, "worker_failures", None)
+        if worker_errors:
+            inner = next(iter(worker_errors.values()))
+        if not isinstance(inner, BaseException):
+            return (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else ''}"
+            )
+        error = inner
