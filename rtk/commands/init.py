@@ -187,7 +187,7 @@ def _pretrained(weights: str, model: str | None) -> Pretrained:
 
 def _model_of_rtk(folder: Path) -> dict[str, object] | None:
     """Values of `model` of a run, or of what `rtk export` wrote; None for anything else."""
-    from rtk.deploy.packaged_model import DESCRIPTION
+    from rtk.deploy.description import DESCRIPTION
     from rtk.runs.folder import RunFolder
 
     if (folder / "config.yaml").is_file():

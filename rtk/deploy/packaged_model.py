@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rtk import __version__
@@ -24,16 +23,16 @@ from rtk.config.model import ModelConfig
 from rtk.config.plugin_files import PluginFile, is_loaded, load_plugins
 from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.views.augment import to_float
-from rtk.models import Classifier, build_model
+from rtk.deploy.description import DESCRIPTION, FORMAT, WEIGHTS, build_described, read_description
+from rtk.models import Classifier
 from rtk.runs.atomic import write_tensors
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import FittedScore, Predictions, apply_score
 from rtk.scores.decision import DecisionRule, decide
 from rtk.scores.storage import load_fitted, save_fitted
 
-FORMAT = 1
 BATCH = 64  # images per forward pass
-DESCRIPTION, WEIGHTS, SCORES = "model.json", "weights.safetensors", "scores.safetensors"
+SCORES = "scores.safetensors"  # beside the description and the weights
 
 
 @dataclass(frozen=True)
@@ -109,28 +108,21 @@ class PackagedModel:
                 names them, but does not hold them.
 
         Raises:
-            ConfigError: it is none, or of another format, or needs a plug-in that is not among those given.
+            ConfigError: it is none, damaged, or of another format, or needs a plug-in that is not among those
+                given.
         """
-        content = _read_description(folder)
-        needed = content.get("plugins", {})
-        _load_needed(needed, plugins)
-        config = ModelConfig.model_validate(content["model"])
-        # A package from before this setting is of a model that saw images as they were stored.
-        preprocessing = Preprocessing(**{"exif": "ignore", **content["preprocessing"]})
-        model = build_model(config, len(content["classes"]), preprocessing.image_size)
-        model.load_state_dict(load_file(folder / WEIGHTS))
-        scores = load_fitted(folder / SCORES)
-        rule = DecisionRule(**content["rule"])
+        described = read_description(folder)
+        _load_needed(described.plugins, plugins)
         packaged = cls(
-            model,
-            config,
-            content["classes"],
-            preprocessing,
-            content["bf16"],
-            rule,
-            scores,
-            content["origin"],
-            needed,
+            build_described(folder, described),
+            described.model,
+            described.classes,
+            Preprocessing(**described.preprocessing.model_dump()),
+            described.bf16,
+            described.rule,
+            load_fitted(folder / SCORES),
+            described.origin,
+            described.plugins,
         )
         return packaged.placed(device)
 
@@ -191,16 +183,6 @@ FIELDS = ("label", "probability", "confidence", "ood_score", "decision")
 def failed_row(error: BadImageError) -> dict[str, Any]:
     """What is said of an image that cannot be read: `error`, the reason, and None everywhere else."""
     return {**dict.fromkeys(FIELDS), "error": str(error)}
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise ConfigError(f"model: got {str(folder)!r}, wanted what `rtk export` wrote")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format") != FORMAT:
-        raise ConfigError(f"{path}: format {content.get('format')}, wanted {FORMAT}")
-    return content
 
 
 def _load_needed(needed: Mapping[str, str], given: Sequence[str | Path]) -> None:

@@ -16,7 +16,8 @@ from rtk.data.image import BadImageError
 from rtk.data.image_files import read_tree
 from rtk.data.sets.columns import image_bytes, image_column
 from rtk.data.sets.storage import locate
-from rtk.deploy.packaged_model import BATCH, DESCRIPTION, PackagedModel, failed_row
+from rtk.deploy.description import DESCRIPTION
+from rtk.deploy.packaged_model import BATCH, PackagedModel, failed_row
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import find_folder
 from rtk.runtime.console import Progress

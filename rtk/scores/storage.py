@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from rtk.config.errors import ConfigError
 from rtk.runs.atomic import write_tensors
 from rtk.scores.compute import FittedScore
 
@@ -27,15 +30,20 @@ def save_fitted(path: Path, scores: Mapping[str, FittedScore]) -> None:
 
 
 def load_fitted(path: Path) -> dict[str, FittedScore]:
-    """Read what `save_fitted` wrote."""
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()[HEADER])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    return {
-        score: FittedScore(
-            {key.split("|", 1)[1]: value for key, value in tensors.items() if key.startswith(f"{score}|")},
-            entry["hyperparameters"],
-            tuple(entry["width"]) if entry["width"] else None,
-        )
-        for score, entry in about.items()
-    }
+    """Read what `save_fitted` wrote.
+
+    Raises:
+        ConfigError: the file is missing, damaged or of something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[HEADER])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        return {score: _fitted(score, entry, tensors) for score, entry in about.items()}
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: damaged, wanted fitted scores ({error})") from None
+
+
+def _fitted(score: str, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedScore:
+    own = {key.split("|", 1)[1]: value for key, value in tensors.items() if key.startswith(f"{score}|")}
+    return FittedScore(own, about["hyperparameters"], tuple(about["width"]) if about["width"] else None)

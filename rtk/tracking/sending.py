@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rtk.runs.folder import RunFolder
+from rtk.runs.listing import status_of
 from rtk.runs.sweep import sweep_of
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.refusals import is_answer, reason_of
@@ -81,7 +82,7 @@ def send_evaluation(run: RunFolder) -> None:
 
 
 def sync(runs: Sequence[RunFolder]) -> dict[str, str | int]:
-    """Send what is left of runs and sweeps.
+    """Send what is left of runs and sweeps; one whose process has died is said to have failed.
 
     Returns:
         By name (`SWEEP/TRIAL` for a trial; the path, where two are called the same) the number of rows sent,
@@ -92,6 +93,10 @@ def sync(runs: Sequence[RunFolder]) -> dict[str, str | int]:
         sweep = sweep_of(run)
         name = run.name if sweep is None else f"{sweep.name}/{run.name}"
         name = str(run.path) if name in outcome else name
+        if status_of(run) == "lost":
+            logger.warning("%s: its process ended without a word: it has failed", name)
+            rows = run.read_metrics()
+            note_status(run, "FAILED", ended=rows[-1]["time"] if rows else None)
         try:
             outcome[name] = Mirror(run).send(files=True)
         except Exception as error:

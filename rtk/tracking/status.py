@@ -8,7 +8,9 @@ from typing import Any
 from rtk.runs.folder import RunFolder
 
 
-def note_status(run: RunFolder, status: str, keep_checkpoints: bool = False, **tags: Any) -> None:
+def note_status(
+    run: RunFolder, status: str, keep_checkpoints: bool = False, ended: float | None = None, **tags: Any
+) -> None:
     """Write down how a run stands and since when, for the next `send`.
 
     A run starts when it first runs, and ends when it has last ended: what is done with it later (an
@@ -18,6 +20,7 @@ def note_status(run: RunFolder, status: str, keep_checkpoints: bool = False, **t
         run: the run.
         status: MLflow's `RUNNING`, `FINISHED`, `FAILED` or `KILLED`.
         keep_checkpoints: whether its checkpoints are uploaded and registered as models.
+        ended: when it did, seconds since 1970; None: now.
         tags: further tags of the run (`rtk.KEY`).
     """
     before, now = run.read_json("status.json") or {}, time.time()
@@ -25,7 +28,7 @@ def note_status(run: RunFolder, status: str, keep_checkpoints: bool = False, **t
     if status == "RUNNING":
         times = {"started": times.get("started", now)}
     else:
-        times.setdefault("ended", now)
+        times.setdefault("ended", ended or now)
     run.write_json(
         "status.json", {"status": status, "keep_checkpoints": keep_checkpoints, "tags": tags, **times}
     )

@@ -20,10 +20,10 @@ from rtk.cli import main
 from rtk.config import load_config
 from rtk.config.search_space import parse_space
 from rtk.config.yaml_files import dump_yaml
-from rtk.runs.folder import RunFolder
+from rtk.runs.folder import RunFolder, held
 from rtk.runs.sweep import Sweep
 from rtk.tracking.mirror import Mirror
-from rtk.tracking.sending import kept_up_to_date, quietly
+from rtk.tracking.sending import kept_up_to_date, quietly, sync
 from rtk.tracking.status import note_status
 from rtk.tracking.sweep_mirror import SweepMirror
 
@@ -209,6 +209,20 @@ def test_trials_of_the_same_name_are_synced_and_told_apart(output, capsys):
     append(runs[0], range(3, 4))
     assert main(["sync", str(output / "one")]) == 0
     assert "one/trial-0000: 3 rows sent" in capsys.readouterr().out
+
+
+def test_a_run_whose_process_has_died_is_said_to_have_failed(output, caplog):
+    run = new_run(output, None)
+    append(run, range(3))
+    note_status(run, "RUNNING")
+    with held(run.path, "run"):
+        assert sync([run]) == {run.name: 9}
+        assert Mirror(run)._connect().get_run(Mirror(run)._state()["run_id"]).info.status == "RUNNING"
+    assert sync([run]) == {run.name: 0}
+    info = Mirror(run)._connect().get_run(Mirror(run)._state()["run_id"]).info
+    assert info.status == "FAILED"
+    assert info.end_time == int(run.read_metrics()[-1]["time"] * 1000)
+    assert f"{run.name}: its process ended without a word" in caplog.text
 
 
 def test_status_files_and_models_under_their_aliases(output):
