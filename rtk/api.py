@@ -50,7 +50,7 @@ class TrainedRun:
         """All metrics along the run: columns `step`, `epoch`, `time` (seconds since 1970), `key`, `value`."""
         import pandas as pd
 
-        from rtk.runs.folder import COLUMNS as RECORDED
+        from rtk.runs.metrics_file import COLUMNS as RECORDED
 
         return pd.DataFrame(self._folder().read_metrics(), columns=list(RECORDED))
 

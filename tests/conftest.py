@@ -82,9 +82,14 @@ def ray_session():
 
 
 @pytest.fixture
-def two_nodes():
+def two_nodes(monkeypatch):
     """A Ray cluster of two nodes of one CPU each, all on this machine; drivers join it by RAY_ADDRESS."""
+    import ray
+    from ray._common.network_utils import node_ip_address_from_perspective
     from ray.cluster_utils import Cluster
+
+    # By itself it would take the address of this process's own session: the loopback one.
+    monkeypatch.setattr(ray.util, "get_node_ip_address", node_ip_address_from_perspective)
 
     memory = {"object_store_memory": 2**28}
     cluster = Cluster(

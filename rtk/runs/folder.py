@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,13 +19,13 @@ from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_json, write_text
 from rtk.runs.data_record import located
+from rtk.runs.metrics_file import Row, append_rows, read_rows, replace_rows
 from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
 
 # What a run did where its config is from before the key, whose default is another for new ones.
 BEFORE_THE_KEY = {"data": {"exif": "ignore"}, "model": {"batchnorm": "local"}}
 NOTICES = "notices.log"  # what workers say to whoever watches
-COLUMNS = ("step", "epoch", "time", "key", "value")
 
 
 @dataclass(frozen=True)
@@ -138,36 +136,27 @@ class RunFolder:
             write_text(self.path / "config.yaml", changed)
         (self.path / "config.yaml").touch()  # the run that was started last
 
-    # -- metrics.csv: one value a row, so that training, validation and evaluation can share it
+    # -- metrics.csv
+
+    @property
+    def metrics_file(self) -> Path:
+        """Where the metrics are, see `rtk.runs.metrics_file`."""
+        return self.path / "metrics.csv"
 
     def append_metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Add rows `step, epoch, time, key, value`."""
-        path = self.path / "metrics.csv"
-        is_new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(COLUMNS)
-            now = f"{time.time():.3f}"
-            writer.writerows([step, f"{epoch:.4f}", now, key, repr(float(v))] for key, v in values.items())
+        append_rows(self.metrics_file, step, epoch, values)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[Row]:
         """Rows of `metrics.csv` with numbers as numbers."""
-        path = self.path / "metrics.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            complete = [row for row in csv.DictReader(file) if row["value"]]
-        numbers = {"step": int, "epoch": float, "time": float, "value": float}
-        return [{**row, **{name: kind(row[name]) for name, kind in numbers.items()}} for row in complete]
+        return read_rows(self.metrics_file)
 
     def drop_metrics_after(self, step: int, and_at: str | None = None) -> None:
         """Forget rows past a step, which a resumed run writes anew; and those at it whose key starts so."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         if and_at is not None:
             rows = [row for row in rows if row["step"] < step or not row["key"].startswith(and_at)]
-        text = [",".join(COLUMNS), *(",".join(str(row[column]) for column in COLUMNS) for row in rows)]
-        write_text(self.path / "metrics.csv", "\n".join(text) + "\n")
+        replace_rows(self.metrics_file, rows)
 
     # -- small files between the driver and the workers
 

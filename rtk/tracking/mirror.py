@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from rtk.runs.checkpoints import STATE, has_checkpoint, resolve_checkpoint
 from rtk.runs.folder import RunFolder
+from rtk.runs.metrics_file import MetricsTail, Row
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
 from rtk.tracking.description import params_of, tags_of
 from rtk.tracking.names import mlflow_model
@@ -48,7 +49,8 @@ class Mirror:
         self.run, self.uri = run, tracking_uri(run)
         self.final_status = "FINISHED"
         self._client: Any = None
-        self._metrics_stamp: Any = None
+        self._tail = MetricsTail(run.metrics_file)
+        self._unsent: list[Row] = []
         self._by_time: bool | None = None
         self._was_found = False
         self._refused: set[str] = set()
@@ -99,6 +101,7 @@ class Mirror:
             run_id = self._find_run() or self._create_run()
             state = {"uri": self.uri, "run_id": run_id, "described": False, "status": None}
             state |= {"marks": {}, "files": {}, "models": {}}
+            self._tail.restart()
             self._note(state)
         if not state["described"]:
             self._describe(state)
@@ -206,15 +209,13 @@ class Mirror:
     # -- metrics
 
     def _send_rows(self, state: dict[str, Any]) -> int:
-        """Send rows of `metrics.csv` beyond the mark of their key, in batches."""
-        path = self.run.path / "metrics.csv"
-        stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
-        if stamp == self._metrics_stamp:
-            return 0
+        """Send what is new in `metrics.csv`, and beyond the mark of its key, in batches."""
         if self._by_time is None:
             self._by_time = is_of_a_population(self.run)
         marks, by_time = state["marks"], self._by_time
-        rows = [r for r in with_epochs(self.run.read_metrics()) if mark(r, by_time) > marks.get(r["key"], -1)]
+        new = list(with_epochs(self._tail.read_new()))
+        self._unsent = new if self._tail.from_start else self._unsent + new
+        rows = [row for row in self._unsent if mark(row, by_time) > marks.get(row["key"], -1)]
         rows = [row for row in rows if row["key"] not in self._refused]
         refused, log = 0, partial(self._log, state["run_id"])
         for start in range(0, len(rows), BATCH):
@@ -224,7 +225,7 @@ class Mirror:
                 refused += 1
             taken = [row for row in batch if row["key"] not in self._refused]
             self._note(state, marks=state["marks"] | {row["key"]: mark(row, by_time) for row in taken})
-        self._metrics_stamp = stamp
+        self._unsent = []
         return len(rows) - refused
 
     # -- files and models

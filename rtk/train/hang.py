@@ -130,7 +130,7 @@ def dump_stack(pid: int, status: str) -> str:
     # A process that is stopped cannot be paused.
     command += ["--nonblocking"] if status == psutil.STATUS_STOPPED else []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"no stack: {error}"
     return done.stdout if done.returncode == 0 else f"no stack: {done.stderr.strip()}"
