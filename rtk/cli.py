@@ -90,9 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage), 130 or 143 (interrupted)."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parse(words)
     try:
-        _refuse_secrets(words)
+        _refuse_secrets(words)  # before a parser repeats them
+        options = _parse(words)
         code: int = options.action(options)
         return code
     except KeyboardInterrupt as interrupt:  # carries the signal where it was another than Ctrl-C's

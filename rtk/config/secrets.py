@@ -9,7 +9,7 @@ import re
 
 from rtk.config.errors import ConfigError
 
-PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+@")  # scheme://USER:PASSWORD@host
+PASSWORD = re.compile(r"(?<=://)([^/\s:@\"',]*):[^/\s@\"',]+@")  # scheme://USER:PASSWORD@host
 KEY = re.compile(
     r"([?&](?:password|secret|token|secret_key|session_token|sas_token|account_key|sig)=)[^&\s]+", re.I
 )

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -32,8 +32,8 @@ class PreprocessingSection(BaseModel):
 
     image_size: int = Field(gt=0, le=LARGEST_SIDE)
     crop_share: float = Field(1.0, gt=0, le=1)
-    interpolation: str = "bilinear"
-    exif: str = "ignore"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    exif: Literal["apply", "ignore"] = "ignore"
 
 
 class Description(BaseModel):

@@ -113,6 +113,10 @@ class PackagedModel:
         """
         described = read_description(folder)
         _load_needed(described.plugins, plugins)
+        scores = load_fitted(folder / SCORES)
+        for name in (described.rule.confidence, described.rule.ood_score):
+            if name not in scores:
+                raise ConfigError(f"{folder / SCORES}: has no {name!r}, by which {DESCRIPTION} decides")
         packaged = cls(
             build_described(folder, described),
             described.model,
@@ -120,7 +124,7 @@ class PackagedModel:
             Preprocessing(**described.preprocessing.model_dump()),
             described.bf16,
             described.rule,
-            load_fitted(folder / SCORES),
+            scores,
             described.origin,
             described.plugins,
         )

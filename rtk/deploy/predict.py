@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rtk.config.errors import ConfigError
+from rtk.config.secrets import without_secrets
 from rtk.data.image import BadImageError
 from rtk.data.image_files import read_tree
 from rtk.data.sets.columns import image_bytes, image_column
@@ -90,8 +91,8 @@ def _download(uri: str, output: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(uri))
     except mlflow.exceptions.MlflowException as error:
         raise ConfigError(
-            f"model: got {uri!r}, which {mlflow.get_tracking_uri()} does not have ({error.message}); "
-            "MLFLOW_TRACKING_URI names another server"
+            f"model: got {uri!r}, which {without_secrets(mlflow.get_tracking_uri())} does not have "
+            f"({without_secrets(error.message)}); MLFLOW_TRACKING_URI names another server"
         ) from None
 
 

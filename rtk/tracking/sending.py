@@ -6,7 +6,6 @@ A server that cannot be reached costs a warning, never the run.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from rtk.runs.folder import RunFolder
 from rtk.runs.listing import status_of
 from rtk.runs.sweep import sweep_of
+from rtk.runtime.repeating import repeating
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.refusals import is_answer, reason_of
 from rtk.tracking.status import note_status
@@ -47,21 +47,14 @@ def mirrored(run: RunFolder) -> Iterator[Mirror]:
 @contextmanager
 def kept_up_to_date(send: Callable[[], Any], seconds: float = SEND_SECONDS) -> Iterator[None]:
     """Call `send` every few seconds in a thread; warn of its errors, once for each outage."""
-    leave = threading.Event()
+    was_reached = True
 
     def keep_sending() -> None:
-        was_reached = True
-        while not leave.is_set():
-            was_reached = quietly(send, warn=was_reached)
-            leave.wait(seconds)
+        nonlocal was_reached
+        was_reached = quietly(send, warn=was_reached)
 
-    thread = threading.Thread(target=keep_sending, name="mlflow-mirror", daemon=True)
-    thread.start()
-    try:
+    with repeating(keep_sending, seconds, "mlflow-mirror"):
         yield
-    finally:
-        leave.set()
-        thread.join()
 
 
 def quietly(action: Callable[..., Any], warn: bool = True, **arguments: Any) -> bool:

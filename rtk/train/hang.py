@@ -21,6 +21,7 @@ from rtk.train.pulse import FOLDER
 
 LOOK_SECONDS = 2.0
 APART_SECONDS = 1.0  # between two dumps of a stack
+NO_STACK = "no stack: "
 ANSWER_SECONDS = 60.0  # a node that does not answer in this time is lost, not hung
 
 
@@ -115,12 +116,15 @@ def examine(pulse: dict[str, Any]) -> dict[str, Any] | None:
     process = process_of(pulse)
     if process is None:
         return None
-    status = process.status()
+    status, busy = process.status(), sum(process.cpu_times()[:2])
     first = dump_stack(process.pid, status)
     time.sleep(APART_SECONDS)
     second = dump_stack(process.pid, status)
+    busy = sum(process.cpu_times()[:2]) - busy
+    # Where py-spy may not look, a rank that computes is taken to move.
+    moves = first != second or (second.startswith(NO_STACK) and busy > APART_SECONDS / 2)
     title = f"rank {pulse['rank']}, process {process.pid}, {status}"
-    return {"status": status, "stack": f"==== {title}\n{second}", "moves": first != second}
+    return {"status": status, "stack": f"==== {title}\n{second}", "moves": moves}
 
 
 def dump_stack(pid: int, status: str) -> str:
@@ -132,8 +136,8 @@ def dump_stack(pid: int, status: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"no stack: {error}"
-    return done.stdout if done.returncode == 0 else f"no stack: {done.stderr.strip()}"
+        return f"{NO_STACK}{error}"
+    return done.stdout if done.returncode == 0 else f"{NO_STACK}{done.stderr.strip()}"
 
 
 def end(pulse: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from rtk.runs.atomic import write_json
+from rtk.runtime.repeating import repeating
 
 FOLDER = "ranks"  # in the run folder
 EVERY_SECONDS = 1.0
@@ -31,27 +32,21 @@ def beating(run_path: Path, rank: int, node: str, every: float = EVERY_SECONDS) 
         node: id of its node in the Ray cluster.
         every: seconds between two looks.
     """
-    leave, file = threading.Event(), run_path / FOLDER / f"{rank:05d}.json"
+    file = run_path / FOLDER / f"{rank:05d}.json"
     file.parent.mkdir(exist_ok=True)
     who = {"rank": rank, "pid": psutil.Process().pid, "started": psutil.Process().create_time(), "node": node}
-    watched = threading.get_ident()
+    watched, beats, before = threading.get_ident(), 0, None
 
     def beat() -> None:
-        beats, before = 0, None
-        while not leave.wait(every if beats else 0):
-            place = place_of(watched)
-            if place != before:
-                beats, before = beats + 1, place
-                with suppress(OSError):  # a full disk: who looks for a hang looks twice
-                    write_json(file, {**who, "beats": beats})
+        nonlocal beats, before
+        place = place_of(watched)
+        if place != before:
+            beats, before = beats + 1, place
+            with suppress(OSError):  # a full disk: who looks for a hang looks twice
+                write_json(file, {**who, "beats": beats})
 
-    thread = threading.Thread(target=beat, name="pulse", daemon=True)
-    thread.start()
-    try:
+    with repeating(beat, every, "pulse"):
         yield
-    finally:
-        leave.set()
-        thread.join()
 
 
 def place_of(thread: int) -> Any:

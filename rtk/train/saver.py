@@ -89,10 +89,10 @@ class Saver:
         self.wait()
         self._written = snapshot = take_snapshot(state, self._progress(step, metrics), self._written)
         if self.pool is None or is_final:
-            self._write(snapshot, is_final)
+            self._write(snapshot, self._began, is_final)
         else:
             stalled = time.monotonic() - self._began
-            self._pending = self.pool.submit(self._write, snapshot, is_final, stalled)
+            self._pending = self.pool.submit(self._write, snapshot, self._began, is_final, stalled)
 
     def wait(self) -> None:
         """Wait for the checkpoint that is being written, if any; raises what has gone wrong there."""
@@ -109,9 +109,9 @@ class Saver:
             "config": self.job.config_hash,
         }
 
-    def _write(self, snapshot: Snapshot, is_final: bool, stalled: float | None = None) -> None:
+    def _write(self, snapshot: Snapshot, began: float, is_final: bool, stalled: float | None = None) -> None:
         """Write a checkpoint, for which training waited `stalled` seconds; None: it waits all the time."""
-        step, began = snapshot.content["step"], self._began
+        step = snapshot.content["step"]
         try:
             write_snapshot(self.run.checkpoints / "last", snapshot, self.group)
             on_first_rank(partial(keep_best, self.run, self.select), self.group)

@@ -33,9 +33,9 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
 
     # A daemon, so that a second Ctrl-C ends the process even where the workers hang.
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
-    thread.start()
     workers, gpus = job.config.train.workers, use_gpus()
     complete, hang = True, HangWatch(job.run, workers, job.config.train.hang_timeout)
+    thread.start()
     with ProgressDisplay(job.run) as display:
         while thread.is_alive() and is_alive():
             thread.join(POLL_SECONDS)

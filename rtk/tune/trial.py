@@ -161,11 +161,13 @@ def _train_with_workers(
     """
     from rtk.runs.checkpoints import has_checkpoint
     from rtk.train.checkpoint import read_state
+    from rtk.train.hang import HangWatch
     from rtk.train.workers import fit_workers
 
     last = job.run.checkpoints / "last"
     seen = read_state(last)["step"] if has_checkpoint(last) else 0
     job.run.clear_stop()
+    hang = HangWatch(job.run, job.config.train.workers, job.config.train.hang_timeout)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(fit_workers, job, data, resources)
         try:
@@ -175,6 +177,7 @@ def _train_with_workers(
                 for result in _epochs_after(job, seen):  # those written before it ended included
                     seen = result["step"]
                     report(result)
+                hang.look()
         finally:
             job.run.request_stop()
     return future.result()

@@ -27,6 +27,7 @@ WITHOUT = [
     "gs://bucket/a:b@c/train",
     "sqlite:////data/a:b@c.db",
     "builtin:digits/train",
+    '{"a":"s3://bucket","b":"x@y"}',
     "/data/a:b@c",
     None,
     3,
@@ -71,6 +72,8 @@ def test_wherever_a_config_comes_from(tmp_path, monkeypatch):
         ["evaluate", "last", "--ood", f"near:cats={WITH_SECRETS[1]}"],
         ["data", "prepare", WITH_SECRETS[1], "--out", "there"],
         ["predict", "last", WITH_SECRETS[4]],
+        ["trian", "digits_ce", f"tracking.uri={WITH_SECRETS[0]}"],
+        ["runs", "ls", f"--outptu={WITH_SECRETS[1]}"],
     ],
 )
 def test_on_the_command_line(words, capsys, tmp_path, monkeypatch):

@@ -41,6 +41,8 @@ def changed(folder, change) -> None:
         ("classes", [], "classes: got \\[\\]"),
         ("preprocessing.image_size", 10**9, "preprocessing.image_size: got 1000000000"),
         ("preprocessing.crop", 1, "preprocessing.crop: got 1"),
+        ("preprocessing.interpolation", "x", "preprocessing.interpolation: got 'x'"),
+        ("rule.ood_score", "vim", "scores.safetensors: has no 'vim', by which model.json decides"),
         ("format", 2, "format 2, wanted 1"),
     ],
 )
@@ -90,7 +92,7 @@ def test_any_damage_to_the_description_is_a_config_error_or_harmless(folder):
         (folder / DESCRIPTION).write_text(json.dumps(content))
         said = refusal(folder)
         refused += said is not None
-        assert said is None or re.fullmatch(r".*(model\.json|weights\.safetensors|plug-in).*", said)
+        assert said is None or re.fullmatch(r".*(model\.json|(weights|scores)\.safetensors|plug-in).*", said)
     assert refused > 75
 
 
