@@ -1,11 +1,13 @@
-"""What F-SAM and RAT cost over a plain step, in time and in memory, at every ZeRO stage.
+"""What sharpness-aware steps and RAT cost over a plain step, in time and in memory, at every ZeRO stage.
 
-    python benchmarks/sharpness.py [--ranks 2] [--rounds 7] [--images 8]
+    python benchmarks/sharpness.py [--ranks 2] [--rounds 10] [--images 8] [--stages 0 1 2 3] [--no-memory]
 
-One process a rank holds the plain step, F-SAM's and RAT's on engines of their own; they take turns, so that a
-machine whose speed drifts is fair to all. The limit of both ratios is 2: two forward and two backward passes
-for one. Added memory is F-SAM's peak less the plain one's, beside 8 bytes a weight (the backup and the
-gradient average) divided by the ranks that share them.
+One process a rank holds the plain step, F-SAM's, RAT's, LookSAM's (two passes in one of 5 steps) and MSAM's
+on engines of their own; they take turns, so that a machine whose speed drifts is fair to all. Time is
+processor time (user and system) of rank 0, summed over the rounds, which are a multiple of LookSAM's 5. The
+limit is 2 where a step makes two forward and two backward passes for one, 1.2 for LookSAM and 1 for MSAM.
+Added memory is F-SAM's peak less the plain one's, beside 8 bytes a weight (the backup and the gradient
+average) divided by the ranks that share them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import socket
-import statistics
 import time
 from typing import Any
 
@@ -26,11 +27,14 @@ from rtk.train.setup import build_state
 from rtk.train.state import TrainState
 from rtk.train.step import train_step
 
-PLAIN, FSAM, RAT = "plain", "F-SAM", "RAT"
+PLAIN, FSAM, RAT, LOOKSAM, MSAM = "plain", "F-SAM", "RAT", "LookSAM", "MSAM"
+LOOKS = 5  # steps of a cycle of LookSAM
 METHODS: dict[str, dict[str, Any]] = {
     PLAIN: {},
     FSAM: {"sharpness": {"variant": "fsam"}},
     RAT: {"objective": {"rat": {"weight": 1.0}}},
+    LOOKSAM: {"sharpness": {"variant": "looksam", "every": LOOKS}},
+    MSAM: {"sharpness": {"variant": "msam"}},
 }
 
 
@@ -47,7 +51,7 @@ def tree(stage: int, ranks: int, images: int, method: str) -> dict[str, Any]:
 
 
 def step_seconds(trees: dict[str, dict[str, Any]], ranks: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every update on rank 0, by the config's name; the first round warms up and is left out."""
+    """Processor seconds of every update on rank 0, by the config's name, after a cycle that warms up."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,14 +66,14 @@ def step_seconds(trees: dict[str, dict[str, Any]], ranks: int, rounds: int) -> d
     seconds: dict[str, list[float]] = results.get(timeout=3600)
     for process in processes:
         process.join()
-    return {name: values[1:] for name, values in seconds.items()}
+    return {name: values[LOOKS:] for name, values in seconds.items()}
 
 
 def _rank(rank: int, trees: dict[str, Any], ranks: int, rounds: int, port: int, results: Any) -> None:
     start_rank(rank, ranks, port)
     states = {name: _state(one) for name, one in trees.items()}
     seconds: dict[str, list[float]] = {name: [] for name in trees}
-    for step in range(rounds + 1):
+    for step in range(rounds + LOOKS):
         for name, state in states.items():
             seconds[name].append(_timed_step(state, trees[name], ranks, step))
     if rank == 0:
@@ -86,9 +90,9 @@ def _state(tree: dict[str, Any]) -> TrainState:
 def _timed_step(state: TrainState, tree: dict[str, Any], ranks: int, step: int) -> float:
     views = random_views(tree, ranks)
     torch.distributed.barrier()
-    started = time.perf_counter()
+    started = time.process_time()
     train_step(state, views, step)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def added_memory(stage: int, ranks: int, images: int) -> tuple[int, int]:
@@ -109,21 +113,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=2 * LOOKS, help="a multiple of 5 (default: 10)")
     parser.add_argument("--images", type=int, default=8, help="images a rank (default: 8)")
+    parser.add_argument("--stages", type=int, nargs="+", default=list(range(4)))
+    parser.add_argument("--no-memory", action="store_true", help="measure time only")
     options = parser.parse_args()
-    print("ZeRO  plain s  F-SAM / plain  RAT / plain  added MiB  8 bytes a weight  ratio")
-    for stage in range(4):
+    others = [method for method in METHODS if method != PLAIN]
+    print("ZeRO  plain s  " + "  ".join(f"{m} / plain" for m in others), end="")
+    print("" if options.no_memory else "  added MiB  8 bytes a weight  ratio")
+    for stage in options.stages:
         trees = {method: tree(stage, options.ranks, options.images, method) for method in METHODS}
         seconds = step_seconds(trees, options.ranks, options.rounds)
-        fsam, rat = (
-            statistics.median(a / b for a, b in zip(seconds[method], seconds[PLAIN], strict=True))
-            for method in (FSAM, RAT)
-        )
-        added, formula = added_memory(stage, options.ranks, 4 * options.images)
-        columns = f"{added / 2**20:9.1f}  {formula / 2**20:16.1f}  {added / formula:5.2f}"
-        plain = statistics.median(seconds[PLAIN])
-        print(f"{stage:4}  {plain:7.2f}  {fsam:13.2f}  {rat:11.2f}  {columns}", flush=True)
+        total = {method: sum(values) for method, values in seconds.items()}
+        ratios = "  ".join(f"{total[m] / total[PLAIN]:{len(m) + 8}.3f}" for m in others)
+        print(f"{stage:4}  {total[PLAIN] / len(seconds[PLAIN]):7.2f}  {ratios}", end="", flush=True)
+        if not options.no_memory:
+            added, formula = added_memory(stage, options.ranks, 4 * options.images)
+            print(f"  {added / 2**20:9.1f}  {formula / 2**20:16.1f}  {added / formula:5.2f}", end="")
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ CHANGES: dict[str, When] = {
     "sharpness.rho": T | P,
     "sharpness.sigma": T | P,
     "sharpness.lmbda": T | P,
+    "sharpness.alpha": T | P,
     "schedule.": T,
     "averaging.": T,
     "averaging.decay": T | P,

@@ -115,6 +115,11 @@ class RunConfig(Section):
                 f"wanted a multiple of train.workers times train.accumulation ({micro_batches})"
             )
         self._check_local_ascent()
+        without = self.optimizer.name == "sgd" and not self.optimizer.momentum
+        if self.sharpness.variant == "msam" and without:
+            raise ValueError(
+                "sharpness.variant: got msam with optimizer.momentum 0, along which it moves; wanted more"
+            )
         self._check_course()
         if self.train.compile and self.train.zero_stage == 3:
             raise ValueError(
@@ -161,10 +166,11 @@ class RunConfig(Section):
     def _check_local_ascent(self) -> None:
         if self.sharpness.sync == "global":
             return
-        if self.sharpness.variant == "fsam":
+        kept = {"fsam": "gradient average", "looksam": "kept gradient", "msam": "momentum"}
+        if self.sharpness.variant in kept:
             raise ValueError(
-                "sharpness.sync: got local with variant fsam, whose gradient average is over all workers; "
-                "wanted sharpness.variant sam or asam"
+                f"sharpness.sync: got local with variant {self.sharpness.variant}, whose "
+                f"{kept[self.sharpness.variant]} is over all workers; wanted sharpness.variant sam or asam"
             )
         if self.train.zero_stage in (2, 3):
             raise ValueError(

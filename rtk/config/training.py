@@ -47,9 +47,11 @@ class OptimizerConfig(Section):
 class SharpnessConfig(Section):
     """Sharpness-aware minimisation around the base optimiser."""
 
-    variant: Literal["none", "sam", "asam", "fsam"] = Field(
+    variant: Literal["none", "sam", "asam", "fsam", "looksam", "msam"] = Field(
         "none",
-        description="SAM (Foret 2021), adaptive (Kwon 2021) or Friendly SAM (Li 2024): two passes per step",
+        description="SAM (Foret 2021), adaptive (Kwon 2021) or Friendly SAM (Li 2024): two passes per step; "
+        "looksam (Liu 2022): two in one of `every` steps, whose outcome the others use again; msam (Becker "
+        "2024): one, at weights moved along the momentum",
     )
     rho: PositiveFloat = Field(0.05, description="radius of the ascent step, L2 norm over all weights")
     sigma: Weight = Field(1.0, description="F-SAM: share of the gradient average that is taken off")
@@ -58,12 +60,28 @@ class SharpnessConfig(Section):
         "global",
         description="local: each worker ascends along its own gradient (m-SAM) and saves one reduction",
     )
-    every: PositiveInt = Field(1, description="ascend in one step of this many; the others are plain steps")
+    alpha: Weight = Field(
+        0.7, description="LookSAM: length of what the steps between add, as a share of the gradient's"
+    )
+    every: PositiveInt = Field(
+        1,
+        description="ascend in one step of this many; the others are plain steps, which is known to lose "
+        "accuracy (arXiv 2203.02714), or with looksam (5 there) use the last ascent again",
+    )
     redraw_views: Literal["mixup"] | bool = Field(
         False,
         description="draw mixed, PixMix and AugMix views anew for the second pass; mixup: RegMixup's alone, "
         "as the published code",
     )
+
+    @model_validator(mode="after")
+    def _looks_less_often(self) -> SharpnessConfig:
+        if self.variant == "looksam" and self.every == 1:
+            raise ValueError(
+                "sharpness.every: got 1 with variant looksam, which is SAM at its full price then; "
+                "wanted 2 or more (5 in its paper)"
+            )
+        return self
 
 
 class ScheduleConfig(Section):

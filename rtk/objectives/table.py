@@ -21,6 +21,7 @@ from rtk.objectives.cross_entropy import CROSS_ENTROPY
 from rtk.objectives.cutmix import CUTMIX
 from rtk.objectives.mixoe import MIXOE
 from rtk.objectives.openmix import OPENMIX
+from rtk.objectives.outlier_exposure import OUTLIER_EXPOSURE
 from rtk.objectives.rat import RAT
 from rtk.objectives.regmixup import REGMIXUP
 from rtk.objectives.regpixmix import REGPIXMIX
@@ -29,7 +30,7 @@ from rtk.objectives.term import CLEAN, ActiveTerm, Term, TermSetup, ViewKind
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
-BUILT_IN = (CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, MIXOE, RAT, CRL)
+BUILT_IN = (CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, MIXOE, OUTLIER_EXPOSURE, RAT, CRL)
 TERMS: dict[str, Term] = {term.name: term for term in BUILT_IN}
 add_blocks(ObjectiveConfig, {term.name: term.block for term in BUILT_IN})
 

@@ -2,6 +2,17 @@
 
 from rtk.optim.averaging import WeightAverage, ema_decay, ema_rate, swa_rate
 from rtk.optim.build import build_optimizer
+from rtk.optim.looksam import LookSam
+from rtk.optim.msam import MomentumSam
 from rtk.optim.sharpness import SharpnessAware
 
-__all__ = ["SharpnessAware", "WeightAverage", "build_optimizer", "ema_decay", "ema_rate", "swa_rate"]
+__all__ = [
+    "LookSam",
+    "MomentumSam",
+    "SharpnessAware",
+    "WeightAverage",
+    "build_optimizer",
+    "ema_decay",
+    "ema_rate",
+    "swa_rate",
+]

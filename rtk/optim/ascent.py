@@ -21,6 +21,18 @@ def sum_of_squares(tensors: list[Tensor]) -> Tensor:
     return torch.stack([norm.to(norms[0].device, dtype) for norm in norms]).square().sum()
 
 
+def dot(some: list[Tensor], others: list[Tensor]) -> Tensor:
+    """Sum over all elements of the products of two equally long lists of tensors of the same shapes.
+
+    Returns:
+        A scalar of the widest of their dtypes, on the first one's device.
+    """
+    pairs = zip(some, others, strict=True)
+    products = [torch.dot(a.reshape(-1), b.reshape(-1).to(a)) for a, b in pairs] or [torch.zeros(())]
+    dtype = functools.reduce(torch.promote_types, [product.dtype for product in products])
+    return torch.stack([product.to(products[0].device, dtype) for product in products]).sum()
+
+
 def take_off_average_(gradient: Tensor, average: Tensor, sigma: float, lmbda: float) -> None:
     """Turn a gradient g into F-SAM's direction, and move its average m on.
 

@@ -7,7 +7,7 @@ of a run (`rtk.optim.methods`) by what is said here, and name none.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,10 @@ class Method:
             step: number of steps that had been taken.
         """
 
+    def first_pass(self) -> AbstractContextManager[None]:
+        """Context of a step's first pass, which may move the weights, and moves them back."""
+        return nullcontext()
+
     def ascends_at(self, step: int) -> bool:
         """Whether the step with this number (from 0) takes a second pass, at weights moved by `ascend`."""
         return False
@@ -64,6 +68,9 @@ class Method:
             yield
         finally:
             self.restore()
+
+    def before_step(self) -> None:
+        """Take in, or change, the averaged gradients that the optimiser's step is about to take."""
 
     def after_step(self) -> None:
         """Take in, or change, the weights after the optimiser's step."""
@@ -105,6 +112,7 @@ class MethodRow:
         off: how a config says that it is off, for messages.
         build: the method of a run; None where it is off.
         bytes_per_weight: bytes that it keeps of an owned weight between steps, 0 where it is off.
+        first_pass_bytes: bytes that it keeps of a weight during the first pass.
         second_pass_bytes: bytes that it keeps of a weight during a second pass, 0 where it takes none.
         kinds: what it may keep of every weight: the kind's name in checkpoints, and what it is in words.
         block: class of its block, where `RunConfig` does not have it already.
@@ -114,6 +122,7 @@ class MethodRow:
     off: str
     build: Callable[[RunConfig, MethodSetup], Method | None]
     bytes_per_weight: Callable[[RunConfig], int]
+    first_pass_bytes: Callable[[RunConfig], int] = _no_bytes
     second_pass_bytes: Callable[[RunConfig], int] = _no_bytes
     kinds: dict[str, str] = field(default_factory=dict)
     block: type[Section] | None = None

@@ -14,7 +14,7 @@ from rtk.config.plugins import add_blocks
 from rtk.config.schema import RunConfig
 from rtk.optim.averaging import AVERAGING
 from rtk.optim.method import MethodRow, MethodSetup
-from rtk.optim.sharpness import SHARPNESS
+from rtk.optim.sharpness_row import SHARPNESS
 
 if TYPE_CHECKING:
     from rtk.optim.method import Method
@@ -58,6 +58,11 @@ def build_methods(config: RunConfig, setup: MethodSetup) -> dict[str, Method]:
 def kept_bytes(config: RunConfig) -> int:
     """Bytes that the methods of a config keep of an owned weight between steps."""
     return sum(row.bytes_per_weight(config) for row in METHODS.values())
+
+
+def first_pass_bytes(config: RunConfig) -> int:
+    """Bytes that they keep of a weight while the first pass is taken; 0 where it is at the weights."""
+    return sum(row.first_pass_bytes(config) for row in METHODS.values())
 
 
 def second_pass_bytes(config: RunConfig) -> int:

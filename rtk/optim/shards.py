@@ -35,6 +35,14 @@ class Shards(Protocol):
         place; `clear_gradients` lets go of what they were made from.
         """
 
+    def add_to_gradients(self, tensors: list[Tensor], scale: float) -> None:
+        """Add scale * tensor to the averaged gradients that the optimiser's step is about to take.
+
+        Args:
+            tensors: one for each of `weights()`, of the same shape.
+            scale: their factor.
+        """
+
     def publish(self) -> None:
         """Make the model compute with the present `weights()`."""
 
@@ -66,6 +74,10 @@ class LocalShards:
         """Gradients; zeros for a parameter that the loss does not reach."""
         return [wide_gradient(parameter) for parameter in self.owners()]
 
+    def add_to_gradients(self, tensors: list[Tensor], scale: float) -> None:
+        """Add to every gradient; a parameter that the loss does not reach is left alone."""
+        add_to_gradients(self.owners(), tensors, scale)
+
     def publish(self) -> None:
         """Nothing to do: the model uses these very tensors."""
 
@@ -87,3 +99,13 @@ def wide_gradient(parameter: Tensor) -> Tensor:
     """A parameter's gradient in at least fp32; zeros where there is none."""
     dtype = wide_dtype(parameter)
     return torch.zeros_like(parameter, dtype=dtype) if parameter.grad is None else parameter.grad.to(dtype)
+
+
+def add_to_gradients(parameters: list[Tensor], tensors: list[Tensor], scale: float) -> None:
+    """Add scale * tensor to the gradient of every parameter that has one; sparse ones become dense."""
+    for parameter, tensor in zip(parameters, tensors, strict=True):
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
+        parameter.grad.add_(tensor, alpha=scale)

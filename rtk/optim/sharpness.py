@@ -1,11 +1,14 @@
-"""Sharpness-aware minimisation: SAM, ASAM and Friendly SAM around any torch optimiser."""
+"""Sharpness-aware minimisation: SAM, ASAM and Friendly SAM around any torch optimiser.
+
+`looksam.py` and `msam.py` build on the class here; `sharpness_row.py` picks by the config.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,19 +16,12 @@ from torch.optim import Optimizer
 
 from rtk.optim.ascent import sum_of_squares, take_off_average_
 from rtk.optim.earlier_state import as_laid_out_now
-from rtk.optim.method import Method, MethodRow, MethodSetup
+from rtk.optim.method import Method
 from rtk.optim.shards import LocalShards, Shards, wide_dtype
-
-if TYPE_CHECKING:
-    from rtk.config.schema import RunConfig
 
 VARIANTS = ("sam", "asam", "fsam")
 EPSILON = 1e-12  # keeps the division by the norm finite, as published
 GRADIENT_AVERAGE = "gradient_average"  # in checkpoints and in `state`
-KEPT = (
-    *("base", "shards", "averaged", "variant", "rho", "sigma", "lmbda", "adaptive", "every"),
-    *("steps", "_backup"),
-)
 
 
 class SharpnessAware(Optimizer, Method):
@@ -41,8 +37,11 @@ class SharpnessAware(Optimizer, Method):
       Li et al. 2024, algorithm 1, in the order of its published code).
 
     With `every=k` only each k-th step ascends, the first one included; the others are plain steps of the
-    base optimiser at half the cost, and leave m alone. Where a gradient is not finite there is no ascent
-    either, and m stays as it is: what comes of the step is for the base optimiser, or a `GradScaler`, to say.
+    base optimiser at half the cost, and leave m alone. That is known to lose accuracy (Liu et al. 2022, arXiv
+    2203.02714, whose `LookSam` costs the same and loses little).
+
+    Where a gradient is not finite there is no ascent either, and m stays as it is: what comes of the step is
+    for the base optimiser, or a `GradScaler`, to say.
 
     A torch optimiser like any other: schedulers, `add_param_group`, `state_dict`, copying and pickling work
     as they do for the base, with which it shares `param_groups` and `defaults`. `state` holds m by parameter,
@@ -57,6 +56,7 @@ class SharpnessAware(Optimizer, Method):
     scaler.unscale_(optimizer)
     with optimizer.ascended():
         scaler.scale(loss_of(images)).backward()
+    optimizer.before_step()
     scaler.step(optimizer.base)
     scaler.update()
     optimizer.zero_grad()
@@ -76,6 +76,12 @@ class SharpnessAware(Optimizer, Method):
         ValueError: for LBFGS, an unknown variant, a number that is not finite or out of its range, or `every`
             that is no integer above 0.
     """
+
+    kind: ClassVar[str] = GRADIENT_AVERAGE  # what `state` holds of a parameter
+    pickled: ClassVar[tuple[str, ...]] = (
+        *("base", "shards", "averaged", "variant", "rho", "sigma", "lmbda", "adaptive", "every"),
+        *("steps", "_backup"),
+    )
 
     def __init__(
         self,
@@ -130,16 +136,17 @@ class SharpnessAware(Optimizer, Method):
                 the weights are w, and no step has been taken.
 
         Returns:
-            The loss at w, as the closure returned it first.
+            The loss of the first pass, at w, as the closure returned it.
         """
         if closure is None:
             raise ValueError("closure: got None, wanted a function that back-propagates and returns the loss")
         self.shards.clear_gradients()
-        with torch.enable_grad():
+        with self.first_pass(), torch.enable_grad():
             loss = closure()
         if self.ascends_at(self.steps):
             with self.ascended(), torch.enable_grad():
                 closure()
+        self.before_step()
         self.base.step()
         self.steps += 1
         return loss
@@ -157,24 +164,15 @@ class SharpnessAware(Optimizer, Method):
         """
         if self._backup is not None:
             raise RuntimeError("ascend() without restore() of the one before: w would be lost")
-        keys, directions = self.shards.owners(), self.shards.gradients()
+        keys, gradients = self.shards.owners(), self.shards.gradients()
         self.shards.clear_gradients()  # the list above is now all that holds them: it is worked on in place
-        weights = self.shards.weights()
-        if self.variant == "fsam" and self._norm(directions).isfinite():
-            # Less its average a gradient is sparse no longer.
-            directions = [each.to_dense() if each.is_sparse else each for each in directions]
-            self._take_off_average(keys, directions)
+        weights, directions = self.shards.weights(), self._directions(keys, gradients)
         if self.adaptive:
             torch._foreach_mul_(directions, weights)  # s * d; the sign of s does not change its norm
         norm = self._norm(directions)
         if self.adaptive:
             torch._foreach_mul_(directions, weights)  # s^2 * d
-        self._backup = [(key, weight.clone()) for key, weight in zip(keys, weights, strict=True)]
-        try:
-            self._move(weights, directions, (self.rho / (norm + EPSILON)).item() if norm.isfinite() else 0.0)
-        except BaseException:
-            self.restore()
-            raise
+        self._move(keys, directions, (self.rho / (norm + EPSILON)).item() if norm.isfinite() else 0.0)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -192,11 +190,25 @@ class SharpnessAware(Optimizer, Method):
     def _norm(self, tensors: list[Tensor]) -> Tensor:
         return self.shards.sum_over_shards(sum_of_squares(tensors)).sqrt()
 
-    def _move(self, weights: list[Tensor], directions: list[Tensor], scale: float) -> None:
-        if scale:  # else a gradient is not finite, and would make the weights so
-            for weight, direction in zip(weights, directions, strict=True):
-                weight.add_(direction, alpha=scale)
-        self.shards.publish()
+    def _directions(self, keys: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Where to ascend, from the gradients of the first pass, which may be worked on in place."""
+        if self.variant != "fsam" or not self._norm(gradients).isfinite():
+            return gradients
+        directions = dense(gradients)  # less its average a gradient is sparse no longer
+        self._take_off_average(keys, directions)
+        return directions
+
+    def _move(self, keys: list[Tensor], directions: list[Tensor], scale: float) -> None:
+        """Keep the weights for `restore`, and move them."""
+        self._backup = [(key, key.data.clone()) for key in keys]
+        try:
+            if scale:  # else a gradient is not finite, and would make the weights so
+                for key, direction in zip(keys, directions, strict=True):
+                    key.data.add_(direction, alpha=scale)
+            self.shards.publish()
+        except BaseException:
+            self.restore()
+            raise
 
     def _take_off_average(self, keys: list[Tensor], gradients: list[Tensor]) -> None:
         """Turn gradients into F-SAM's directions, in place; move its average on."""
@@ -208,27 +220,26 @@ class SharpnessAware(Optimizer, Method):
             take_off_average_(gradient, kept[GRADIENT_AVERAGE], self.sigma, self.lmbda)
 
     def tensors(self) -> dict[str, list[Tensor]]:
-        """F-SAM's gradient average, once there is one."""
+        """What it keeps of the weights (F-SAM's gradient average), once there is something."""
         if not self.state:
             return {}
-        return {GRADIENT_AVERAGE: [self.state[key][GRADIENT_AVERAGE] for key in self.shards.owners()]}
+        return {self.kind: [self.state[key][self.kind] for key in self.shards.owners()]}
 
     def resume(self, saved: Collection[str], step: int) -> None:
-        """Make room for the gradient average; the number of steps is the caller's."""
-        if GRADIENT_AVERAGE in saved:
+        """Make room for what it kept; the number of steps is the caller's."""
+        if self.kind in saved:
             pairs = zip(self.shards.owners(), self.shards.weights(), strict=True)
-            averages = {key: {GRADIENT_AVERAGE: _zeros(weight)} for key, weight in pairs}
-            self.state = defaultdict(dict, averages)
+            self.state = defaultdict(dict, {key: {self.kind: zeros_of(weight)} for key, weight in pairs})
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the base optimiser with the gradient averages among it, and the number of steps."""
-        averages, base = super().state_dict()["state"], self.base.state_dict()
-        numbers = sorted({*averages, *base["state"]})
-        state = {n: {**base["state"].get(n, {}), **averages.get(n, {})} for n in numbers}
+        """State of the base optimiser with what is kept here among it, and the number of steps."""
+        own, base = super().state_dict()["state"], self.base.state_dict()
+        numbers = sorted({*own, *base["state"]})
+        state = {n: {**base["state"].get(n, {}), **own.get(n, {})} for n in numbers}
         return {**base, "state": state, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned; averages go to their parameters' devices, in at least fp32.
+        """Take over what `state_dict` returned; what is kept goes to its parameters' devices, at least fp32.
 
         Raises:
             ValueError: its groups have other numbers of parameters.
@@ -236,11 +247,11 @@ class SharpnessAware(Optimizer, Method):
         keys = [parameter for group in self.param_groups for parameter in group["params"]]
         state_dict = dict(as_laid_out_now(state_dict, keys, GRADIENT_AVERAGE))
         state = {number: dict(kept) for number, kept in state_dict["state"].items()}
-        averages = {number: kept.pop(GRADIENT_AVERAGE, None) for number, kept in state.items()}
+        own = {number: kept.pop(self.kind, None) for number, kept in state.items()}
         self.base.load_state_dict({**state_dict, "state": {n: kept for n, kept in state.items() if kept}})
-        found = {keys[n]: average for n, average in averages.items() if average is not None}
+        found = {keys[n]: tensor for n, tensor in own.items() if tensor is not None}
         self.state = defaultdict(
-            dict, {key: {GRADIENT_AVERAGE: _kept_of(key, m)} for key, m in found.items()}
+            dict, {key: {self.kind: _kept_of(key, tensor)} for key, tensor in found.items()}
         )
         self.steps = state_dict["steps"]
 
@@ -249,7 +260,7 @@ class SharpnessAware(Optimizer, Method):
         return {
             "defaults": self.defaults,
             "state": self.state,
-            **{name: getattr(self, name) for name in KEPT},
+            **{name: getattr(self, name) for name in self.pickled},
         }
 
 
@@ -265,36 +276,16 @@ def _check_settings(variant: str, rho: float, sigma: float, lmbda: float, every:
         raise ValueError(f"every: got {every}, wanted an integer >= 1")
 
 
-def _zeros(weight: Tensor) -> Tensor:
+def dense(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors, sparse ones as dense."""
+    return [each.to_dense() if each.is_sparse else each for each in tensors]
+
+
+def zeros_of(weight: Tensor) -> Tensor:
+    """Zeros for what is kept of a weight."""
     return torch.zeros_like(weight, dtype=wide_dtype(weight))
 
 
 def _kept_of(parameter: Tensor, saved: Tensor) -> Tensor:
     """A copy where the parameter is: the average is moved on in place, and what was saved is the caller's."""
     return saved.detach().to(parameter.device, wide_dtype(parameter), copy=True)
-
-
-def build_sharpness(config: RunConfig, setup: MethodSetup) -> SharpnessAware | None:
-    """The sharpness-aware step of a config; None where it is off."""
-    settings = config.sharpness
-    if settings.variant == "none":
-        return None
-    return SharpnessAware(
-        setup.optimizer,
-        settings.variant,
-        rho=settings.rho,
-        sigma=settings.sigma,
-        lmbda=settings.lmbda,
-        every=settings.every,
-        shards=setup.own_shards() if settings.sync == "local" else setup.shards,
-    )
-
-
-SHARPNESS = MethodRow(
-    "sharpness",
-    off="sharpness.variant is none",
-    build=build_sharpness,
-    bytes_per_weight=lambda config: 4 * (config.sharpness.variant == "fsam"),
-    second_pass_bytes=lambda config: 4 * (config.sharpness.variant != "none"),
-    kinds={GRADIENT_AVERAGE: "an F-SAM gradient average"},
-)

@@ -22,7 +22,7 @@ from rtk.models.classifier import concatenates_views
 from rtk.models.footprint import Footprint, measure_footprint
 from rtk.objectives import active_terms
 from rtk.objectives.objective import forward_passes, images_of_pass
-from rtk.optim.methods import kept_bytes, second_pass_bytes
+from rtk.optim.methods import first_pass_bytes, kept_bytes, second_pass_bytes
 from rtk.train.engine import deepspeed_config
 
 STAGES = (0, 1, 2, 3)
@@ -68,7 +68,8 @@ class Load:
         passes: gradients of one update (2 with SAM).
         moments: numbers that the base optimiser keeps of a weight.
         averages: bytes that the methods keep of a weight between steps (F-SAM's average, EMA).
-        backup: bytes that they keep of a weight during a second pass; with `local` on every rank of all.
+        backup: bytes that they keep of a weight while it is moved; with `local` on every rank of all.
+        moves: times that the weights are moved in an update, beside the optimiser's step.
         local: ascent along each rank's own gradient.
         masters: whether there are fp32 masters besides the weights in every stage.
         autocast: whether passes compute in bf16 copies of fp32 weights.
@@ -87,6 +88,7 @@ class Load:
     moments: int
     averages: int
     backup: int
+    moves: int
     local: bool
     masters: bool
     autocast: bool
@@ -159,6 +161,7 @@ def describe_load(config: RunConfig, num_classes: int) -> Load:
 
 
 def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
+    backups = [first_pass_bytes(config), second_pass_bytes(config)]
     zero: dict[str, Any] = deepspeed_config(config, model.trained)["zero_optimization"]
     looked_at = {(term.view, term.name if term.attacks else None) for term in active_terms(config.objective)}
     pixels = config.train.batch_size // config.train.workers * 3 * config.data.image_size**2
@@ -171,10 +174,11 @@ def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
         activations=model.activations,
         images=FP32 * pixels * sum(view.versions for view, _ in looked_at),
         terms=passes * config.train.accumulation,
-        passes=2 if second_pass_bytes(config) else 1,
+        passes=2 if backups[1] else 1,
         moments=0 if stateless else MOMENTS[config.optimizer.name],
         averages=kept_bytes(config),
-        backup=second_pass_bytes(config),
+        backup=max(backups),
+        moves=sum(size > 0 for size in backups),
         local=config.sharpness.sync == "local",
         masters=config.train.precision == "bf16_weights",
         autocast=config.train.precision != "fp32",
@@ -266,7 +270,7 @@ def _communication(stage: int, load: Load) -> int:
     reductions = load.passes - load.local  # a local ascent reduces nothing
     if stage == 0:
         return round(share * 2 * size * reductions)
-    gathers = 1 if load.local else load.passes  # after the step, and after the ascent
+    gathers = 1 if load.local else 1 + load.moves  # after the step, and after the ascent
     if stage < 3:
         return round(share * size * (reductions * (load.terms if stage == 2 else 1) + gathers))
     # Every forward pass gathers all weights; the backward pass does so again unless they are all kept.

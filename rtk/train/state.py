@@ -44,6 +44,14 @@ class TrainState:
         return next((method for method in self.methods.values() if method.ascends_at(step)), None)
 
     @contextmanager
+    def first_pass(self) -> Iterator[None]:
+        """Context of a step's first pass: where the methods want its gradients."""
+        with ExitStack() as stack:
+            for method in self.methods.values():
+                stack.enter_context(method.first_pass())
+            yield
+
+    @contextmanager
     def evaluated(self) -> Iterator[bool]:
         """Context in which the model has the weights that are evaluated; gives whether they are others."""
         contexts = [

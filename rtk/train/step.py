@@ -40,7 +40,7 @@ def train_step(
         redrawn: views of the same images for the second pass of SAM; None: the same views.
 
     Returns:
-        Mean loss of every term over all ranks' images, at the weights before the step.
+        Mean loss of every term over all ranks' images, at the weights of the first pass.
 
     Raises:
         NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite.
@@ -49,7 +49,8 @@ def train_step(
     batches, seen = micro_batches(views, accumulation), Seen()
     ascent, terms = state.ascent_at(step), state.terms_at(step)
     reduce = ascent is None or ascent.averaged
-    losses = back_propagate(state, terms, batches, noise, reduce=reduce, observe=seen.observe)
+    with state.first_pass():
+        losses = back_propagate(state, terms, batches, noise, reduce=reduce, observe=seen.observe)
     if ascent is not None:
         with ascent.ascended():
             if redrawn is not None:
@@ -61,6 +62,8 @@ def train_step(
     except NonFiniteLossError:
         state.shards.publish()  # on every rank: the model may still be at w + e
         raise
+    for method in state.methods.values():
+        method.before_step()
     state.engine.step()
     mean_over_ranks_(state.buffers)
     for method in state.methods.values():

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rtk.optim.shards import LocalShards, wide_gradient
+from rtk.optim.shards import LocalShards, add_to_gradients, wide_gradient
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,10 @@ class ReplicatedMasterShards(ReplicatedShards):
         """The model's gradients in fp32; zeros for a parameter that the loss does not reach."""
         return [wide_gradient(parameter) for parameter in self.half]
 
+    def add_to_gradients(self, tensors: list[Tensor], scale: float) -> None:
+        """Add to the model's gradients, as LocalShards does."""
+        add_to_gradients(self.half, tensors, scale)
+
     def publish(self) -> None:
         """Round the masters into the model's weights."""
         for parameter, master in zip(self.half, self.masters, strict=True):
@@ -141,6 +145,15 @@ class _ZeroShards:
                 filled += part.numel()
             flat.append(gradient)
         return flat
+
+    def add_to_gradients(self, tensors: list[Tensor], scale: float) -> None:
+        """Add to the averaged gradients, which are parts of the shards, in their order."""
+        for index, tensor in enumerate(tensors):
+            filled = 0
+            for part in self.zero.averaged_gradients[index]:
+                added = tensor.reshape(-1)[filled : filled + part.numel()]
+                part.add_(added.view_as(part), alpha=scale)
+                filled += part.numel()
 
     def clear_gradients(self) -> None:
         """Forget gradients, reduced ones included."""

@@ -8,11 +8,12 @@ from torch.nn.functional import cross_entropy
 
 from rtk.config import ConfigError, load_config
 from rtk.config.model import ModelConfig
-from rtk.data.views.maker import View
+from rtk.data.decode.arrays import ImageArrays
+from rtk.data.views.maker import View, ViewMaker
 from rtk.data.views.mixing import cutmix, mixoe_targets, mixup, openmix_targets
 from rtk.models import build_model
 from rtk.models.heads import CosineHead, LinearHead
-from rtk.objectives import TERMS
+from rtk.objectives import TERMS, view_makers
 from rtk.objectives.mixoe import MixOEConfig
 from rtk.objectives.openmix import OpenMixConfig
 
@@ -106,3 +107,36 @@ def test_openmix_without_a_reject_class_is_refused_and_mixoe_named():
         load_config("digits_ce", ["objective.openmix.weight=1", "data.outliers=x.parquet"])
     with pytest.raises(ConfigError, match=r"^data.outliers: got null, .* objective.mixoe"):
         load_config("digits_ce", ["objective.mixoe.weight=1"])
+
+
+def test_outlier_exposure_equals_the_recorded_one(golden):
+    """Cross-entropy of the outliers to the uniform law, and the gradient of all with the weight 0.5."""
+    data = golden("losses_more")
+    net, (clean, labels, outliers) = loaded(data, "oe_net"), images(data, "x_id", "y_id", "x_out")
+    view = View(outliers, torch.full((8, 7), 1 / 7, dtype=torch.float64))
+    term, logits = TERMS["outlier_exposure"], net(outliers)
+    losses = term.loss(logits, view, term.block(), None)
+    direct = (logits.logsumexp(1) - logits.mean(1)).detach()
+    np.testing.assert_allclose(losses.detach(), direct, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(losses.detach(), data["own__oe_uniform_ce_per_sample"], rtol=0, atol=1e-10)
+    total, gradient = total_and_gradient(net, clean, labels, losses, float(data["hp_oe_lambda"]))
+    np.testing.assert_allclose(total, data["openood__oe_loss_total"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(total, data["openmix__oe_loss_total__weight0.5"], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(gradient, data["openood__oe_grad"], rtol=0, atol=1e-10)
+
+
+def test_the_outliers_view_has_outliers_and_the_uniform_law():
+    train = ImageArrays(np.zeros((6, 3, 8, 8), np.uint8), np.arange(6) % 3, np.arange(6))
+    config = load_config("digits_ce", ["objective.outlier_exposure.weight=0.5", "data.outliers=x.parquet"])
+    outliers = np.full((4, 3, 8, 8), 255, np.uint8)
+    makers = view_makers(config.objective)
+    maker = ViewMaker(train, None, 3, config.data, makers, seed=0, outliers=outliers)
+    view = maker(np.arange(6), epoch=0, names={"outliers"})["outliers"]
+    assert view.images.amax() == 1  # padding is black
+    torch.testing.assert_close(view.targets, torch.full((6, 3), 1 / 3))
+
+
+def test_outlier_exposure_alone_is_refused():
+    keys = ["objective.outlier_exposure.weight=1", "data.outliers=x", "objective.cross_entropy.weight=0"]
+    with pytest.raises(ConfigError, match=r"^objective.outlier_exposure.weight: .*learns no label"):
+        load_config("digits_ce", keys)

@@ -7,7 +7,7 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler as schedules
 
-from rtk.optim import SharpnessAware
+from rtk.optim import LookSam, SharpnessAware
 
 RHO, SIGMA, LMBDA, STEPS = 0.3, 0.7, 0.8, 4
 
@@ -67,6 +67,8 @@ def flat(net):
 
 
 def sharp(net, base, variant, **options):
+    if variant == "looksam":
+        return LookSam(BASES[base](groups(net)), rho=RHO, every=2)
     options = {"rho": RHO, "sigma": SIGMA, "lmbda": LMBDA, **options}
     return SharpnessAware(BASES[base](groups(net)), variant, **options)
 

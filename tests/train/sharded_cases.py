@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from rtk.config.load import build_config
 from rtk.data.views.maker import View
 from rtk.objectives import TermSetup, active_terms
-from rtk.optim import SharpnessAware, WeightAverage, ema_rate
+from rtk.optim import LookSam, MomentumSam, SharpnessAware, WeightAverage, ema_rate
 from rtk.optim.methods import build_methods
 from rtk.runtime.ranks import rank, world_size
 from rtk.train.checkpoint import load_checkpoint
@@ -87,6 +87,14 @@ CASES += [
     for variant, stage, accumulation in itertools.product(("sam", "asam"), (0, 1), (1, 2))
 ]
 CASES += [Case(stage=stage, tiny=stage == 3, crl=True) for stage in STAGES]
+CASES += [
+    Case(variant, stage, base, accumulation=2, clip=True, tiny=stage == 3, every=every)
+    for variant, every, bases in (
+        ("looksam", 3, ("sgd", "adamw", "adamw", "sgd")),
+        ("msam", 1, ("adamw", "sgd", "sgd", "adamw")),
+    )
+    for stage, base in zip(STAGES, bases, strict=True)
+]
 BF16_CASES = [
     Case(stage=stage, precision=precision, accumulation=2)
     for stage, precision in itertools.product(STAGES, ("bf16", "bf16_weights"))
@@ -98,6 +106,7 @@ MUTATIONS = [
     for mutation, stages in {"no_push": (1, 2, 3), "local_norm": (1, 2, 3), "no_clear": (0, 3)}.items()
     for stage in stages
 ]
+MUTATIONS.append(Case("looksam", every=3, mutation="no_addition"))
 
 
 class Net(nn.Module):
@@ -174,12 +183,21 @@ def reference(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     return _whole(dataclasses.replace(case, **apart))
 
 
+def sharpness_of(case: Case, base: torch.optim.Optimizer) -> SharpnessAware:
+    if case.variant == "looksam":
+        return LookSam(base, rho=0.3, every=case.every)
+    if case.variant == "msam":
+        return MomentumSam(base, rho=0.3)
+    variant = "fsam" if case.variant == "fsam" else "sam"
+    adaptive = case.variant == "asam"
+    return SharpnessAware(base, variant, rho=0.3, lmbda=0.8, adaptive=adaptive, every=case.every)
+
+
 @functools.cache
 def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     net = Net(case).double()
     base = build_base(case.base, net)
-    variant = "fsam" if case.variant == "fsam" else "sam"
-    sharpness = SharpnessAware(base, variant, rho=0.3, lmbda=0.8, adaptive=case.variant == "asam")
+    sharpness = sharpness_of(case, base)
     average = WeightAverage(sharpness.shards, net, RATE)
     others = batches(2 if case.redraw else 1)
     right = torch.zeros(2 * BATCH)
@@ -187,7 +205,7 @@ def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         base.param_groups[0]["lr"] = base.param_groups[-1]["lr"] = rate(case, step)
         base.zero_grad()
         parts = RANKS if case.sync == "local" else 1
-        ascends = case.variant != "none" and step % case.every == 0
+        ascends = case.variant != "none" and sharpness.ascends_at(step)
         gradients = []
         for one, two in zip(
             zip(x.chunk(parts), y.chunk(parts), strict=True),
@@ -196,7 +214,8 @@ def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         ):
             ranked = (right, step) if case.crl else None
             found = net(one[0].double()).argmax(1) == one[1]
-            loss_of(net, *one, case, ranked).backward()
+            with sharpness.first_pass():
+                loss_of(net, *one, case, ranked).backward()
             if ascends:
                 sharpness.ascend()
                 loss_of(net, *two, case, ranked).backward()
@@ -208,6 +227,7 @@ def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
         trained = [parameter for group in base.param_groups for parameter in group["params"]]
         for parameter, *of_ranks in zip(trained, *gradients, strict=True):
             parameter.grad = torch.stack(of_ranks).mean(0)
+        sharpness.before_step()
         if case.clip:
             torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
         base.step()
@@ -327,6 +347,8 @@ def _mutate(shards, mutation: str) -> None:
         shards.publish = lambda: None
     elif mutation == "no_clear":
         shards.clear_gradients = lambda: None
+    elif mutation == "no_addition":
+        shards.add_to_gradients = lambda tensors, scale: None
     elif mutation == "local_norm":
         shards.sum_over_shards = lambda value: value
 

@@ -26,6 +26,8 @@ PLACES = {  # name: ranks, ZeRO stage, nothing persistent under ZeRO-3
     "2 x zero3": (2, 3, False),
     "2 x zero3 tiny": (2, 3, True),
 }
+# What LookSAM keeps, in the middle of its cycle, and the momentum that MSAM moves along.
+CHEAPER = [Case("looksam", base="adamw", every=3, clip=True), Case("msam", base="sgd")]
 MOVES = [(one, other) for one in PLACES for other in PLACES]
 
 
@@ -45,6 +47,20 @@ def continue_all(moves, folder):
     return {(one, other): sharded(case_at(other), start=f"{folder}/{one}") for one, other in moves}
 
 
+def move_cheaper(folder):
+    """The cheaper sharpness-aware steps, on from ZeRO-3 under ZeRO-1."""
+    results = {}
+    for case in CHEAPER:
+        place = f"{folder}/{case.variant}"
+        sharded(dataclasses.replace(case, stage=3, tiny=True), stop=place)
+        results[case] = sharded(case, start=place)
+    return results
+
+
+def continue_and_move(moves, folder):
+    return continue_all(moves, folder) | move_cheaper(folder)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Uninterrupted results by place, and continued ones by move."""
@@ -53,9 +69,9 @@ def results(tmp_path_factory):
     for ranks in (1, 2):
         places = [place for place in PLACES if PLACES[place][0] == ranks]
         straight |= run_on_ranks(ranks, write_all, places, str(folder), folder=folder)
-    for ranks in (1, 2):
+    for ranks, work in ((1, continue_all), (2, continue_and_move)):
         moves = [move for move in MOVES if PLACES[move[1]][0] == ranks]
-        moved |= run_on_ranks(ranks, continue_all, moves, str(folder), folder=folder)
+        moved |= run_on_ranks(ranks, work, moves, str(folder), folder=folder)
     return straight, moved
 
 
@@ -66,6 +82,11 @@ def difference(one, other) -> float:
 @pytest.mark.parametrize("move", MOVES, ids=" to ".join)
 def test_continued_anywhere_ends_as_one_uninterrupted_process(results, move):
     assert difference(results[1][move], reference(CASE)) <= 1e-6
+
+
+@pytest.mark.parametrize("case", CHEAPER, ids=lambda case: case.name)
+def test_the_cheaper_sharpness_aware_steps_go_on_under_another_stage(results, case):
+    assert difference(results[1][case], reference(case)) <= 1e-6
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -27,6 +27,7 @@ LOAD = Load(
     moments=2,
     averages=8,
     backup=4,
+    moves=1,
     local=False,
     masters=False,
     autocast=True,
@@ -61,6 +62,18 @@ def test_a_local_ascent_backs_up_all_weights_and_saves_communication():
     assert plan_stage(1, local).parts["SAM backup"] == 4000
     # One reduction and one gather less, each 7/8 of the weights.
     assert plan_stage(1, LOAD).communication - plan_stage(1, local).communication == 2 * 3500
+
+
+@pytest.mark.parametrize(
+    ("variant", "kept", "backup", "passes", "moves"),
+    [("none", 0, 0, 1, 0), ("fsam", 4, 4, 2, 1), ("looksam", 4, 4, 2, 1), ("msam", 0, 4, 1, 1)],
+)
+def test_what_a_sharpness_aware_step_keeps_and_sends(variant, kept, backup, passes, moves):
+    config = load_config("digits_ce", [f"sharpness.variant={variant}", "sharpness.every=5"])
+    load = describe_load(config, 10)
+    assert (load.averages, load.backup, load.passes, load.moves) == (kept, backup, passes, moves)
+    gathered = plan_stage(1, replace(LOAD, passes=1, moves=moves)).communication
+    assert gathered == (2 + moves) * 3500
 
 
 def test_weights_that_zero3_keeps_gathered_are_gathered_once_a_pass():
