@@ -66,13 +66,23 @@ def tuned_scores(
         if not possible:
             found.states[name] = fit_score(name, fit, **_fixed(config, name, fit))
             continue
-        states = [fit_score(name, fit, **values) for values in possible]
-        reached = [criterion(name, state) for state in states]
-        found.states[name] = states[int(np.argmax(reached))]
-        found.tried[name] = [
-            {**values, "criterion": value} for values, value in zip(possible, reached, strict=True)
-        ]
+        found.states[name], found.tried[name] = _best_of(name, possible, fit, criterion)
     return found
+
+
+def _best_of(
+    name: str, possible: list[dict[str, Any]], fit: FitData, criterion: Criterion
+) -> tuple[FittedScore, list[dict[str, Any]]]:
+    """The best state and what each has reached; no more than two are in memory at a time."""
+    best, tried = None, []
+    for values in possible:
+        state = fit_score(name, fit, **values)
+        reached = criterion(name, state)
+        if best is None or reached > max(row["criterion"] for row in tried):
+            best = state
+        tried.append({**values, "criterion": reached})
+    assert best is not None
+    return best, tried
 
 
 def openood_grid(name: str) -> list[dict[str, Any]]:

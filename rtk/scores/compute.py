@@ -223,7 +223,7 @@ def _computed(column: str, predictions: Predictions) -> Tensor:
 
 
 def _score(score: Score, state: FittedScore, predictions: Predictions, settings: Mapping[str, Any]) -> Tensor:
-    if score.fit is None:
+    if score.inputs == "logits":
         return score.score(predictions.logits, **settings)
     used = {key: value for key, value in settings.items() if key in score.score_defaults}
     return score.score(predictions, state.tensors, **used)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rtk.scores.moments import group_means, mean_row, second_moment
+from rtk.scores.moments import (
+    OfRows,
+    correct_class,
+    group_means,
+    mean_row,
+    narrowed,
+    second_moment,
+    wrong_class,
+)
+from rtk.scores.neighbours import exact_unit_rows
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 
@@ -17,10 +26,7 @@ def fit_mds(fit_data: FitData) -> dict[str, Tensor]:
         `whitening` (D, R), a square root of the covariance's pseudo-inverse, and `class_means` (C, R) in
         whitened coordinates; classes without a training image are left out.
     """
-    train = fit_data.train
-    means, counts = group_means(train.features, train.known_labels, train.width[0])
-    whitening = _whitening(second_moment(train.features, means, train.known_labels))
-    return {"whitening": whitening, "class_means": means[counts > 0] @ whitening}
+    return _class_gaussians(fit_data.train, fit_data.train.known_labels)
 
 
 def mds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
@@ -31,7 +37,7 @@ def mds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     Source: Lee et al., "A simple unified framework for detecting out-of-distribution samples and adversarial
     attacks", NeurIPS 2018 (arXiv 1807.03888), eq. 2.
     """
-    return _narrowed(-_nearest_class(predictions, tensors), predictions.features)
+    return _mds(predictions, tensors, Tensor.double)
 
 
 def fit_rmds(fit_data: FitData) -> dict[str, Tensor]:
@@ -40,11 +46,7 @@ def fit_rmds(fit_data: FitData) -> dict[str, Tensor]:
     Returns:
         as `fit_mds`; and `background_whitening` (D, R) and `background_mean` (1, R).
     """
-    features = fit_data.train.features
-    mean = mean_row(features)
-    whitening = _whitening(second_moment(features, mean))
-    background = {"background_whitening": whitening, "background_mean": mean.unsqueeze(0) @ whitening}
-    return fit_mds(fit_data) | background
+    return fit_mds(fit_data) | _background(fit_data.train, Tensor.double)
 
 
 def rmds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
@@ -53,8 +55,77 @@ def rmds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     Source: Ren et al., "A simple fix to Mahalanobis distance for improving near-OOD detection", 2021 (arXiv
     2106.09022).
     """
-    background = _nearest(predictions.features, tensors["background_whitening"], tensors["background_mean"])
-    return _narrowed(background - _nearest_class(predictions, tensors), predictions.features)
+    return _rmds(predictions, tensors, Tensor.double)
+
+
+def fit_mds_pp(fit_data: FitData) -> dict[str, Tensor]:
+    """`fit_mds` of features of unit length."""
+    return _class_gaussians(fit_data.train, fit_data.train.known_labels, exact_unit_rows)
+
+
+def mds_pp(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
+    """Mahalanobis++: `mds` of f / |f|, whose length says little of the class and breaks the Gaussians.
+
+    Source: Mueller & Hein, "Mahalanobis++: improving OOD detection via feature normalization", ICML 2025
+    (arXiv 2505.18032).
+    """
+    return _mds(predictions, tensors, exact_unit_rows)
+
+
+def fit_rmds_pp(fit_data: FitData) -> dict[str, Tensor]:
+    """`fit_rmds` of features of unit length."""
+    return fit_mds_pp(fit_data) | _background(fit_data.train, exact_unit_rows)
+
+
+def rmds_pp(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
+    """Relative Mahalanobis++: `rmds` of f / |f|.
+
+    Source: Mueller & Hein, ICML 2025 (arXiv 2505.18032).
+    """
+    return _rmds(predictions, tensors, exact_unit_rows)
+
+
+def fit_delta_mds(fit_data: FitData) -> dict[str, Tensor]:
+    """`fit_mds` of the correctly classified training images, and of the wrongly classified ones.
+
+    A model that makes no mistake on its training images leaves out the second.
+
+    Returns:
+        as `fit_mds`, of the former; and `wrong_whitening` and `wrong_class_means`, of the latter.
+    """
+    train = fit_data.train
+    wrong = _class_gaussians(train, wrong_class(train))
+    return _class_gaussians(train, correct_class(train)) | {f"wrong_{k}": v for k, v in wrong.items()}
+
+
+def delta_mds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
+    """Is an image more like those that the model gets right, or those that it gets wrong?
+
+    `mds` by the Gaussians of correctly classified training images minus `mds` by those of wrongly
+    classified ones, both by label: the logarithm of a likelihood ratio. A score of confidence.
+
+    Source: Heng & Soh, "Know when to abstain: optimal selective classification with likelihood ratios",
+    NeurIPS 2025 (arXiv 2505.15008).
+    """
+    features = predictions.features
+    right = _nearest(features.double(), tensors["whitening"], tensors["class_means"])
+    wrong = _nearest(features.double(), tensors["wrong_whitening"], tensors["wrong_class_means"])
+    return narrowed(wrong - right, features)
+
+
+def _class_gaussians(train: Predictions, classes: Tensor, of: OfRows = Tensor.double) -> dict[str, Tensor]:
+    """What `fit_mds` returns, by the class (N,) of each image; images of class C are left out."""
+    num_classes = train.width[0]
+    found = group_means(train.features, classes, num_classes + 1, of)
+    means, counts = (part[:num_classes] for part in found)
+    whitening = _whitening(second_moment(train.features, means, classes, of))
+    return {"whitening": whitening, "class_means": means[counts > 0] @ whitening}
+
+
+def _background(train: Predictions, of: OfRows) -> dict[str, Tensor]:
+    mean = mean_row(train.features, of)
+    whitening = _whitening(second_moment(train.features, mean, of=of))
+    return {"background_whitening": whitening, "background_mean": mean.unsqueeze(0) @ whitening}
 
 
 def _whitening(covariance: Tensor) -> Tensor:
@@ -65,19 +136,29 @@ def _whitening(covariance: Tensor) -> Tensor:
     return directions[:, kept] / variances[kept].sqrt()
 
 
-def _nearest_class(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
-    return _nearest(predictions.features, tensors["whitening"], tensors["class_means"])
+def _mds(predictions: Predictions, tensors: dict[str, Tensor], of: OfRows) -> Tensor:
+    features = predictions.features
+    return narrowed(-_nearest(of(features), tensors["whitening"], tensors["class_means"]), features)
+
+
+def _rmds(predictions: Predictions, tensors: dict[str, Tensor], of: OfRows) -> Tensor:
+    features = of(predictions.features)
+    background = _nearest(features, tensors["background_whitening"], tensors["background_mean"])
+    nearest = _nearest(features, tensors["whitening"], tensors["class_means"])
+    return narrowed(background - nearest, predictions.features)
 
 
 def _nearest(features: Tensor, whitening: Tensor, means: Tensor) -> Tensor:
-    """Smallest squared whitened distance (N,) float64 of features (N, D) to means (C, R)."""
-    return torch.cdist(features.to(whitening) @ whitening, means).amin(dim=1).square()
+    """Smallest squared whitened distance (N,) of features (N, D) to means (C, R); zero without a mean."""
+    if len(means) == 0:
+        return features.new_zeros(len(features))
+    return torch.cdist(features @ whitening, means).amin(dim=1).square()
 
 
-def _narrowed(values: Tensor, like: Tensor) -> Tensor:
-    """Values in the type of others, those beyond its range at the end of it."""
-    limits = torch.finfo(like.dtype)
-    return values.clamp(limits.min, limits.max).to(like.dtype)
-
-
-ROWS = (Score("mds", mds, fit_mds, "features"), Score("rmds", rmds, fit_rmds, "features"))
+ROWS = (
+    Score("mds", mds, fit_mds, "features"),
+    Score("rmds", rmds, fit_rmds, "features"),
+    Score("mds_pp", mds_pp, fit_mds_pp, "features"),
+    Score("rmds_pp", rmds_pp, fit_rmds_pp, "features"),
+    Score("delta_mds", delta_mds, fit_delta_mds, "features"),
+)

@@ -46,7 +46,14 @@ def is_positive_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
+def is_natural(value: Any) -> bool:
+    """Whether a value is a whole number from 0 on, and no boolean."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
 PositiveInt = Annotated[int, Limit("a positive integer", is_positive_int)]
+Seed = Annotated[int, Limit("an integer from 0 on", is_natural)]
+Weight = Annotated[float, between(0, float("inf"), "[)")]
 PositiveNumber = Annotated[float, Limit("a number above 0", between(0, float("inf"), "()").accepts)]
 UnitInterval = Annotated[float, between(0, 1)]
 PositiveShare = Annotated[float, between(0, 1, "(]")]

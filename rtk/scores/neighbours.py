@@ -1,4 +1,4 @@
-"""Scores by the nearest training features: kNN and NNGuide."""
+"""Scores by the training features near an image: kNN, Delta-KNN, NNGuide and Relation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softmax
 
-from rtk.scores.hyperparameters import PositiveInt, PositiveShare
+from rtk.scores.hyperparameters import PositiveInt, PositiveShare, UnitInterval
 from rtk.scores.logits import energy
+from rtk.scores.moments import evenly_spread
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 
@@ -46,6 +48,41 @@ def knn(predictions: Predictions, tensors: dict[str, Tensor], *, k: PositiveInt 
     return score
 
 
+def fit_delta_knn(fit_data: FitData) -> dict[str, Tensor]:
+    """Keep the training features, `bank` (M, D), not copied, and which are classified right, `correct`."""
+    train = fit_data.train
+    return {"bank": train.features, "correct": train.logits.argmax(dim=1) == train.known_labels}
+
+
+def delta_knn(predictions: Predictions, tensors: dict[str, Tensor], *, k: PositiveInt = 50) -> Tensor:
+    """Is an image nearer to those that the model gets right, or to those that it gets wrong?
+
+    The mean of -log(d^2 + 1e-6) over the k nearest correctly classified training images minus the same over
+    the k nearest wrongly classified ones, d between features of unit length: the logarithm of a likelihood
+    ratio. A score of confidence. Where there are fewer of one kind it takes all of them, of none nothing.
+
+    Args:
+        predictions: N images.
+        tensors: of `fit_delta_knn`.
+        k: number of neighbours of each kind.
+
+    Source: Heng & Soh, "Know when to abstain: optimal selective classification with likelihood ratios",
+    NeurIPS 2025 (arXiv 2505.15008).
+    """
+    features, bank, correct = predictions.features.double(), tensors["bank"], tensors["correct"]
+    right, wrong = (_log_closeness(features, bank, k, kept) for kept in (correct, ~correct))
+    return (right - wrong).to(predictions.features.dtype)
+
+
+def _log_closeness(features: Tensor, bank: Tensor, k: int, kept: Tensor) -> Tensor:
+    """Mean (N,) of -log(d^2 + 1e-6) over the k nearest of the bank that are kept; zero if none is."""
+    nearest = min(k, int(kept.sum()))
+    if nearest == 0:
+        return features.new_zeros(len(features))
+    squared = 2 - 2 * largest_similarities(features, bank, nearest, kept=kept)
+    return -(squared.clamp_min(0) + 1e-6).log().mean(dim=1)
+
+
 def fit_nnguide(
     fit_data: FitData, *, fraction: PositiveShare = 0.01, k: PositiveInt = 100
 ) -> dict[str, Tensor]:
@@ -60,9 +97,11 @@ def fit_nnguide(
         k: number of neighbours that scoring will use.
     """
     train = fit_data.train
-    size = min(len(train), max(math.ceil(fraction * len(train)), k))
-    kept = torch.arange(size, device=train.features.device) * len(train) // size
-    return {"bank": train.features[kept], "energy": energy(train.logits[kept])}
+    size = max(math.ceil(fraction * len(train)), k)
+    return {
+        "bank": evenly_spread(train.features, size),
+        "energy": energy(evenly_spread(train.logits, size)),
+    }
 
 
 def nnguide(predictions: Predictions, tensors: dict[str, Tensor], *, k: PositiveInt = 100) -> Tensor:
@@ -75,7 +114,54 @@ def nnguide(predictions: Predictions, tensors: dict[str, Tensor], *, k: Positive
     return energy(predictions.logits) * matches.mean(dim=1)
 
 
-def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor | None = None) -> Tensor:
+def fit_relation(fit_data: FitData, *, fraction: PositiveShare = 1.0) -> dict[str, Tensor]:
+    """Keep training features and logits, `bank` (M, D) and `bank_logits` (M, C), not copied if all are kept.
+
+    Args:
+        fit_data: its training images are used.
+        fraction: part of them to keep, spread evenly; its cost is the only reason to keep less.
+    """
+    train = fit_data.train
+    size = math.ceil(fraction * len(train))
+    return {
+        "bank": evenly_spread(train.features, size),
+        "bank_logits": evenly_spread(train.logits, size),
+    }
+
+
+def relation(
+    predictions: Predictions,
+    tensors: dict[str, Tensor],
+    *,
+    power: PositiveInt = 1,
+    threshold: UnitInterval = 0.03,
+) -> Tensor:
+    """Summed relations to the training images, sum_i r_i^power with r_i = max(0, cos(f, f_i)) p·p_i.
+
+    Args:
+        predictions: N images.
+        tensors: of `fit_relation`.
+        power: exponent of a relation.
+        threshold: relations up to it count nothing.
+
+    Source: Kim et al., "Neural relation graph: a unified framework for identifying label noise and outlier
+    data", NeurIPS 2023 (arXiv 2301.12321).
+    """
+    features = unit_rows(predictions.features)
+    softmaxes = softmax(predictions.logits, dim=1)
+    total = features.new_zeros(len(features), dtype=torch.float64)
+    for start in range(0, len(tensors["bank"]), BANK_CHUNK):
+        rows = slice(start, start + BANK_CHUNK)
+        related = features @ unit_rows(tensors["bank"][rows].to(features)).T
+        related.clamp_min_(0).mul_(softmaxes @ softmax(tensors["bank_logits"][rows].to(softmaxes), dim=1).T)
+        related.masked_fill_(related <= threshold, 0)
+        total += related.pow_(power).sum(dim=1)
+    return total.to(features.dtype)
+
+
+def largest_similarities(
+    queries: Tensor, bank: Tensor, k: int, weight: Tensor | None = None, kept: Tensor | None = None
+) -> Tensor:
     """The k largest of weight_b cos(q, b) over the bank, in descending order, (N, k).
 
     The bank is walked in chunks and may lie on another device than the queries: only a chunk is moved.
@@ -85,6 +171,7 @@ def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor |
         bank: (M, D).
         k: at most M.
         weight: (M,) factor of each bank entry; None: 1.
+        kept: (M,) booleans, entries that count, at least k; None: all. Not together with `weight`.
 
     Raises:
         ValueError: k is larger than the bank.
@@ -95,7 +182,10 @@ def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor |
     best, similarity = queries.new_empty(len(queries), 0), queries.new_empty(0)
     for start in range(0, len(bank), BANK_CHUNK):
         rows = slice(start, start + BANK_CHUNK)
-        part = unit_rows(bank[rows].to(queries))
+        part = bank[rows] if kept is None else bank[rows][kept[rows]]
+        if len(part) == 0:
+            continue
+        part = unit_rows(part.to(queries))
         # Into the same memory for every chunk: fresh pages cost as much as finding the largest.
         torch.mm(queries, part.T, out=similarity.resize_(len(queries), len(part)))
         if weight is not None:
@@ -103,6 +193,11 @@ def largest_similarities(queries: Tensor, bank: Tensor, k: int, weight: Tensor |
         candidates = torch.cat([best, similarity.topk(min(k, similarity.shape[1]), dim=1).values], dim=1)
         best = candidates.topk(min(k, candidates.shape[1]), dim=1).values
     return best
+
+
+def exact_unit_rows(values: Tensor) -> Tensor:
+    """`unit_rows` in float64."""
+    return unit_rows(values.double())
 
 
 def unit_rows(values: Tensor) -> Tensor:
@@ -118,4 +213,6 @@ def unit_rows(values: Tensor) -> Tensor:
 ROWS = (
     Score("knn", knn, fit_knn, "features", search={"k": (50, 100, 200, 500, 1000)}),
     Score("nnguide", nnguide, fit_nnguide, "features"),
+    Score("delta_knn", delta_knn, fit_delta_knn, "features"),
+    Score("relation", relation, fit_relation, "features", search={"power": (1, 2, 4, 6, 8)}),
 )

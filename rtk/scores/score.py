@@ -21,7 +21,7 @@ class Score:
 
     - "logits": `score(logits, **hyper-parameters)`, nothing to fit;
     - "features": `score(predictions, fitted tensors, **hyper-parameters)`, after
-      `fit(fit_data, **hyper-parameters) -> tensors by name`;
+      `fit(fit_data, **hyper-parameters) -> tensors by name` where there is one;
     - "images": `score(model, images, **hyper-parameters)`, which runs the model. One that has `passes` is
       fitted by them and takes the fitted tensors third. An evaluation computes these while it predicts, with
       their defaults and, where RAT's protocol is to tune them, with every value that it tries.

@@ -1,4 +1,4 @@
-"""Scores that reshape features or weights and take the energy of the new logits: ReAct, ASH, SCALE, DICE.
+"""Scores that reshape features or weights and take the energy of the new logits: ReAct, VRA, ASH, SCALE, ...
 
 Here f (N, D) are features, W (C, D) and b (C,) the linear head, E(f) = log sum_c exp(W f + b)_c.
 """
@@ -10,13 +10,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rtk.scores.hyperparameters import Percentile
+from rtk.scores.hyperparameters import Percentile, Weight
 from rtk.scores.logits import energy
-from rtk.scores.moments import mean_row, percentile_of
+from rtk.scores.moments import column_percentiles, evenly_spread, mean_row, percentile_of
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
 
 AshVariant = Literal["s", "b", "p"]
+VraScope = Literal["dimension", "pooled"]
+VraBelow = Literal["zero", "threshold"]
+
+# Training images that the percentiles of single dimensions are taken of.
+PERCENTILE_ROWS = 100_000
 
 
 def fit_head(fit_data: FitData) -> dict[str, Tensor]:
@@ -37,6 +42,59 @@ def react(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     """
     features = predictions.features
     return _head_energy(features.minimum(tensors["threshold"].to(features)), tensors)
+
+
+def fit_vra(
+    fit_data: FitData,
+    *,
+    percentile_low: Percentile = 60.0,
+    percentile_high: Percentile = 95.0,
+    scope: VraScope = "dimension",
+) -> dict[str, Tensor]:
+    """The head, and where ordinary activations begin and end.
+
+    Args:
+        fit_data: its training or validation images and its head are used.
+        percentile_low: of activations, where the ordinary begins.
+        percentile_high: where it ends.
+        scope: "dimension", of each dimension in at most 100,000 training images (the authors' code), or
+            "pooled", of all activations of the validation images (OpenOOD).
+
+    Returns:
+        of `fit_head`; and `low` and `high`, (D,) or ().
+    """
+    percentiles = (percentile_low, percentile_high)
+    if scope == "pooled":
+        found = [percentile_of(fit_data.validation.features, each) for each in percentiles]
+    else:
+        rows = evenly_spread(fit_data.train.features, PERCENTILE_ROWS)
+        found = list(column_percentiles(rows, percentiles))
+    return {**fit_head(fit_data), "low": found[0], "high": found[1]}
+
+
+def vra(
+    predictions: Predictions,
+    tensors: dict[str, Tensor],
+    *,
+    below: VraBelow = "zero",
+    shift: Weight = 0.0,
+) -> Tensor:
+    """Energy of features that are zero below `low`, `high` above `high`, and raised by a constant between.
+
+    Args:
+        predictions: N images.
+        tensors: of `fit_vra`.
+        below: what activations below `low` become: "zero" (the paper), or "threshold", `low` (OpenOOD).
+        shift: what is added to those between: VRA+ where it is not 0.
+
+    Source: Xu et al., "VRA: variational rectified activation for out-of-distribution detection", NeurIPS
+    2023 (arXiv 2302.11811).
+    """
+    features = predictions.features
+    low, high = tensors["low"].to(features), tensors["high"].to(features)
+    kept = torch.where(features > high, high, features + shift)
+    kept = torch.where(features < low, low if below == "threshold" else 0, kept)
+    return _head_energy(kept, tensors)
 
 
 def ash(
@@ -117,9 +175,11 @@ def _mass_ratio(features: Tensor, largest: Tensor) -> Tensor:
 
 
 _PERCENTILES = {"percentile": (65, 70, 75, 80, 85, 90, 95)}
+_VRA_PERCENTILES = {"percentile_high": (85, 90, 95, 99), "percentile_low": (1, 5, 10, 15)}
 
 ROWS = (
     Score("react", react, fit_react, "features", search={"percentile": (85, 90, 95, 99)}),
+    Score("vra", vra, fit_vra, "features", search=_VRA_PERCENTILES),
     Score("ash", ash, fit_head, "features", search=_PERCENTILES),
     Score("scale", scale, fit_head, "features", search=_PERCENTILES),
     Score("dice", dice, fit_dice, "features", search={"percentile": (10, 30, 50, 70, 90)}),
