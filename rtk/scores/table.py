@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rtk.config.plugin_files import add_row
 from rtk.scores import (
+    adascale,
     calibrated,
     densities,
     gaussian,
@@ -17,6 +18,7 @@ from rtk.scores import (
     principal,
     prototypes,
     radius,
+    rankfeat,
     relative_uncertainty,
     shaping,
     sirc,
@@ -42,6 +44,8 @@ _FAMILIES = (
     radius.ROWS,
     minimal.ROWS,
     gram.ROWS,
+    rankfeat.ROWS,
+    adascale.ROWS,
 )
 
 SCORES: dict[str, Score] = {row.name: row for rows in _FAMILIES for row in rows}
