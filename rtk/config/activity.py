@@ -32,6 +32,7 @@ NEEDS = (
     Need("data.shuffle_rows", "data.stream", bool),
     Need("data.validation_fraction", "data.validation", lambda path: path is None),
     Need("model.temperature", "model.head", _one_of("cosine")),
+    Need("model.standardise", "model.head", _one_of("linear")),
     Need("model.head_weights", "model.weights", bool),
     Need("model.batchnorm", "train.workers", lambda workers: workers > 1),
     Need("model.lora.", "model.lora.rank", bool),

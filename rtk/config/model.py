@@ -36,6 +36,11 @@ class ModelConfig(Section):
     )
     head: Literal["linear", "cosine"] = Field("linear", description="classifier on the features")
     temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")
+    standardise: PositiveFloat | None = Field(
+        None,
+        description="features of each image are scaled to mean 0 and this standard deviation before a linear "
+        "head (ASCOOD: 0.5); null: they are not",
+    )
     reject_class: bool = Field(
         False,
         description="an output more than there are classes, for what is none: trained by OpenMix, left out "

@@ -38,6 +38,19 @@ def fixed_running_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Let all modules compute as in evaluation for a while; each goes back to the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def undone_recomputation(model: nn.Module) -> Iterator[None]:
     """Around a backward pass: activation checkpointing runs layers again, which moves statistics again."""
     recomputes = any(getattr(module, "grad_checkpointing", False) for module in model.modules())

@@ -95,7 +95,7 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
     """
     backbone, features = build_backbone(config, image_size)
     freeze_layers(backbone, config.freeze_layers)
-    head: Head = LinearHead(features, num_classes, config.reject_class)
+    head: Head = LinearHead(features, num_classes, config.reject_class, config.standardise)
     if config.head == "cosine":
         head = CosineHead(features, num_classes, config.temperature, config.reject_class)
     add_adapters(backbone, config.lora)

@@ -19,24 +19,36 @@ class LinearHead(nn.Linear):
         features: D.
         classes: C.
         reject: one row more, the last, for what is none of the classes; it is seen in training mode only.
+        standardise: f are the features scaled to mean 0 and this standard deviation; None: as they are.
     """
 
-    def __init__(self, features: int, classes: int, reject: bool = False) -> None:
+    def __init__(
+        self, features: int, classes: int, reject: bool = False, standardise: float | None = None
+    ) -> None:
         super().__init__(features, classes + reject)
-        self.classes = classes
+        self.classes, self.standardise = classes, standardise
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) -> logits (N, C), in training mode with the reject class's."""
-        rows = slice(None if self.training else self.classes)
+        rows, features = slice(None if self.training else self.classes), self.used_features(features)
         return linear(features, self.weight[rows].to(features.dtype), self.bias[rows].to(features.dtype))
 
     def used_features(self, features: Tensor) -> Tensor:
-        """The features (N, D) themselves."""
-        return features
+        """The features (N, D) themselves, or standardised."""
+        return features if self.standardise is None else standardised(features, self.standardise)
 
     def used_weights(self) -> tuple[Tensor, Tensor]:
         """Weight rows (C, D) and bias (C,)."""
         return self.weight[: self.classes].detach(), self.bias[: self.classes].detach()
+
+
+def standardised(features: Tensor, sigma: float) -> Tensor:
+    """Features (N, D) of each image at mean 0 and standard deviation sigma (ASCOOD, arXiv 2411.10794).
+
+    sigma * (f - mean) / (s + 1e-6), where s is the deviation with D - 1, as its code has it.
+    """
+    deviation, mean = torch.std_mean(features, dim=1, keepdim=True)
+    return (features - mean) / (deviation + 1e-6) * sigma
 
 
 class CosineHead(nn.Module):

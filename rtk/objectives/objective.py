@@ -101,6 +101,8 @@ def attack_sources(terms: list[ActiveTerm]) -> dict[ActiveTerm, ActiveTerm | Non
 
 
 def _source(attacking: ActiveTerm, terms: list[ActiveTerm]) -> ActiveTerm | None:
+    if attacking.term.start is not None:
+        return None
     plain = [term for term in terms if not term.attacks and term.config.labelled]
     for view in attacking.gradient_of:
         found = next((term for term in plain if term.view == view), None)
@@ -123,16 +125,28 @@ def _images(
 ) -> Tensor:
     view = views[term.view.name]
     if term.attacks:
-        source = sources[term]
-        start = None if source is None else passed[source]
-        if source is None or source.view != term.view:
-            start = _start(model, view, start)
-        assert start is not None
-        return term.attacked_images(model, start)
+        # Not through DeepSpeed's engine, which takes any backward pass for the step's; ZeRO-0 refuses it.
+        module = getattr(model, "module", model)
+        return term.attacked_images(module, _start(module, view, term, sources[term], passed))
     return view.images.flatten(0, 1) if term.view.versions > 1 else view.images
 
 
-def _start(model: nn.Module, view: View, source: CleanPass | None) -> CleanPass:
+def _start(
+    model: nn.Module,
+    view: View,
+    term: ActiveTerm,
+    source: ActiveTerm | None,
+    passed: Mapping[ActiveTerm, CleanPass],
+) -> CleanPass:
+    """The pass that an attack starts from: of its source, or one of its own."""
+    if term.term.start is not None:
+        return term.term.start(model, view)
+    if source is not None and source.view == term.view:
+        return passed[source]
+    return _pass_over(model, view, None if source is None else passed[source])
+
+
+def _pass_over(model: nn.Module, view: View, source: CleanPass | None) -> CleanPass:
     """A pass over a view for an attack, with the gradient of its cross-entropy or of another view's pass.
 
     With respect to x the gradient of mixed images x' = l x + (1 - l) y has the signs of that by x'.

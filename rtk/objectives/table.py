@@ -15,6 +15,7 @@ from rtk.config.course import term_steps
 from rtk.config.objective import ObjectiveConfig, TermConfig
 from rtk.config.plugin_files import note_row
 from rtk.config.plugins import add_blocks
+from rtk.objectives.ascood import ASCOOD
 from rtk.objectives.augmix import AUGMIX
 from rtk.objectives.crl import CRL
 from rtk.objectives.cross_entropy import CROSS_ENTROPY
@@ -30,7 +31,10 @@ from rtk.objectives.term import CLEAN, ActiveTerm, Term, TermSetup, ViewKind
 if TYPE_CHECKING:
     from rtk.data.views.maker import Batch, View
 
-BUILT_IN = (CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, MIXOE, OUTLIER_EXPOSURE, RAT, CRL)
+BUILT_IN = (
+    *(CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, MIXOE, OUTLIER_EXPOSURE),
+    *(RAT, CRL, ASCOOD),
+)
 TERMS: dict[str, Term] = {term.name: term for term in BUILT_IN}
 add_blocks(ObjectiveConfig, {term.name: term.block for term in BUILT_IN})
 

@@ -108,6 +108,7 @@ class Term:
         gradient_of: from the block to the views whose loss an attack takes the gradient of, the first that a
             term looks at; where none does, the attack's start is a pass of its own over its view's
             cross-entropy. None: of the term's own view, which another term has to look at.
+        start: makes the pass that an attack starts from, from the model and the view, in place of all these.
         state: builds what the term keeps between steps, from the block and a `TermSetup`.
     """
 
@@ -117,6 +118,7 @@ class Term:
     loss: Callable[[Tensor, View, Any, Any], Tensor]
     attack: Callable[[nn.Module, CleanPass, Any], Tensor] | None = None
     gradient_of: Callable[[Any], tuple[ViewKind, ...]] | None = None
+    start: Callable[[nn.Module, View], CleanPass] | None = None
     state: Callable[[Any, TermSetup], TermState] | None = None
 
 

@@ -96,6 +96,8 @@ def _tile_text(column: int, target: int | Sequence[float], names: Sequence[str])
         return [names[column]]
     if target[-1] > 0:
         share = target[column] - min(target)
+        if not share:
+            return ["outlier"]
         return [f"{share:.2f} {names[column]}", f"{1 - share:.2f} outlier"]
     others = [other for other, share in enumerate(target) if share > 0 and other != column]
     return [f"{target[place]:.2f} {name}" for place in [column, *others] for name in [names[place]]]

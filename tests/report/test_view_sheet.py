@@ -32,9 +32,10 @@ def test_a_row_a_view_and_a_column_an_image(config):
     assert all((tiles[row] != tiles[0]).any() for row in range(1, 5))
 
 
-def test_openmix_and_mixoe_have_rows_where_there_are_outliers(config):
+def test_terms_of_outliers_have_rows_where_there_are_some(config):
+    """OpenMix's and MixOE's name the image and its share, outlier exposure's has outliers alone."""
     sheet = view_sheet(config("data.outliers=builtin:digits/far_photos.parquet"), 4)
-    assert sheet.size == (80 + 4 * 100, HEIGHT + 2 * TWO_LINES)
+    assert sheet.size == (80 + 4 * 100, HEIGHT + 2 * TWO_LINES + ONE_LINE)
 
 
 @pytest.fixture

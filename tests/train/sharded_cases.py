@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.zero_shards import engine_shards
 
 RANKS, STEPS, BATCH, CLIP = 2, 10, 16, 0.3
-RAT_WEIGHT, EPS, CRL_WEIGHT = 0.7, 0.02, 2.0
+RAT_WEIGHT, EPS, CRL_WEIGHT, ASCOOD_WEIGHT, ALPHA = 0.7, 0.02, 2.0, 0.8, 0.5
 RATE = functools.partial(ema_rate, decay=0.9, ramp=3)
 
 
@@ -45,6 +46,7 @@ class Case:
     every: int = 1
     rat: bool = False
     crl: bool = False
+    ascood: bool = False
     frozen: bool = False  # the second layer takes no gradient
     redraw: bool = False  # another batch in the second pass
     precision: str = "fp32"
@@ -52,7 +54,8 @@ class Case:
     @property
     def name(self) -> str:
         parts = [self.variant, f"zero{self.stage}", self.base, f"x{self.accumulation}"]
-        flags = {name: getattr(self, name) for name in ("clip", "tiny", "rat", "crl", "frozen", "redraw")}
+        names = ("clip", "tiny", "rat", "crl", "ascood", "frozen", "redraw")
+        flags = {name: getattr(self, name) for name in names}
         parts += [name for name, on in flags.items() if on]
         parts += [self.mutation] * bool(self.mutation) + ["local"] * (self.sync == "local")
         return "-".join(parts + [f"every{self.every}"] * (self.every > 1) + [self.precision] * self.reduced)
@@ -86,7 +89,7 @@ CASES += [
     Case(variant, stage, accumulation=accumulation, sync="local", clip=True)
     for variant, stage, accumulation in itertools.product(("sam", "asam"), (0, 1), (1, 2))
 ]
-CASES += [Case(stage=stage, tiny=stage == 3, crl=True) for stage in STAGES]
+CASES += [Case(stage=stage, tiny=stage == 3, crl=True, ascood=True) for stage in STAGES]
 CASES += [
     Case(variant, stage, base, accumulation=2, clip=True, tiny=stage == 3, every=every)
     for variant, every, bases in (
@@ -169,6 +172,10 @@ def run_config(case: Case):
             "objective": {
                 "rat": {"weight": RAT_WEIGHT * case.rat, "eps": EPS},
                 "crl": {"weight": CRL_WEIGHT * case.crl},
+                "ascood": {
+                    "weight": ASCOOD_WEIGHT * case.ascood,
+                    **{"outliers": "gradient", "share": 0.5, "alpha": ALPHA},
+                },
             },
             "optimizer": {"clip_norm": CLIP if case.clip else None},
             "sharpness": sharpness,
@@ -244,7 +251,7 @@ def loss_of(
     case: Case,
     ranked: tuple[torch.Tensor, int] | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy, and with RAT that of the attacked images, in one graph (equations 11 and 12).
+    """Cross-entropy, with RAT that of the attacked images (equations 11 and 12), with ASCOOD its divergence.
 
     `ranked`: times right of every sample, and the step, for CRL.
     """
@@ -257,6 +264,11 @@ def loss_of(
         confidence, difference = logits.softmax(1).amax(1), share - share.roll(-1)
         gap = confidence - confidence.roll(-1)
         loss = loss + CRL_WEIGHT * (difference.abs() - difference.sign() * gap).relu().mean()
+    if case.ascood:
+        (gradient,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), x, retain_graph=True)
+        least = gradient.flatten(1).abs().sort(1, descending=True).values[:, 2].view(-1, 1, 1, 1)
+        made = net((x + ALPHA * gradient * (gradient.abs() >= least)).detach())
+        loss = loss - ASCOOD_WEIGHT * (made.log_softmax(1).mean(1) + math.log(3)).mean()
     if not case.rat:
         return loss
     (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
