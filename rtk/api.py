@@ -154,6 +154,7 @@ def evaluate(
     suite: str | None = None,
     ood: Mapping[str, Place] | None = None,
     risk: float | None = None,
+    confidence: float | None = None,
     plugins: Sequence[Place] = (),
     checkpoint: str = "best",
     output: Place = "runs",
@@ -168,6 +169,7 @@ def evaluate(
         ood: OOD test sets, `{"far:xrays": "data/xrays"}`; `near:` or `far:` may be left out for a set that a
             shipped suite has.
         risk: choose thresholds for this share of wrong images among the accepted.
+        confidence: hold the risk on images to come with this probability (`evaluate.guarantee`).
         plugins: Python files that register scores; the run keeps a copy.
         checkpoint: `best` or `last`.
         output: folder where a run's name is looked for.
@@ -185,7 +187,11 @@ def evaluate(
 
     folder = RunFolder.open(run.path if isinstance(run, TrainedRun) else run, str(output))
     folder.add_plugins([str(path) for path in plugins])
-    options = {"evaluate.scores": scores, "evaluate.risk": risk}
+    options = {
+        "evaluate.scores": scores,
+        "evaluate.risk": risk,
+        "evaluate.guarantee.confidence": confidence,
+    }
     given = _as_overrides({key: value for key, value in options.items() if value is not None})
     sets = [parse_ood(f"{name}={path}") for name, path in (ood or {}).items()]
     config = evaluation_config(folder, given + _as_overrides(overrides), suite, sets)

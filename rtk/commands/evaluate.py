@@ -27,6 +27,8 @@ def add(commands: Parsers) -> None:
         rtk evaluate RUN --ood cifar10=data/cifar10/test.parquet --ood far:xrays=data/xrays
         rtk evaluate RUN --protocol aps --validation-ood data/places.parquet
         rtk evaluate RUN --risk 0.02                  thresholds for 2 % wrong among the accepted
+        rtk evaluate RUN --risk 0.02 --confidence 0.95    held on images to come, with 95 % confidence
+        rtk evaluate RUN --risk 0.05 --confidence 0.9 --floor 0.5 --sets raps
         rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
         rtk evaluate RUN --corrupted data/cifar10c --scores rr_bs rr_fast
         rtk evaluate RUN --scores msp energy --bootstrap 1000 --json
@@ -63,6 +65,7 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--risk", type=float, metavar="R", help="choose thresholds for this share of wrong accepted images"
     )
+    _add_guarantee(parser)
     parser.add_argument(
         "--bootstrap",
         type=int,
@@ -81,6 +84,34 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
         "--corrupted",
         metavar="DIR",
         help="measure images that others have corrupted (CIFAR-10-C): sets CORRUPTION-SEVERITY.parquet",
+    )
+
+
+def _add_guarantee(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--confidence", type=float, metavar="C", help="hold the risk on images to come, with this probability"
+    )
+    parser.add_argument(
+        "--method",
+        choices=["ltt", "crc", "empirical"],
+        help="how the risk is held: with --confidence (ltt), in expectation, or on the validation images",
+    )
+    parser.add_argument(
+        "--floor", type=float, metavar="F", help="no rule that accepts less than this share of ID images"
+    )
+    parser.add_argument(
+        "--per-class", action="store_true", default=None, help="hold the risk for every predicted class"
+    )
+    parser.add_argument(
+        "--ood-acceptance",
+        type=float,
+        metavar="A",
+        help="accept at most this share of OOD images mixed as --validation-ood",
+    )
+    parser.add_argument(
+        "--sets",
+        choices=["lac", "aps", "raps"],
+        help="give likely-wrong images a set of classes (evaluate.prediction_sets.coverage, 0.9)",
     )
 
 
@@ -150,6 +181,12 @@ def _evaluate_overrides(options: Options) -> list[str]:
         "evaluate.scores": options.scores,
         "evaluate.protocol": options.protocol,
         "evaluate.risk": options.risk,
+        "evaluate.guarantee.confidence": options.confidence,
+        "evaluate.guarantee.method": options.method,
+        "evaluate.guarantee.floor": options.floor,
+        "evaluate.guarantee.per_class": options.per_class,
+        "evaluate.guarantee.ood_acceptance": options.ood_acceptance,
+        "evaluate.prediction_sets.method": options.sets,
         "evaluate.bootstrap": options.bootstrap,
         "data.labels_by": options.labels_by,
         "data.test": options.test,

@@ -51,13 +51,14 @@ def run(options: Options) -> int:
                 print(json.dumps({**row, "image": as_text(row["image"])}), flush=True)
     if not options.jsonl:
         print_table(model.origin["run"], _prediction_rows(rows))
-    counts = _count(rows)
-    print(counts, file=sys.stderr if options.jsonl else sys.stdout)
+    counts, promise = _count(rows), model.rule.promise()
+    for line in (counts, promise):
+        print(line, file=sys.stderr if options.jsonl else sys.stdout)
     if options.csv is not None:
         write_csv(options.csv, rows)
     if options.html is not None:
         images = (data for _, data in encoded_images(files))
-        write_sheet(options.html, model.origin["run"], counts, rows, images)
+        write_sheet(options.html, model.origin["run"], f"{counts}; {promise}", rows, images)
     return int(any(row["error"] for row in rows))
 
 
@@ -71,15 +72,19 @@ def _check_folders(options: Options) -> None:
 
 
 def _prediction_rows(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """The image comes last: a long path would squeeze what matters. Errors have a column if there are any."""
+    """The image comes last: a long path would squeeze what matters. Columns without a word are left out."""
     numbers = ("confidence", "ood_score")
-    errors = ["error"] * any(row["error"] for row in rows)
-    table = [["decision", "label", *numbers, *errors, "image"]]
+    words = [name for name in ("candidates", "error") if any(row.get(name) for row in rows)]
+    table = [["decision", "label", *numbers, *words, "image"]]
     for row in rows:
         figures = ["" if row[name] is None else f"{row[name]:.4g}" for name in numbers]
-        reasons = [row[name] or "" for name in errors]
-        table.append([row["decision"] or "–", row["label"] or "", *figures, *reasons, row["image"]])
+        said = [_in_words(row.get(name)) for name in words]
+        table.append([row["decision"] or "–", row["label"] or "", *figures, *said, row["image"]])
     return table
+
+
+def _in_words(said: str | list[str] | None) -> str:
+    return ", ".join(said) if isinstance(said, list) else said or ""
 
 
 def _count(rows: list[dict[str, Any]]) -> str:

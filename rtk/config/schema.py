@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from rtk.config.course import check_course, course_durations
 from rtk.config.data import DataConfig
+from rtk.config.guarantee import GuaranteeConfig, PredictionSetsConfig
 from rtk.config.model import ModelConfig
 from rtk.config.objective import ObjectiveConfig
 from rtk.config.plugin_files import load_plugins
@@ -76,11 +77,23 @@ class EvaluateConfig(Section):
         0.95,
         description="share of ID images that the tau_OOD of `risk` keeps where data.validation_ood is null",
     )
+    guarantee: GuaranteeConfig = Field(default_factory=GuaranteeConfig)
+    prediction_sets: PredictionSetsConfig = Field(default_factory=PredictionSetsConfig)
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
     batch_size: PositiveInt = Field(256, description="images per forward pass")
     actors: PositiveInt | None = Field(
         None, description="processes that predict; null: one per GPU, or one on a cluster without any"
     )
+
+    @model_validator(mode="after")
+    def _promises_have_a_risk(self) -> EvaluateConfig:
+        wanted = self.guarantee.chosen != "empirical" or self.guarantee.floor or self.prediction_sets.method
+        if wanted and not self.risk:
+            raise ValueError(
+                "evaluate.risk: got none with evaluate.guarantee or evaluate.prediction_sets, wanted a share "
+                "of wrong accepted images above 0"
+            )
+        return self
 
 
 class RunConfig(Section):

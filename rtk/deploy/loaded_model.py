@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image
 
 from rtk.data.image import BadImageError, encode_png, orientation, to_rgb
-from rtk.deploy.packaged_model import PackagedModel
+from rtk.deploy.packaged_model import CANDIDATES, PackagedModel
 from rtk.deploy.pixels import to_pixels
 from rtk.deploy.predict import Encoded, encoded_images, find_images, predict_named
 
@@ -69,7 +69,7 @@ class LoadedModel:
         Returns:
             One row for each image: `image` (its path, or its number among what was given), `label`,
             `confidence`, `decision` (`accept`, `likely-wrong` or `unfamiliar`), `probability`, `ood_score`,
-            and `error` where it cannot be read.
+            and `error` where it cannot be read; `candidates`, where the decision rule has sets of classes.
 
         Raises:
             ConfigError: a path does not exist, or pixels have another shape or range.
@@ -77,7 +77,8 @@ class LoadedModel:
         """
         given = [images] if _is_one(images) else images
         rows = list(predict_named(self.packaged, _named(given)))
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        extra = [CANDIDATES] * (self.packaged.rule.sets is not None)
+        return pd.DataFrame(rows, columns=[*COLUMNS, *extra])
 
     def __repr__(self) -> str:
         origin = self.packaged.origin

@@ -24,11 +24,12 @@ from rtk.config.plugin_files import PluginFile, is_loaded, load_plugins
 from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.views.augment import to_float
 from rtk.deploy.description import DESCRIPTION, FORMAT, WEIGHTS, build_described, read_description
+from rtk.metrics.prediction_sets import prediction_sets
 from rtk.models import Classifier
 from rtk.runs.atomic import write_tensors
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import FittedScore, Predictions, apply_score
-from rtk.scores.decision import DecisionRule, decide
+from rtk.scores.decision import LIKELY_WRONG, DecisionRule
 from rtk.scores.storage import load_fitted, save_fitted
 
 BATCH = 64  # images per forward pass
@@ -141,7 +142,8 @@ class PackagedModel:
     def predict(self, encoded: Iterable[bytes]) -> list[dict[str, Any]]:
         """Label, probability, confidence, OOD score and decision of encoded images, in order.
 
-        An image that cannot be decoded gets `error`, the reason, and None everywhere else.
+        Where the rule has sets, `candidates` holds the classes that a likely-wrong image may be of; None of
+        the others. An image that cannot be decoded gets `error`, the reason, and None everywhere else.
         """
         images = iter(encoded)
         results: list[dict[str, Any]] = []
@@ -172,16 +174,26 @@ class PackagedModel:
         probability, label = logits.double().softmax(1).max(1)
         scored = {name: self._score(name, logits, features) for name in self.scores}
         confidence, ood_score = scored[self.rule.confidence], scored[self.rule.ood_score]
-        decisions = decide(confidence, ood_score, self.rule.tau_id, self.rule.tau_ood)
+        decisions = self.rule.decide(confidence, ood_score, label.numpy())
         names = [self.classes[index] for index in label.tolist()]
         columns = (names, probability.tolist(), confidence.tolist(), ood_score.tolist(), decisions.tolist())
-        return [dict(zip(FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
+        rows = [dict(zip(FIELDS, row, strict=True)) for row in zip(*columns, strict=True)]
+        if self.rule.sets is not None:
+            inside = prediction_sets(logits.double().softmax(1).numpy(), self.rule.sets)
+            for row, members in zip(rows, inside, strict=True):
+                row[CANDIDATES] = self._candidates(members) if row["decision"] == LIKELY_WRONG else None
+        return rows
+
+    def _candidates(self, members: np.ndarray) -> list[str]:
+        """Names of the classes that are in a set, by flags (C,)."""
+        return [self.classes[index] for index in np.flatnonzero(members)]
 
     def _score(self, name: str, logits: Tensor, features: Tensor) -> np.ndarray:
         return apply_score(name, self.scores[name], Predictions(logits, features)).double().numpy()
 
 
 FIELDS = ("label", "probability", "confidence", "ood_score", "decision")
+CANDIDATES = "candidates"  # beside them, of a model whose rule has sets of classes
 
 
 def failed_row(error: BadImageError) -> dict[str, Any]:

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError
 from rtk.evaluate.run_protocol import Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, rows_of, score_columns
+from rtk.evaluate.set_rule import calibrated_sets
 from rtk.evaluate.sets import VALIDATION_OOD
+from rtk.evaluate.thresholds import Thresholds, thresholds_for
 from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
@@ -25,9 +28,7 @@ from rtk.scores.decision import (
     DECISION_SCORES,
     DecisionRule,
     ScoredImages,
-    choose_thresholds,
     combine,
-    outcome,
 )
 from rtk.scores.storage import save_fitted
 from rtk.train.checkpoint import read_state
@@ -52,7 +53,8 @@ def decide_for_run(
     Returns:
         Nothing where no risk is wanted, or `decision`:
         `risk`, wanted, and `reached`; where it was reached also `tau_id`, `tau_ood` and the outcome on the
-        `validation` images, the `test` images, and these with the near and with the far sets.
+        `validation` images, the `test` images, and these with the near and with the far sets; with a
+        guarantee its `promise` in words, and what it costs or lacks (`rtk.evaluate.thresholds`).
     """
     settings, folder, wanted = evaluation.config.evaluate, run.evaluation, evaluation.config.evaluate.risk
     if wanted is None:
@@ -60,28 +62,43 @@ def decide_for_run(
         return {}
     pair = (settings.confidence, settings.ood_score)
     states = {name: measured.tuned.states[name] for name in pair}
-    images = _validation_images(evaluation, states, pair)
-    thresholds = choose_thresholds(images, wanted, settings.id_coverage)
-    if thresholds is None:
+    images, classes = _validation_images(evaluation, states, pair), evaluation.fit.validation.logits.shape[1]
+    found = thresholds_for(settings, images, classes, _calibration_hash(stamps))
+    if not found.reached:
         forget_decision(folder)
-        return {"decision": {"risk": wanted, "reached": False}}
-    reached = {"validation": outcome(images, *thresholds), **_outcomes(measured.table, pair, thresholds)}
+        return {"decision": {"risk": wanted, "reached": False} | found.details}
+    sets, about_sets = calibrated_sets(evaluation, measured.table, found, images)
+    reached = {"validation": _on_validation(found, images), **_outcomes(measured.table, pair, found)}
     save_fitted(folder / DECISION_SCORES, states)
-    made_from = _identity(run, checkpoint, stamps)
     rule = DecisionRule(
         confidence=pair[0],
         ood_score=pair[1],
-        tau_id=thresholds[0],
-        tau_ood=thresholds[1],
+        tau_id=found.tau_id,
+        tau_ood=found.tau_ood,
         risk=wanted,
         chosen_on=_describe(images, settings.id_coverage),
         hyperparameters={name: dict(state.hyperparameters) for name, state in states.items()},
         step=read_state(run.checkpoints / checkpoint)["step"],
-        made_from={**made_from, "scores": _file_hash(folder / DECISION_SCORES)},
+        made_from={**_identity(run, checkpoint, stamps), "scores": _file_hash(folder / DECISION_SCORES)},
+        tau_by_class=found.by_class,
+        guarantee=found.guarantee,
+        sets=sets,
     )
-    rule.save(folder / DECISION_FILE, reached)
-    chosen = {"risk": wanted, "reached": True, "tau_id": rule.tau_id, "tau_ood": rule.tau_ood}
-    return {"decision": chosen | reached}
+    rule.save(folder / DECISION_FILE, reached | about_sets)
+    return {"decision": _described(rule) | found.details | reached | about_sets}
+
+
+def _described(rule: DecisionRule) -> dict[str, Any]:
+    """What `metrics.json` says of a rule: what decides, and what it promises."""
+    described: dict[str, Any] = {"risk": rule.risk, "reached": True}
+    described |= {"tau_id": rule.tau_id, "tau_ood": rule.tau_ood}
+    described |= {} if rule.tau_by_class is None else {"tau_by_class": rule.tau_by_class}
+    return described if rule.guarantee is None else described | {"promise": rule.promise()}
+
+
+def _on_validation(found: Thresholds, images: ScoredImages) -> dict[str, Any]:
+    """Of the images that thresholds were chosen on; a guarantee is one of the ID images among them."""
+    return found.outcome(images if found.guarantee is None else images.only(images.is_id))
 
 
 def forget_decision(folder: Path) -> None:
@@ -114,7 +131,7 @@ def current_decision(run: RunFolder, checkpoint: str) -> DecisionRule:
     reason = None
     if rule.step != step:
         reason = f"thresholds of step {rule.step}, but {checkpoint} is of step {step}"
-    elif (measured.get("tau_id"), measured.get("tau_ood")) != (rule.tau_id, rule.tau_ood):
+    elif any(measured.get(key) != getattr(rule, key) for key in ("tau_id", "tau_ood", "tau_by_class")):
         reason = "thresholds of another evaluation than the one in metrics.json"
     elif stale is not None:
         reason = f"thresholds of another {stale} ({rule.made_from[stale][:8]}, got {found[stale][:8]})"
@@ -126,11 +143,18 @@ def current_decision(run: RunFolder, checkpoint: str) -> DecisionRule:
 def _identity(run: RunFolder, checkpoint: str, stamps: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of what thresholds are made from: the `checkpoint`, and the `predictions` they are chosen on."""
     chosen_on = {name: stamps[name] for name in ("train", "validation", VALIDATION_OOD) if name in stamps}
-    described = json.dumps(chosen_on, sort_keys=True).encode()
-    return {
-        "checkpoint": _checkpoint_hash(run, checkpoint),
-        "predictions": hashlib.sha256(described).hexdigest(),
-    }
+    return {"checkpoint": _checkpoint_hash(run, checkpoint), "predictions": _hash(chosen_on)}
+
+
+def _calibration_hash(stamps: Mapping[str, Any]) -> str:
+    """Of content and rows of the sets that thresholds are calibrated on, whatever has predicted them."""
+    held_out = "validation" if "validation" in stamps else "train"
+    sets = [name for name in (held_out, VALIDATION_OOD) if name in stamps]
+    return _hash({name: [stamps[name]["data"], stamps[name]["rows"]] for name in sets})
+
+
+def _hash(described: Any) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _checkpoint_hash(run: RunFolder, checkpoint: str) -> str:
@@ -144,13 +168,15 @@ def _file_hash(path: Path) -> str:
 
 
 def _validation_images(evaluation: Evaluation, states: dict[str, FittedScore], pair: Pair) -> ScoredImages:
-    validation = evaluation.fit.validation
-    id_scores = score_columns(validation, states)
-    correct = (validation.logits.argmax(1) == validation.known_labels).numpy()
+    validation, predicted = evaluation.fit.validation, evaluation.fit.validation.logits.argmax(1).numpy()
+    correct = predicted == validation.known_labels.numpy()
+    known = score_columns(validation, states)
     if VALIDATION_OOD not in evaluation.predictions:
-        return combine(id_scores[pair[0]], id_scores[pair[1]], correct)
-    ood_scores = score_columns(as_predictions(evaluation.predictions[VALIDATION_OOD]), states)
-    return combine(id_scores[pair[0]], id_scores[pair[1]], correct, ood_scores[pair[0]], ood_scores[pair[1]])
+        return combine(known[pair[0]], known[pair[1]], correct, predicted=predicted)
+    others = as_predictions(evaluation.predictions[VALIDATION_OOD])
+    scores = score_columns(others, states)
+    both = np.append(predicted, others.logits.argmax(1).numpy())
+    return combine(known[pair[0]], known[pair[1]], correct, scores[pair[0]], scores[pair[1]], both)
 
 
 def _describe(images: ScoredImages, id_coverage: float) -> str:
@@ -161,14 +187,15 @@ def _describe(images: ScoredImages, id_coverage: float) -> str:
     return f"{id_images} validation images, tau_ood keeping {id_coverage:.0%} of them"
 
 
-def _outcomes(table: pa.Table, pair: Pair, thresholds: tuple[float, float]) -> dict[str, dict[str, Any]]:
+def _outcomes(table: pa.Table, pair: Pair, found: Thresholds) -> dict[str, dict[str, Any]]:
     """Coverage and risk on the test set alone, and with the near and the far sets."""
-    id_rows = rows_of(table, "group", "id")
-    five = [*(id_rows[name] for name in pair), id_rows["is_correct"]]
-    reached = {"test": outcome(combine(*five), *thresholds)}
+    known = rows_of(table, "group", "id")
+    id_scores = (known[pair[0]], known[pair[1]], known["is_correct"])
+    reached = {"test": found.outcome(combine(*id_scores, predicted=known["prediction"]))}
     for group in GROUPS:
-        ood_rows = rows_of(table, "group", group)
-        if len(ood_rows["is_correct"]):
-            images = combine(*five, *(ood_rows[name] for name in pair))
-            reached[f"test_and_{group}"] = outcome(images, *thresholds)
+        others = rows_of(table, "group", group)
+        if len(others["is_correct"]):
+            both = np.append(known["prediction"], others["prediction"])
+            images = combine(*id_scores, others[pair[0]], others[pair[1]], both)
+            reached[f"test_and_{group}"] = found.outcome(images)
     return reached

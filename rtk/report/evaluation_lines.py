@@ -38,13 +38,77 @@ def decision_lines(decision: Mapping[str, Any], confidence: str, ood_score: str)
     """
     wanted = decision["risk"]
     if not decision["reached"]:
-        return [f"no thresholds reach a risk of {wanted:.2%} on the validation images: no decision rule"]
-    rule = f"{confidence} >= {decision['tau_id']:.6g} and {ood_score} >= {decision['tau_ood']:.6g}"
-    lines = [f"decision rule for a risk of {wanted:.2%}: accept where {rule}"]
+        return [unreached(decision)]
+    least = "the threshold of its class" if "tau_by_class" in decision else f"{decision['tau_id']:.6g}"
+    rule = f"{confidence} >= {least} and {ood_score} >= {decision['tau_ood']:.6g}"
+    lines = [f"decision rule for a risk of {wanted:.2%}: accept where {rule}", *promise_lines(decision)]
     for name in DECIDED_ON:
         if name in decision:
             lines.append(f"  {name.replace('_', ' ')}: {_outcome(decision[name], wanted)}")
     return lines
+
+
+def unreached(decision: Mapping[str, Any]) -> str:
+    """Why there is no rule, and what would help."""
+    wanted = f"a risk of {decision['risk']:.2%}"
+    if "below_floor" in decision:
+        accepted = f"accept {decision['below_floor']:.2%} of the validation images, less than the floor"
+        return f"the thresholds for {wanted} {accepted}: no decision rule"
+    if "method" not in decision:
+        return f"no thresholds reach {wanted} on the validation images: no decision rule"
+    if decision["confidence"] is not None:
+        wanted += f" with {decision['confidence']:.1%} confidence"
+    start = (
+        f"no thresholds hold {wanted}, by {decision['calibrated_on']:,} calibration images: no decision rule"
+    )
+    if "needed" in decision:
+        images, present = decision["needed"]["images"], decision["needed"]["instead_of"]
+        return f"{start}; about {images:,} validation images would, in place of {present:,}"
+    return (
+        f"{start}; it takes {decision['fewest']:,} accepted images without a wrong one, and as images are "
+        "scored now, more of them alone would not seem to help"
+    )
+
+
+def promise_lines(decision: Mapping[str, Any]) -> list[str]:
+    """What a rule promises, what that costs, and what its sets of classes do; nothing where it has none."""
+    lines = []
+    if "promise" in decision:
+        lines.append(f"  promised: {decision['promise']}; images to come must be like the calibration images")
+        covered, without = decision["coverage"], decision["coverage_without_guarantee"]
+        lines.append(
+            f"  its price: {covered:.2%} of the validation images accepted, in place of {without:.2%} by "
+            "thresholds that hold the risk on these images alone"
+        )
+    if decision.get("classes_without"):
+        lacking = decision["classes_without"]
+        lines.append(
+            f"  {len(lacking)} of {len(decision['tau_by_class'])} classes accept nothing{_more(decision)}"
+        )
+    if "sets" in decision:
+        lines.append(_sets(decision["sets"]))
+    return lines
+
+
+def _more(decision: Mapping[str, Any]) -> str:
+    needed = decision.get("needed")
+    return "" if needed is None else f", with about {needed['images']:,} validation images all would"
+
+
+def _sets(sets: Mapping[str, Any]) -> str:
+    """Of the images that are likely wrong."""
+    line = (
+        f"  sets for likely-wrong images: {sets['method']}, the right class in {sets['coverage']:.0%} of "
+        f"them (calibrated on {sets['images']:,})"
+    )
+    if sets["limit"] is None:
+        return f"{line}: too few, every set is all classes"
+    if "test_size" not in sets:
+        return line
+    return (
+        f"{line}; on {sets['test_images']:,} such test images {sets['test_coverage']:.2%}, "
+        f"{sets['test_size']:.1f} classes on average"
+    )
 
 
 def _outcome(reached: Mapping[str, Any], wanted: float) -> str:

@@ -16,6 +16,7 @@ from rtk.report.page import write_page
 from rtk.runs.atomic import replacing
 from rtk.scores.decision import ACCEPT, DECISIONS, LIKELY_WRONG, UNFAMILIAR
 
+CANDIDATES = "candidates"  # of models whose rule has sets of classes
 COLUMNS = ("image", "decision", "label", "confidence", "ood_score", "probability", "error")
 MOST = 1000  # pictures on a page: some 4 MB
 MEANINGS = {
@@ -33,9 +34,17 @@ def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         rows: of `predict_files`.
     """
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        named = [_as_csv(row) for row in rows]
+        extra = [CANDIDATES] * any(CANDIDATES in row for row in named)
+        writer = csv.DictWriter(file, [*COLUMNS, *extra])
         writer.writeheader()
-        writer.writerows({**row, "image": as_text(row["image"])} for row in rows)
+        writer.writerows(named)
+
+
+def _as_csv(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose cells are text: names of candidates are joined by a semicolon."""
+    joined = {CANDIDATES: "; ".join(row[CANDIDATES] or [])} if CANDIDATES in row else {}
+    return {**row, "image": as_text(row["image"]), **joined}
 
 
 def write_sheet(
@@ -78,4 +87,5 @@ def _small(image: bytes) -> np.ndarray:
 
 def _lines(row: dict[str, Any]) -> list[str]:
     scores = (f"{name} {row[key]:.4g}" for name, key in (("confidence", "confidence"), ("OOD", "ood_score")))
-    return [row["label"], *scores, as_text(row["image"])]
+    may_be = [f"may be {', '.join(row[CANDIDATES])}"] if row.get(CANDIDATES) else []
+    return [row["label"], *scores, *may_be, as_text(row["image"])]

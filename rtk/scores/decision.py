@@ -3,12 +3,14 @@
 Two thresholds, chosen on validation images for a wanted risk: an image whose OOD score is below tau_OOD is
 unfamiliar, one whose confidence is below tau_ID is likely wrong, the others are accepted (the double-scoring
 rule of SURE+, arXiv 2603.03903). Risk is the share of accepted images that are wrong or of no known class.
+Thresholds that promise something of images to come: `rtk.scores.guarantee`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,35 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rtk.config.errors import ConfigError
+from rtk.metrics.prediction_sets import SetRule
 from rtk.runs.atomic import write_json
 
 DECISION_FILE, DECISION_SCORES = "decision.json", "decision.safetensors"
 ACCEPT, LIKELY_WRONG, UNFAMILIAR = "accept", "likely-wrong", "unfamiliar"
 DECISIONS = (ACCEPT, LIKELY_WRONG, UNFAMILIAR)
 MAX_OOD_THRESHOLDS = 500  # tried: more move the coverage by less than 1 / 500
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What thresholds promise beyond the images that they were chosen on (`rtk.scores.guarantee`).
+
+    Attributes:
+        method: `ltt` or `crc`.
+        confidence: of the promise; None: it is one of an expectation.
+        images: ID images that it rests on.
+        calibration: SHA-256 of the sets and the number of images that it rests on.
+        ood_images: OOD images that `ood_bound` rests on.
+        ood_bound: largest share, with the confidence, that is accepted of OOD images mixed as these; None:
+            there are none.
+    """
+
+    method: str
+    confidence: float | None
+    images: int
+    calibration: str
+    ood_images: int = 0
+    ood_bound: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +65,10 @@ class DecisionRule:
         step: of the checkpoint that the thresholds were chosen for; they mean nothing for another.
         made_from: hashes of the checkpoint, the predictions and the fitted scores that they were chosen for;
             empty where an older rtk did not write them down.
+        tau_by_class: smallest confidence that is accepted, by predicted class, null where none is; `tau_id`
+            is the largest of them. None: `tau_id` is that of every class.
+        guarantee: None: the thresholds promise nothing.
+        sets: of classes for images that are likely wrong; None: they get none.
     """
 
     confidence: str
@@ -51,6 +80,20 @@ class DecisionRule:
     hyperparameters: dict[str, dict[str, Any]]
     step: int
     made_from: dict[str, str] = field(default_factory=dict)
+    tau_by_class: list[float | None] | None = None
+    guarantee: Guarantee | None = None
+    sets: SetRule | None = None
+
+    def decide(self, confidence: ArrayLike, ood_score: ArrayLike, predicted: ArrayLike) -> NDArray[np.str_]:
+        """Decide on N images by their scores (N,) and predicted classes (N,); see `decide`."""
+        tau_id = smallest_confidence(self.tau_id, self.tau_by_class, predicted)
+        return decide(confidence, ood_score, tau_id, self.tau_ood)
+
+    def promise(self) -> str:
+        """What may be relied on, in words."""
+        if self.guarantee is None:
+            return f"no guarantee: thresholds chosen for a risk of {self.risk:.2%} on {self.chosen_on}"
+        return _promise(self.risk, self.guarantee, self.tau_by_class is not None)
 
     def save(self, path: Path, outcome: dict[str, Any]) -> None:
         """Write the rule, and beside it what it reached."""
@@ -64,8 +107,7 @@ class DecisionRule:
             ConfigError: the file is missing, or rtk did not write it.
         """
         try:
-            known = {"made_from": {}, **json.loads(path.read_text(encoding="utf-8"))}
-            rule = cls(**{name: known[name] for name in cls.__dataclass_fields__})
+            rule = cls(**_with_parts(json.loads(path.read_text(encoding="utf-8"))))
             if any(math.isnan(number) for number in (rule.tau_id, rule.tau_ood, rule.risk)):
                 raise ConfigError(f"{path}: got a threshold that is NaN, which would accept every image")
             return rule
@@ -73,6 +115,34 @@ class DecisionRule:
             raise ConfigError(f"{path}: not there, `rtk evaluate RUN --risk 0.02` writes it") from None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: no decision rule ({type(error).__name__}: {error})") from None
+
+
+def _with_parts(known: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a rule from what JSON has; what an older rtk did not write keeps its default."""
+    fields = DecisionRule.__dataclass_fields__
+    given = {name: value for name, value in known.items() if name in fields}
+    for name, kind in (("guarantee", Guarantee), ("sets", SetRule)):
+        if given.get(name) is not None:
+            given[name] = kind(**given[name])
+    return given
+
+
+def _promise(risk: float, given: Guarantee, by_class: bool) -> str:
+    whose = " of each predicted class" if by_class else ""
+    which = f"of the accepted images{whose}, if of known classes, at most {risk:.2%} are wrong"
+    if given.confidence is None:
+        return (
+            f"in expectation over calibrations, without a confidence for this one: of images{whose} of known "
+            f"classes those accepted though wrong are at most {risk:.2%} of what the same choice without its "
+            f"correction accepts (conformal risk control on {given.images:,} images)"
+        )
+    words = f"with {given.confidence:.1%} confidence, {which} (Learn-then-Test on {given.images:,} images)"
+    if given.ood_bound is not None:
+        words += (
+            f"; of OOD images at most {given.ood_bound:.2%} are accepted, but only if they are mixed as the "
+            f"{given.ood_images:,} that this rests on"
+        )
+    return words
 
 
 @dataclass(frozen=True)
@@ -84,21 +154,47 @@ class ScoredImages:
         ood_score: (N,).
         is_correct: (N,) booleans.
         is_id: (N,) booleans, in-distribution images.
+        predicted: (N,) classes, where they matter.
     """
 
     confidence: NDArray[np.float64]
     ood_score: NDArray[np.float64]
     is_correct: NDArray[np.bool_]
     is_id: NDArray[np.bool_]
+    predicted: NDArray[np.int64] | None = None
+
+    def only(self, rows: NDArray[Any]) -> ScoredImages:
+        """Some of the images: by flags (N,), or by row number and in that order."""
+        predicted = None if self.predicted is None else self.predicted[rows]
+        return ScoredImages(
+            self.confidence[rows], self.ood_score[rows], self.is_correct[rows], self.is_id[rows], predicted
+        )
 
 
-def decide(confidence: ArrayLike, ood_score: ArrayLike, tau_id: float, tau_ood: float) -> NDArray[np.str_]:
+def smallest_confidence(
+    tau_id: float, by_class: Sequence[float | None] | None, predicted: ArrayLike
+) -> NDArray[np.float64]:
+    """Smallest confidence that is accepted, of all images (), or of N by their predicted classes (N,).
+
+    Args:
+        tau_id: of all.
+        by_class: by class, None where none is accepted; None: `tau_id` holds.
+        predicted: (N,) classes.
+    """
+    if by_class is None:
+        return np.asarray(tau_id, np.float64)
+    return np.array([np.inf if tau is None else tau for tau in by_class])[np.asarray(predicted, np.int64)]
+
+
+def decide(
+    confidence: ArrayLike, ood_score: ArrayLike, tau_id: ArrayLike, tau_ood: float
+) -> NDArray[np.str_]:
     """Decide on N images: `accept`, `likely-wrong` or `unfamiliar`, (N,).
 
     Args:
         confidence: (N,), larger = more trustworthy.
         ood_score: (N,), larger = more in-distribution.
-        tau_id: smallest confidence that is accepted.
+        tau_id: smallest confidence that is accepted, of all images or of each (N,).
         tau_ood: smallest OOD score that is accepted.
 
     Raises:
@@ -109,7 +205,8 @@ def decide(confidence: ArrayLike, ood_score: ArrayLike, tau_id: float, tau_ood: 
         raise ValueError(f"ood_score: got shape {familiar.shape}, wanted {sure.shape} as confidence")
     if np.isnan(sure).any() or np.isnan(familiar).any():
         raise ValueError("confidence and ood_score: got NaN, wanted numbers")
-    return np.where(familiar < tau_ood, UNFAMILIAR, np.where(sure < tau_id, LIKELY_WRONG, ACCEPT))
+    least = np.asarray(tau_id, np.float64)
+    return np.where(familiar < tau_ood, UNFAMILIAR, np.where(sure < least, LIKELY_WRONG, ACCEPT))
 
 
 def combine(
@@ -118,8 +215,18 @@ def combine(
     is_correct: ArrayLike,
     ood_confidence: ArrayLike = (),
     ood_ood_score: ArrayLike = (),
+    predicted: ArrayLike | None = None,
 ) -> ScoredImages:
-    """In-distribution images (N,), and where given OOD images (M,), as one set (N + M,)."""
+    """In-distribution images (N,), and where given OOD images (M,), as one set (N + M,).
+
+    Args:
+        confidence: (N,).
+        ood_score: (N,).
+        is_correct: (N,).
+        ood_confidence: (M,).
+        ood_ood_score: (M,).
+        predicted: (N + M,), where classes matter.
+    """
     id_scores, ood_scores = np.asarray(confidence, np.float64), np.asarray(ood_confidence, np.float64)
     wrong = np.zeros(ood_scores.size, bool)
     return ScoredImages(
@@ -127,6 +234,7 @@ def combine(
         np.append(np.asarray(ood_score, np.float64), np.asarray(ood_ood_score, np.float64)),
         np.append(np.asarray(is_correct, bool), wrong),
         np.arange(id_scores.size + ood_scores.size) < id_scores.size,
+        None if predicted is None else np.asarray(predicted, np.int64),
     )
 
 
@@ -153,14 +261,14 @@ def choose_thresholds(
         distinct = np.unique(id_scores)
         places = np.linspace(0, distinct.size - 1, min(distinct.size, MAX_OOD_THRESHOLDS)).astype(int)
         candidates = distinct[places]
-    ordered = _by_confidence(images)
-    options = [(*_best_tau_id(ordered, tau_ood, risk), float(tau_ood)) for tau_ood in candidates]
+    ordered = by_confidence(images)
+    options = [(*best_tau_id(ordered, tau_ood, risk), float(tau_ood)) for tau_ood in candidates]
     accepted, tau_id, tau_ood = max(options)
     return (tau_id, tau_ood) if accepted else None
 
 
-def outcome(images: ScoredImages, tau_id: float, tau_ood: float) -> dict[str, Any]:
-    """What thresholds do to images.
+def outcome(images: ScoredImages, tau_id: ArrayLike, tau_ood: float) -> dict[str, Any]:
+    """What thresholds do to images; `tau_id` is that of all or of each.
 
     Returns:
         `coverage`, share of the ID images accepted; `risk`, share of the accepted images that are wrong or
@@ -178,21 +286,26 @@ def outcome(images: ScoredImages, tau_id: float, tau_ood: float) -> dict[str, An
     }
 
 
-def _by_confidence(images: ScoredImages) -> ScoredImages:
-    order = np.argsort(-images.confidence, kind="stable")
-    return ScoredImages(
-        images.confidence[order], images.ood_score[order], images.is_correct[order], images.is_id[order]
-    )
+def by_confidence(images: ScoredImages) -> ScoredImages:
+    """The same images, the most confident first."""
+    return images.only(np.argsort(-images.confidence, kind="stable"))
 
 
-def _best_tau_id(ordered: ScoredImages, tau_ood: float, risk: float) -> tuple[int, float]:
-    """ID images accepted, and tau_ID, of the largest coverage at one tau_OOD; (0, inf) where none will do."""
+def best_tau_id(ordered: ScoredImages, tau_ood: float, risk: float, extra: int = 0) -> tuple[int, float]:
+    """ID images accepted, and tau_ID, of the largest coverage at one tau_OOD; (0, inf) where none will do.
+
+    Args:
+        ordered: of `by_confidence`.
+        tau_ood: smallest OOD score that is accepted.
+        risk: largest share of wrong images among the accepted.
+        extra: so many more wrong images count as accepted.
+    """
     familiar = ordered.ood_score >= tau_ood
     confidence = ordered.confidence[familiar]
     if not confidence.size:
         return 0, np.inf
-    accepted = np.arange(1, confidence.size + 1)
-    wrong = np.cumsum(~ordered.is_correct[familiar])
+    accepted = np.arange(1, confidence.size + 1) + extra
+    wrong = np.cumsum(~ordered.is_correct[familiar]) + extra
     id_images = np.cumsum(ordered.is_id[familiar])
     # Equal confidences are accepted together: only the last of them is a threshold.
     last = np.append(confidence[1:] != confidence[:-1], True)

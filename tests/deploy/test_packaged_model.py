@@ -16,9 +16,10 @@ from rtk.data.image import decode_rgb
 from rtk.data.views.augment import to_float
 from rtk.deploy.packaged_model import PackagedModel, Preprocessing, _load_pyfunc
 from rtk.deploy.predict import open_model
+from rtk.metrics.prediction_sets import SetRule
 from rtk.models import build_model
 from rtk.scores import Predictions, apply_score
-from rtk.scores.decision import decide
+from rtk.scores.decision import Guarantee, decide
 from tests.deploy.random_package import CLASSES, SIDE, encoded, picture
 
 
@@ -37,6 +38,28 @@ def test_what_is_loaded_says_the_same_and_nothing_is_unpickled(packaged, folder)
     expected = decide(probability, ood, packaged.rule.tau_id, packaged.rule.tau_ood)
     assert [row["decision"] for row in rows] == expected.tolist()
     assert len({row["decision"] for row in rows}) > 1
+
+
+def test_a_promise_and_sets_of_classes_travel_with_the_model(packaged, tmp_path):
+    rule = replace(
+        packaged.rule,
+        tau_id=2.0,  # none is accepted
+        tau_ood=-1e9,
+        guarantee=Guarantee("ltt", 0.95, 800, "f00"),
+        sets=SetRule("lac", 0.9, 1.0, 50),  # every class
+    )
+    replace(packaged, rule=rule).save(tmp_path)
+    loaded = PackagedModel.load(tmp_path, "cpu")
+    assert loaded.rule == rule
+    bad, good = loaded.predict([b"no image", encoded(0)])
+    assert good["decision"] == "likely-wrong"
+    assert good["candidates"] == CLASSES
+    assert bad.get("candidates") is None
+    assert "candidates" not in packaged.predict([encoded(0)])[0]
+    some = replace(rule, tau_by_class=[None] * (len(CLASSES) - 1) + [-1.0], sets=None)
+    replace(packaged, rule=some).save(tmp_path / "by_class")
+    rows = PackagedModel.load(tmp_path / "by_class", "cpu").predict([encoded(seed) for seed in range(20)])
+    assert all((row["decision"] == "accept") == (row["label"] == CLASSES[-1]) for row in rows)
 
 
 def test_a_reject_class_is_never_predicted(packaged, tmp_path):

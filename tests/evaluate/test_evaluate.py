@@ -131,6 +131,21 @@ def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
     assert "Decision rule for a risk of 10.00 %" in write_report([run]).read_text()
     assert rule.made_from.keys() == {"checkpoint", "predictions", "scores"}
     assert current_decision(run, "best") == rule
+    assert main([*command, "--confidence", "0.9", "--sets", "aps"]) == 0
+    said = capsys.readouterr().out
+    rule, decision = DecisionRule.load(run.evaluation / "decision.json"), read_result(run)["decision"]
+    assert rule.promise() == decision["promise"]
+    assert f"promised: with 90.0% confidence, {rule.promise()[22:]}" in said
+    assert "its price: " in said
+    assert 0 < decision["coverage"] <= decision["coverage_without_guarantee"]
+    assert rule.sets.images < decision["validation"]["images"]
+    assert rule.guarantee.ood_bound == decision["ood_bound"] < 1
+    assert len(rule.guarantee.calibration) == 64
+    assert "promised: " in write_report([run]).read_text()
+    assert main([*command, "--confidence", "0.9", "--method", "ltt", "--risk", "0.001", "--json"]) == 1
+    unreached = json.loads(capsys.readouterr().out)["decision"]
+    assert not unreached["reached"]
+    assert unreached["confidence"] == 0.9
     evaluate_run(run)  # no risk is wanted: a rule that stayed would be of an evaluation that is gone
     assert "decision.json: removed" in capsys.readouterr().err
     assert sorted(run.evaluation.glob("decision.*")) == []

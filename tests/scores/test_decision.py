@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rtk.config import ConfigError
-from rtk.scores.decision import DecisionRule, choose_thresholds, combine, decide, outcome
+from rtk.metrics.prediction_sets import SetRule
+from rtk.scores.decision import DecisionRule, Guarantee, choose_thresholds, combine, decide, outcome
 
 
 def images(seed: int, known: int, unseen: int, ties: bool = False):
@@ -120,6 +122,32 @@ def test_rule_is_saved_and_read_back(tmp_path):
     (tmp_path / "other.json").write_text('{"a": 1}')
     with pytest.raises(ConfigError, match="no decision rule"):
         DecisionRule.load(tmp_path / "other.json")
+
+
+def test_a_promise_is_saved_with_the_rule(tmp_path):
+    guarantee = Guarantee("ltt", 0.95, 800, "f00", 400, 0.12)
+    rule = DecisionRule(
+        **RULE, tau_by_class=[0.5, None], guarantee=guarantee, sets=SetRule("aps", 0.9, 0.97, 120)
+    )
+    rule.save(tmp_path / "decision.json", {})
+    assert DecisionRule.load(tmp_path / "decision.json") == rule
+    assert rule.promise() == (
+        "with 95.0% confidence, of the accepted images of each predicted class, if of known classes, at most "
+        "2.00% are wrong (Learn-then-Test on 800 images); of OOD images at most 12.00% are accepted, but "
+        "only if they are mixed as the 400 that this rests on"
+    )
+    expected = replace(rule, guarantee=Guarantee("crc", None, 800, "f00"), tau_by_class=None)
+    assert expected.promise().startswith("in expectation over calibrations, without a confidence for this one")
+    assert expected.promise().endswith("correction accepts (conformal risk control on 800 images)")
+    assert DecisionRule(**RULE).promise() == (
+        "no guarantee: thresholds chosen for a risk of 2.00% on 100 images"
+    )
+
+
+def test_each_predicted_class_has_its_own_threshold():
+    rule = DecisionRule(**RULE, tau_by_class=[0.5, None, 0.8])
+    decisions = rule.decide([0.6, 0.99, 0.6, 0.9, 0.9], [0, 0, 0, 0, -1], [0, 1, 2, 2, 2])
+    assert decisions.tolist() == ["accept", "likely-wrong", "likely-wrong", "accept", "unfamiliar"]
 
 
 def test_a_rule_that_would_accept_everything_is_refused(tmp_path):

@@ -1,0 +1,154 @@
+"""From validation images to thresholds, with what they promise and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtk.config.errors import ConfigError
+from rtk.config.schema import EvaluateConfig
+from rtk.metrics.risk_control import fewest_accepted, upper_bound
+from rtk.scores.decision import (
+    Guarantee,
+    ScoredImages,
+    best_tau_id,
+    by_confidence,
+    choose_thresholds,
+    decide,
+    outcome,
+    smallest_confidence,
+)
+from rtk.scores.guarantee import Choice, Goal, choose
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds, or that none do.
+
+    Attributes:
+        tau_id: of the confidence; by predicted class the largest; inf where nothing may be accepted.
+        tau_ood: of the OOD score.
+        by_class: of the confidence by predicted class, None where it accepts none; None: `tau_id` is of all.
+        guarantee: None: nothing is promised.
+        details: for `metrics.json`.
+    """
+
+    tau_id: float
+    tau_ood: float
+    by_class: list[float | None] | None = None
+    guarantee: Guarantee | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool:
+        """Whether any image may be accepted."""
+        return bool(np.isfinite(self.tau_id))
+
+    def outcome(self, images: ScoredImages) -> dict[str, Any]:
+        """What they do to images; these say which classes were predicted."""
+        return outcome(images, self._least(images), self.tau_ood)
+
+    def decide(self, images: ScoredImages) -> NDArray[np.str_]:
+        """Decisions on images (N,); these say which classes were predicted."""
+        return decide(images.confidence, images.ood_score, self._least(images), self.tau_ood)
+
+    def _least(self, images: ScoredImages) -> NDArray[np.float64]:
+        predicted = () if images.predicted is None else images.predicted
+        return smallest_confidence(self.tau_id, self.by_class, predicted)
+
+
+NONE = Thresholds(np.inf, np.inf)
+
+
+def thresholds_for(
+    settings: EvaluateConfig, images: ScoredImages, classes: int, calibration: str
+) -> Thresholds:
+    """Thresholds for the wanted risk, by the wanted method.
+
+    Args:
+        settings: with a risk.
+        images: validation images with their predicted classes.
+        classes: that the model knows.
+        calibration: hash of these images.
+
+    Raises:
+        ConfigError: a bound on OOD images is wanted, and there are none to test it on.
+    """
+    wanted = settings.guarantee
+    if wanted.ood_acceptance is not None and images.is_id.all():
+        raise ConfigError("evaluate.guarantee.ood_acceptance: wanted data.validation_ood to test it on")
+    if wanted.chosen == "empirical":
+        found = _empirical(settings, images)
+    else:
+        found = _promised(settings, images, classes, calibration)
+    covered = found.outcome(images.only(images.is_id))["coverage"] if found.reached else 0.0
+    if found.reached and covered < wanted.floor:
+        return Thresholds(np.inf, np.inf, details={**found.details, "below_floor": covered})
+    return found
+
+
+def _empirical(settings: EvaluateConfig, images: ScoredImages) -> Thresholds:
+    found = choose_thresholds(images, settings.risk or 0.0, settings.id_coverage)
+    return Thresholds(*found) if found else NONE
+
+
+def _promised(settings: EvaluateConfig, images: ScoredImages, classes: int, calibration: str) -> Thresholds:
+    wanted, goal = settings.guarantee, _goal(settings)
+    choice = choose(images, goal, classes if wanted.per_class else 1)
+    tested = int(choice.tested.is_id.sum())
+    confidence = None if goal.method == "crc" else wanted.confidence
+    details: dict[str, Any] = {"method": goal.method, "confidence": confidence, "calibrated_on": tested}
+    if choice.needed is not None:
+        details["needed"] = {"images": choice.needed, "instead_of": int(images.is_id.sum())}
+    elif not choice.reached:
+        details["fewest"] = fewest_accepted(goal.risk, goal.level)
+    if not choice.reached:
+        return Thresholds(np.inf, np.inf, details=details)
+    bound = _ood_bound(choice, goal)
+    guarantee = Guarantee(goal.method, confidence, tested, calibration, **bound)
+    taus = [float(tau) if np.isfinite(tau) else None for tau in choice.tau_id]
+    tau_id = max(tau for tau in taus if tau is not None)
+    found = Thresholds(tau_id, choice.tau_ood, taus if wanted.per_class else None, guarantee)
+    if found.by_class is not None:
+        details["classes_without"] = [number for number, tau in enumerate(taus) if tau is None]
+    price = _price(found, images, goal.risk)
+    return Thresholds(found.tau_id, found.tau_ood, found.by_class, guarantee, details | price | bound)
+
+
+def _goal(settings: EvaluateConfig) -> Goal:
+    wanted = settings.guarantee
+    return Goal(
+        risk=settings.risk or 0.0,
+        level=1 - (wanted.confidence or 0.95),
+        method="crc" if wanted.chosen == "crc" else "ltt",
+        id_coverage=settings.id_coverage,
+        ood_acceptance=wanted.ood_acceptance,
+        procedure=wanted.procedure,
+    )
+
+
+def _ood_bound(choice: Choice, goal: Goal) -> dict[str, Any]:
+    """How many OOD images tested the rule of `ltt`, and the share of such that it accepts at most.
+
+    Where no bound was asked for, these took no part in the choice, and what is accepted of them gives one.
+    """
+    others = choice.tested.only(~choice.tested.is_id)
+    if not others.is_id.size or goal.method == "crc":
+        return {}
+    if goal.ood_acceptance is not None:
+        return {"ood_images": int(others.is_id.size), "ood_bound": goal.ood_acceptance}
+    parts = np.zeros_like(others.is_id, np.int64) if others.predicted is None else others.predicted
+    accepted = (others.ood_score >= choice.tau_ood) & (others.confidence >= choice.tau_of(parts))
+    bound = upper_bound(int(accepted.sum()), accepted.size, goal.level)
+    return {"ood_images": int(accepted.size), "ood_bound": bound}
+
+
+def _price(found: Thresholds, images: ScoredImages, risk: float) -> dict[str, Any]:
+    """Coverage of the ID images, and that of the empirical choice at the same OOD threshold."""
+    known = images.only(images.is_id)
+    accepted, _ = best_tau_id(by_confidence(known), found.tau_ood, risk)
+    covered = found.outcome(known)["coverage"]
+    return {"coverage": covered, "coverage_without_guarantee": accepted / known.is_id.size}
