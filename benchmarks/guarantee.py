@@ -23,8 +23,8 @@ from sklearn.linear_model import LogisticRegression
 from rtk.metrics.risk_control import hoeffding_bentkus_p_value
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result, read_scores
-from rtk.scores.decision import ScoredImages, choose_thresholds, combine
 from rtk.scores.guarantee import Goal, choose
+from rtk.scores.threshold_search import ScoredImages, choose_thresholds, combine
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 HEADINGS = ("risk", "method", "exceeded %", "reached %", "coverage %", "lost %", "expected risk %")

@@ -109,6 +109,11 @@ def _add_guarantee(parser: argparse.ArgumentParser) -> None:
         help="accept at most this share of OOD images mixed as --validation-ood",
     )
     parser.add_argument(
+        "--rule",
+        choices=["rectangle", "linear", "monotone"],
+        help="accept by two thresholds, or by one of both scores together, fitted with --validation-ood",
+    )
+    parser.add_argument(
         "--sets",
         choices=["lac", "aps", "raps"],
         help="give likely-wrong images a set of classes (evaluate.prediction_sets.coverage, 0.9)",
@@ -187,6 +192,7 @@ def _evaluate_overrides(options: Options) -> list[str]:
         "evaluate.guarantee.per_class": options.per_class,
         "evaluate.guarantee.ood_acceptance": options.ood_acceptance,
         "evaluate.prediction_sets.method": options.sets,
+        "evaluate.rule": options.rule,
         "evaluate.bootstrap": options.bootstrap,
         "data.labels_by": options.labels_by,
         "data.test": options.test,
@@ -196,7 +202,7 @@ def _evaluate_overrides(options: Options) -> list[str]:
 
 
 def _print_evaluation(run: RunFolder, result: dict[str, Any], report: Path) -> None:
-    from rtk.report.evaluation_lines import decision_lines, evaluation_lines
+    from rtk.report.evaluation_lines import decision_lines, evaluation_lines, rule_lines
     from rtk.report.tables import metric_rows, score_rows
     from rtk.runs.results import read_scores
 
@@ -211,6 +217,7 @@ def _print_evaluation(run: RunFolder, result: dict[str, Any], report: Path) -> N
         print(f"corruptions, mean of all types and severities: {means}")
     for score, own in result.get("corruptions_by_score", {}).items():
         print(f"  by {score}: " + ", ".join(f"{key} {value:.4f}" for key, value in own.items()))
+    print("\n".join(rule_lines(result)), end="\n" * ("joint_rules" in result))
     if "decision" in result:
         print("\n".join(decision_lines(result["decision"], result["confidence"], result["ood_score"])))
     for name, count in result["skipped"].items():

@@ -77,6 +77,11 @@ class EvaluateConfig(Section):
         0.95,
         description="share of ID images that the tau_OOD of `risk` keeps where data.validation_ood is null",
     )
+    rule: Literal["rectangle", "linear", "monotone"] = Field(
+        "rectangle",
+        description="what accepts: two thresholds, or one of a score of both, fitted to validation ID and "
+        "OOD images and taken where it is better; all three are compared then",
+    )
     guarantee: GuaranteeConfig = Field(default_factory=GuaranteeConfig)
     prediction_sets: PredictionSetsConfig = Field(default_factory=PredictionSetsConfig)
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
@@ -87,6 +92,8 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _promises_have_a_risk(self) -> EvaluateConfig:
+        if self.rule != "rectangle" and self.guarantee.per_class:
+            raise ValueError("evaluate.rule: wanted rectangle with evaluate.guarantee.per_class")
         wanted = self.guarantee.chosen != "empirical" or self.guarantee.floor or self.prediction_sets.method
         if wanted and not self.risk:
             raise ValueError(

@@ -53,6 +53,11 @@ class Description(BaseModel):
         for name in ("tau_id", "tau_ood", "risk"):
             if math.isnan(getattr(self.rule, name)):
                 raise ValueError(f"rule.{name}: got NaN, which would accept every image")
+        by_class = self.rule.tau_by_class
+        if by_class is not None and len(by_class) != len(self.classes):
+            raise ValueError(f"rule.tau_by_class: got {len(by_class)} thresholds, wanted {len(self.classes)}")
+        if any(tau is not None and math.isnan(tau) for tau in by_class or ()):
+            raise ValueError("rule.tau_by_class: got NaN, which would accept every image of a class")
         return self
 
 

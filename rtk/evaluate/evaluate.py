@@ -17,6 +17,7 @@ from rtk.data.sets.class_names import labels_hash
 from rtk.data.sets.dataset import ImageDataset
 from rtk.evaluate import corruptions
 from rtk.evaluate.actors import Predict
+from rtk.evaluate.joint_rules import compare_rules
 from rtk.evaluate.measure import calibration
 from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
@@ -133,6 +134,7 @@ def _evaluate(
     result["fitted_on"] = {"train": len(fit.train), "validation": len(fit.validation)}
     if shifted.rows is not None or shifted.sets:
         result |= _measure_corruptions(pool, selections, measured, result, shifted)
+    result |= compare_rules(evaluation, measured)
     result |= decide_for_run(run, pool.checkpoint, evaluation, measured, stamps)
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,9 @@ from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 from rtk.scores import FittedScore
-from rtk.scores.decision import (
-    DECISION_FILE,
-    DECISION_SCORES,
-    DecisionRule,
-    ScoredImages,
-    combine,
-)
+from rtk.scores.decision import DECISION_FILE, DECISION_SCORES, DecisionRule
 from rtk.scores.storage import save_fitted
+from rtk.scores.threshold_search import ScoredImages, combine
 from rtk.train.checkpoint import read_state
 
 Pair = tuple[str, str]
@@ -62,7 +58,7 @@ def decide_for_run(
         return {}
     pair = (settings.confidence, settings.ood_score)
     states = {name: measured.tuned.states[name] for name in pair}
-    images, classes = _validation_images(evaluation, states, pair), evaluation.fit.validation.logits.shape[1]
+    images, classes = validation_images(evaluation, states, pair), evaluation.fit.validation.logits.shape[1]
     found = thresholds_for(settings, images, classes, _calibration_hash(stamps))
     if not found.reached:
         forget_decision(folder)
@@ -83,6 +79,7 @@ def decide_for_run(
         tau_by_class=found.by_class,
         guarantee=found.guarantee,
         sets=sets,
+        joint=found.joint,
     )
     rule.save(folder / DECISION_FILE, reached | about_sets)
     return {"decision": _described(rule) | found.details | reached | about_sets}
@@ -92,6 +89,7 @@ def _described(rule: DecisionRule) -> dict[str, Any]:
     """What `metrics.json` says of a rule: what decides, and what it promises."""
     described: dict[str, Any] = {"risk": rule.risk, "reached": True}
     described |= {"tau_id": rule.tau_id, "tau_ood": rule.tau_ood}
+    described |= {} if rule.joint is None else {"joint": asdict(rule.joint)}
     described |= {} if rule.tau_by_class is None else {"tau_by_class": rule.tau_by_class}
     return described if rule.guarantee is None else described | {"promise": rule.promise()}
 
@@ -167,7 +165,8 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def _validation_images(evaluation: Evaluation, states: dict[str, FittedScore], pair: Pair) -> ScoredImages:
+def validation_images(evaluation: Evaluation, states: Mapping[str, FittedScore], pair: Pair) -> ScoredImages:
+    """Validation images, and OOD ones where there are any, by a confidence and an OOD score."""
     validation, predicted = evaluation.fit.validation, evaluation.fit.validation.logits.argmax(1).numpy()
     correct = predicted == validation.known_labels.numpy()
     known = score_columns(validation, states)

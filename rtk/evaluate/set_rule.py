@@ -11,7 +11,8 @@ from rtk.evaluate.run_protocol import Evaluation
 from rtk.evaluate.score_table import rows_of
 from rtk.evaluate.thresholds import Thresholds
 from rtk.metrics.prediction_sets import SetRule, calibrate_sets, prediction_sets
-from rtk.scores.decision import LIKELY_WRONG, ScoredImages, combine
+from rtk.scores.decision import LIKELY_WRONG
+from rtk.scores.threshold_search import ScoredImages, combine
 
 
 def calibrated_sets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,11 @@ from numpy.typing import NDArray
 from rtk.config.errors import ConfigError
 from rtk.config.schema import EvaluateConfig
 from rtk.metrics.risk_control import fewest_accepted, upper_bound
-from rtk.scores.decision import (
-    Guarantee,
-    ScoredImages,
-    best_tau_id,
-    by_confidence,
-    choose_thresholds,
-    decide,
-    outcome,
-    smallest_confidence,
-)
-from rtk.scores.guarantee import Choice, Goal, choose
+from rtk.scores.decision import Guarantee, decide, decide_jointly, smallest_confidence, summary
+from rtk.scores.guarantee import Choice, Goal, choose, split
+from rtk.scores.joint_fit import fit_joint_rule
+from rtk.scores.joint_rule import JointRule
+from rtk.scores.threshold_search import ScoredImages, best_tau_id, by_confidence, choose_thresholds
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,7 @@ class Thresholds:
         by_class: of the confidence by predicted class, None where it accepts none; None: `tau_id` is of all.
         guarantee: None: nothing is promised.
         details: for `metrics.json`.
+        joint: score that `tau_id` is a threshold of; None: there are two thresholds.
     """
 
     tau_id: float
@@ -41,6 +36,7 @@ class Thresholds:
     by_class: list[float | None] | None = None
     guarantee: Guarantee | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    joint: JointRule | None = None
 
     @property
     def reached(self) -> bool:
@@ -49,15 +45,15 @@ class Thresholds:
 
     def outcome(self, images: ScoredImages) -> dict[str, Any]:
         """What they do to images; these say which classes were predicted."""
-        return outcome(images, self._least(images), self.tau_ood)
+        return summary(images, self.decide(images))
 
     def decide(self, images: ScoredImages) -> NDArray[np.str_]:
         """Decisions on images (N,); these say which classes were predicted."""
-        return decide(images.confidence, images.ood_score, self._least(images), self.tau_ood)
-
-    def _least(self, images: ScoredImages) -> NDArray[np.float64]:
+        if self.joint is not None:
+            return decide_jointly(images.confidence, images.ood_score, self.joint, self.tau_id)
         predicted = () if images.predicted is None else images.predicted
-        return smallest_confidence(self.tau_id, self.by_class, predicted)
+        least = smallest_confidence(self.tau_id, self.by_class, predicted)
+        return decide(images.confidence, images.ood_score, least, self.tau_ood)
 
 
 NONE = Thresholds(np.inf, np.inf)
@@ -80,14 +76,33 @@ def thresholds_for(
     wanted = settings.guarantee
     if wanted.ood_acceptance is not None and images.is_id.all():
         raise ConfigError("evaluate.guarantee.ood_acceptance: wanted data.validation_ood to test it on")
+    joint, seen = _joint(settings, images)
     if wanted.chosen == "empirical":
-        found = _empirical(settings, images)
+        found = _empirical(settings, seen)
     else:
-        found = _promised(settings, images, classes, calibration)
+        found = _promised(settings, seen, classes, calibration)
+    found = replace(found, joint=joint)
     covered = found.outcome(images.only(images.is_id))["coverage"] if found.reached else 0.0
     if found.reached and covered < wanted.floor:
-        return Thresholds(np.inf, np.inf, details={**found.details, "below_floor": covered})
+        return replace(NONE, details={**found.details, "below_floor": covered})
     return found
+
+
+def _joint(settings: EvaluateConfig, images: ScoredImages) -> tuple[JointRule | None, ScoredImages]:
+    """The joint score, if one is wanted and better than a rectangle; the images with that as their only one.
+
+    With a guarantee it is fitted to the images that propose alone, so that the others can test it.
+    """
+    if settings.rule == "rectangle":
+        return None, images
+    if images.is_id.all():
+        raise ConfigError(f"evaluate.rule: got {settings.rule}, wanted data.validation_ood to fit it to")
+    promised = settings.guarantee.chosen != "empirical"
+    rule = fit_joint_rule(split(images)[0] if promised else images, settings.rule)
+    if rule.rule == "rectangle":
+        return None, images
+    score = rule.score(images.confidence, images.ood_score)
+    return rule, replace(images, confidence=score, ood_score=np.zeros_like(score))
 
 
 def _empirical(settings: EvaluateConfig, images: ScoredImages) -> Thresholds:

@@ -13,7 +13,7 @@ from rtk.report.evaluated import EvaluatedRun
 from rtk.report.figures import Captioned
 from rtk.report.page_tables import Cell, Grid
 from rtk.report.tables import format_value
-from rtk.scores.decision import ACCEPT, decide, smallest_confidence
+from rtk.scores.decision import ACCEPT, decide_as_described
 
 MOST_IN_MATRIX = 20  # classes; of more, the commonest confusions are listed
 TOP_PAIRS = 15
@@ -55,8 +55,7 @@ def class_table(entry: EvaluatedRun, names: Sequence[str]) -> Grid:
     rule, columns = entry.decision, ["images", "accuracy %"]
     if rule is not None:
         predicted = entry.column("id", "prediction")
-        least = smallest_confidence(rule["tau_id"], rule.get("tau_by_class"), predicted)
-        accepted = decide(*entry.pair("test"), least, rule["tau_ood"]) == ACCEPT
+        accepted = decide_as_described(rule, *entry.pair("test"), predicted) == ACCEPT
         kept = np.bincount(labels[accepted], minlength=len(names))
         kept_right = np.bincount(labels[accepted & correct], minlength=len(names))
         columns += ["accepted %", "risk of the accepted %"]

@@ -41,11 +41,35 @@ def decision_lines(decision: Mapping[str, Any], confidence: str, ood_score: str)
         return [unreached(decision)]
     least = "the threshold of its class" if "tau_by_class" in decision else f"{decision['tau_id']:.6g}"
     rule = f"{confidence} >= {least} and {ood_score} >= {decision['tau_ood']:.6g}"
+    if "joint" in decision:
+        rule = f"the {decision['joint']['rule']} score of {confidence} and {ood_score} >= {least}"
     lines = [f"decision rule for a risk of {wanted:.2%}: accept where {rule}", *promise_lines(decision)]
     for name in DECIDED_ON:
         if name in decision:
             lines.append(f"  {name.replace('_', ' ')}: {_outcome(decision[name], wanted)}")
     return lines
+
+
+def rule_lines(result: Mapping[str, Any]) -> list[str]:
+    """DS metrics of the joint rules, and how they differ from the rectangle's; none where not compared."""
+    if "joint_rules" not in result:
+        return []
+    compared = result["joint_rules"]
+    lines = ["joint rules, fitted on the validation images, one threshold along each:"]
+    for group in GROUPS:
+        for name, values in compared.get(group, {}).items():
+            lines.append(f"  {group}, {name}: {_rule_words(values, compared['fitted'][name] != name)}")
+    return lines
+
+
+def _rule_words(values: Mapping[str, Any], is_rectangle: bool) -> str:
+    words = [f"DS-F1 {100 * values['ds_f1']:.2f} %", f"DS-AURC {1000 * values['ds_aurc']:.2f} ‰"]
+    for number, (key, factor) in enumerate((("ds_f1", 100), ("ds_aurc", 1000))):
+        if "difference" in values:
+            change = values["difference"][key]
+            ends = [f"{factor * change[end]:+.2f}" for end in ("estimate", "low", "high")]
+            words[number] += f" ({ends[0]} [{ends[1]}, {ends[2]}])"
+    return ", ".join(words) + ("; no better on the validation images: the rectangle" if is_rectangle else "")
 
 
 def unreached(decision: Mapping[str, Any]) -> str:

@@ -92,8 +92,10 @@ def score_figures(entry: EvaluatedRun) -> Iterator[Captioned]:
     """Histograms of the confidence and the OOD score, ROC of the best scores, reliability."""
     correct = entry.column("id", "is_correct")
     rule = entry.decision or {}
-    tau_id = None if "tau_by_class" in rule else rule.get("tau_id")
-    thresholds = {"confidence": tau_id, "ood_score": rule.get("tau_ood")}
+    thresholds = {"confidence": None, "ood_score": None}
+    if "joint" not in rule:
+        tau_id = None if "tau_by_class" in rule else rule.get("tau_id")
+        thresholds = {"confidence": tau_id, "ood_score": rule.get("tau_ood")}
     for kind, title in (("confidence", "Confidence"), ("ood_score", "OOD score")):
         id_values = entry.finite("id", kind)
         parts = {"right": id_values[correct], "wrong": id_values[~correct]}
@@ -125,7 +127,8 @@ def f1_figures(entry: EvaluatedRun) -> tuple[list[Captioned], list[Captioned]]:
     """DS-F1 over both thresholds, for the near and the far sets: as maps, and the same as surfaces."""
     maps, surfaces = [], []
     rule, axis = entry.decision, entry.result["ood_score"]
-    chosen = (rule["tau_ood"], rule["tau_id"]) if rule and "tau_by_class" not in rule else None
+    is_pair = rule is not None and not {"tau_by_class", "joint"} & rule.keys()
+    chosen = (rule["tau_ood"], rule["tau_id"]) if rule and is_pair else None
     for group in entry.groups:
         five, title = entry.pooled(group), f"DS-F1 with {group}-OOD"
         best, surface = ds_best_thresholds(*five), ds_f1_surface(*five)

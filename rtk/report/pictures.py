@@ -16,7 +16,7 @@ from rtk.data.sets.dataset import Row, content_hash, open_dataset, read_rows
 from rtk.evaluate.predictions_file import read_stamp
 from rtk.report.evaluated import EvaluatedRun
 from rtk.report.gallery import SIDE, Picture, gallery
-from rtk.scores.decision import ACCEPT, decide, smallest_confidence
+from rtk.scores.decision import ACCEPT, decide_as_described
 
 MOST = 12  # pictures of a gallery
 
@@ -129,8 +129,7 @@ def _decisions(entry: EvaluatedRun, columns: Mapping[str, np.ndarray]) -> np.nda
     if rule is None:
         return None
     sure, familiar = (columns[entry.result[kind]] for kind in ("confidence", "ood_score"))
-    least = smallest_confidence(rule["tau_id"], rule.get("tau_by_class"), columns["prediction"])
-    return decide(sure, familiar, least, rule["tau_ood"])
+    return decide_as_described(rule, sure, familiar, columns["prediction"])
 
 
 def _lines(

@@ -18,7 +18,7 @@ from rtk.report.classes import (
     pair_table,
 )
 from rtk.report.evaluated import EvaluatedRun
-from rtk.report.evaluation_lines import promise_lines
+from rtk.report.evaluation_lines import promise_lines, rule_lines
 from rtk.report.figures import (
     corruption_figures,
     f1_figures,
@@ -111,6 +111,7 @@ def _run_section(entry: EvaluatedRun) -> dict[str, Any]:
         "corruptions": corruption_table(entry),
         "full_spectrum": full_spectrum_table(entry),
         "decision": decision_rows(entry),
+        "rules": rule_lines(entry.result),
         "promise": promise_lines(entry.decision or {}),
         "galleries": list(galleries(entry, names)),
         **_class_section(entry, names),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 from rtk.config.errors import ConfigError
 from rtk.metrics.prediction_sets import SetRule
 from rtk.runs.atomic import write_json
+from rtk.scores.joint_rule import JointRule
+from rtk.scores.threshold_search import ScoredImages
 
 DECISION_FILE, DECISION_SCORES = "decision.json", "decision.safetensors"
 ACCEPT, LIKELY_WRONG, UNFAMILIAR = "accept", "likely-wrong", "unfamiliar"
 DECISIONS = (ACCEPT, LIKELY_WRONG, UNFAMILIAR)
-MAX_OOD_THRESHOLDS = 500  # tried: more move the coverage by less than 1 / 500
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class DecisionRule:
             is the largest of them. None: `tau_id` is that of every class.
         guarantee: None: the thresholds promise nothing.
         sets: of classes for images that are likely wrong; None: they get none.
+        joint: a score of both, which `tau_id` is the threshold of; `tau_ood` has no use then. None: there is
+            none.
     """
 
     confidence: str
@@ -83,9 +86,12 @@ class DecisionRule:
     tau_by_class: list[float | None] | None = None
     guarantee: Guarantee | None = None
     sets: SetRule | None = None
+    joint: JointRule | None = None
 
     def decide(self, confidence: ArrayLike, ood_score: ArrayLike, predicted: ArrayLike) -> NDArray[np.str_]:
         """Decide on N images by their scores (N,) and predicted classes (N,); see `decide`."""
+        if self.joint is not None:
+            return decide_jointly(confidence, ood_score, self.joint, self.tau_id)
         tau_id = smallest_confidence(self.tau_id, self.tau_by_class, predicted)
         return decide(confidence, ood_score, tau_id, self.tau_ood)
 
@@ -113,7 +119,7 @@ class DecisionRule:
             return rule
         except FileNotFoundError:
             raise ConfigError(f"{path}: not there, `rtk evaluate RUN --risk 0.02` writes it") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: no decision rule ({type(error).__name__}: {error})") from None
 
 
@@ -121,7 +127,7 @@ def _with_parts(known: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a rule from what JSON has; what an older rtk did not write keeps its default."""
     fields = DecisionRule.__dataclass_fields__
     given = {name: value for name, value in known.items() if name in fields}
-    for name, kind in (("guarantee", Guarantee), ("sets", SetRule)):
+    for name, kind in (("guarantee", Guarantee), ("sets", SetRule), ("joint", JointRule)):
         if given.get(name) is not None:
             given[name] = kind(**given[name])
     return given
@@ -143,32 +149,6 @@ def _promise(risk: float, given: Guarantee, by_class: bool) -> str:
             f"{given.ood_images:,} that this rests on"
         )
     return words
-
-
-@dataclass(frozen=True)
-class ScoredImages:
-    """Confidence and OOD score of N images and whether each is right; OOD images are never right.
-
-    Attributes:
-        confidence: (N,).
-        ood_score: (N,).
-        is_correct: (N,) booleans.
-        is_id: (N,) booleans, in-distribution images.
-        predicted: (N,) classes, where they matter.
-    """
-
-    confidence: NDArray[np.float64]
-    ood_score: NDArray[np.float64]
-    is_correct: NDArray[np.bool_]
-    is_id: NDArray[np.bool_]
-    predicted: NDArray[np.int64] | None = None
-
-    def only(self, rows: NDArray[Any]) -> ScoredImages:
-        """Some of the images: by flags (N,), or by row number and in that order."""
-        predicted = None if self.predicted is None else self.predicted[rows]
-        return ScoredImages(
-            self.confidence[rows], self.ood_score[rows], self.is_correct[rows], self.is_id[rows], predicted
-        )
 
 
 def smallest_confidence(
@@ -209,62 +189,27 @@ def decide(
     return np.where(familiar < tau_ood, UNFAMILIAR, np.where(sure < least, LIKELY_WRONG, ACCEPT))
 
 
-def combine(
-    confidence: ArrayLike,
-    ood_score: ArrayLike,
-    is_correct: ArrayLike,
-    ood_confidence: ArrayLike = (),
-    ood_ood_score: ArrayLike = (),
-    predicted: ArrayLike | None = None,
-) -> ScoredImages:
-    """In-distribution images (N,), and where given OOD images (M,), as one set (N + M,).
+def decide_as_described(
+    rule: Mapping[str, Any], confidence: ArrayLike, ood_score: ArrayLike, predicted: ArrayLike
+) -> NDArray[np.str_]:
+    """Decide on N images by what `metrics.json` says of a rule; see `DecisionRule.decide`."""
+    if "joint" in rule:
+        return decide_jointly(confidence, ood_score, JointRule(**rule["joint"]), rule["tau_id"])
+    least = smallest_confidence(rule["tau_id"], rule.get("tau_by_class"), predicted)
+    return decide(confidence, ood_score, least, rule["tau_ood"])
 
-    Args:
-        confidence: (N,).
-        ood_score: (N,).
-        is_correct: (N,).
-        ood_confidence: (M,).
-        ood_ood_score: (M,).
-        predicted: (N + M,), where classes matter.
+
+def decide_jointly(
+    confidence: ArrayLike, ood_score: ArrayLike, rule: JointRule, least: float
+) -> NDArray[np.str_]:
+    """Decide on N images, (N,): not accepted below `least`, unfamiliar where it is the OOD score they lack.
+
+    Raises:
+        ValueError: different shapes, or a score that is NaN.
     """
-    id_scores, ood_scores = np.asarray(confidence, np.float64), np.asarray(ood_confidence, np.float64)
-    wrong = np.zeros(ood_scores.size, bool)
-    return ScoredImages(
-        np.append(id_scores, ood_scores),
-        np.append(np.asarray(ood_score, np.float64), np.asarray(ood_ood_score, np.float64)),
-        np.append(np.asarray(is_correct, bool), wrong),
-        np.arange(id_scores.size + ood_scores.size) < id_scores.size,
-        None if predicted is None else np.asarray(predicted, np.int64),
-    )
-
-
-def choose_thresholds(
-    images: ScoredImages, risk: float, id_coverage: float = 0.95
-) -> tuple[float, float] | None:
-    """Thresholds (tau_ID, tau_OOD) of the largest coverage whose risk on these images is at most `risk`.
-
-    With OOD images among them both thresholds are searched; without, tau_OOD keeps `id_coverage` of the
-    images and tau_ID alone is searched. The risk is that of the images' own mixture of ID and OOD.
-
-    Args:
-        images: validation images.
-        risk: wanted share of wrong images among the accepted.
-        id_coverage: see above.
-
-    Returns:
-        None where no pair of thresholds that accepts an ID image reaches the risk.
-    """
-    id_scores = images.ood_score[images.is_id]
-    if images.is_id.all():
-        candidates = np.quantile(id_scores, [1 - id_coverage], method="lower")
-    else:
-        distinct = np.unique(id_scores)
-        places = np.linspace(0, distinct.size - 1, min(distinct.size, MAX_OOD_THRESHOLDS)).astype(int)
-        candidates = distinct[places]
-    ordered = by_confidence(images)
-    options = [(*best_tau_id(ordered, tau_ood, risk), float(tau_ood)) for tau_ood in candidates]
-    accepted, tau_id, tau_ood = max(options)
-    return (tau_id, tau_ood) if accepted else None
+    decide(confidence, ood_score, 0.0, 0.0)  # the same scores are refused
+    refused = np.where(rule.lacks_familiarity(confidence, ood_score), UNFAMILIAR, LIKELY_WRONG)
+    return np.where(rule.score(confidence, ood_score) >= least, ACCEPT, refused)
 
 
 def outcome(images: ScoredImages, tau_id: ArrayLike, tau_ood: float) -> dict[str, Any]:
@@ -274,7 +219,11 @@ def outcome(images: ScoredImages, tau_id: ArrayLike, tau_ood: float) -> dict[str
         `coverage`, share of the ID images accepted; `risk`, share of the accepted images that are wrong or
         OOD, None where none is accepted; `images`; and the share that each decision gets of all images.
     """
-    decisions = decide(images.confidence, images.ood_score, tau_id, tau_ood)
+    return summary(images, decide(images.confidence, images.ood_score, tau_id, tau_ood))
+
+
+def summary(images: ScoredImages, decisions: NDArray[np.str_]) -> dict[str, Any]:
+    """What decisions (N,) come to; see `outcome`."""
     accepted = decisions == ACCEPT
     shares = {name: float((decisions == name).mean()) for name in DECISIONS}
     id_images = int(images.is_id.sum())
@@ -284,32 +233,3 @@ def outcome(images: ScoredImages, tau_id: ArrayLike, tau_ood: float) -> dict[str
         "images": int(accepted.size),
         **shares,
     }
-
-
-def by_confidence(images: ScoredImages) -> ScoredImages:
-    """The same images, the most confident first."""
-    return images.only(np.argsort(-images.confidence, kind="stable"))
-
-
-def best_tau_id(ordered: ScoredImages, tau_ood: float, risk: float, extra: int = 0) -> tuple[int, float]:
-    """ID images accepted, and tau_ID, of the largest coverage at one tau_OOD; (0, inf) where none will do.
-
-    Args:
-        ordered: of `by_confidence`.
-        tau_ood: smallest OOD score that is accepted.
-        risk: largest share of wrong images among the accepted.
-        extra: so many more wrong images count as accepted.
-    """
-    familiar = ordered.ood_score >= tau_ood
-    confidence = ordered.confidence[familiar]
-    if not confidence.size:
-        return 0, np.inf
-    accepted = np.arange(1, confidence.size + 1) + extra
-    wrong = np.cumsum(~ordered.is_correct[familiar]) + extra
-    id_images = np.cumsum(ordered.is_id[familiar])
-    # Equal confidences are accepted together: only the last of them is a threshold.
-    last = np.append(confidence[1:] != confidence[:-1], True)
-    good = np.flatnonzero(last & (wrong <= risk * accepted) & (id_images > 0))
-    if not good.size:
-        return 0, np.inf
-    return int(id_images[good[-1]]), float(confidence[good[-1]])

@@ -14,9 +14,9 @@ rule here is the largest coverage at which (wrong + 1) <= risk (accepted + 1): o
 Of a new image, exchangeable with these n, it holds exactly that P(accepted and wrong) <= risk P(accepted by
 the largest coverage at which wrong <= risk accepted among all n + 1): where the rule accepts it and it is
 wrong, that one does too, and that one treats all n + 1 alike. The two acceptances differ by what one wrong
-image moves, which vanishes as n grows; up to that factor, large only where few images are accepted, the ratio
-is `risk` at most, averaged over calibrations. Of one calibration's own rule it says nothing: that may be above
-the risk half of the time.
+image moves, which vanishes as n grows; up to that factor, large only where few images are accepted, the
+ratio is `risk` at most, averaged over calibrations. Of one calibration's own rule it says nothing: that may
+be above the risk half of the time.
 
 Both take calibration images and those to come as drawn alike: images that chose the checkpoint, or the
 parameters of a score, are so only nearly.
@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike
 
 from rtk.metrics._checks import BoolArray, FloatArray, IntArray
 from rtk.metrics.risk_control import binomial_p_value, fixed_sequence, holm, images_needed
-from rtk.scores.decision import ScoredImages, best_tau_id, by_confidence, choose_thresholds
+from rtk.scores.threshold_search import ScoredImages, best_tau_id, by_confidence, choose_thresholds
 
 Method = Literal["ltt", "crc"]
 PROPOSING = 5  # one in so many images proposes thresholds

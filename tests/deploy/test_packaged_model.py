@@ -20,6 +20,7 @@ from rtk.metrics.prediction_sets import SetRule
 from rtk.models import build_model
 from rtk.scores import Predictions, apply_score
 from rtk.scores.decision import Guarantee, decide
+from rtk.scores.joint_rule import JointRule
 from tests.deploy.random_package import CLASSES, SIDE, encoded, picture
 
 
@@ -60,6 +61,25 @@ def test_a_promise_and_sets_of_classes_travel_with_the_model(packaged, tmp_path)
     replace(packaged, rule=some).save(tmp_path / "by_class")
     rows = PackagedModel.load(tmp_path / "by_class", "cpu").predict([encoded(seed) for seed in range(20)])
     assert all((row["decision"] == "accept") == (row["label"] == CLASSES[-1]) for row in rows)
+
+
+def test_a_joint_rule_travels_with_the_model_and_a_broken_one_is_refused(packaged, tmp_path):
+    joint = JointRule("linear", [0.0, 1.0], [-9.0, 0.0], [0.0, 1.0], [0.0, 1.0], [])
+    replace(packaged, rule=replace(packaged.rule, joint=joint, tau_id=1.2)).save(tmp_path)
+    loaded = PackagedModel.load(tmp_path, "cpu")
+    assert loaded.rule.joint == joint
+    rows = loaded.predict([encoded(seed) for seed in range(20)])
+    scores = joint.score(*([row[key] for row in rows] for key in ("confidence", "ood_score")))
+    assert [row["decision"] == "accept" for row in rows] == (scores >= 1.2).tolist()
+    described = json.loads((tmp_path / "model.json").read_text())
+    described["rule"]["joint"]["ood_values"] = [0.0]
+    (tmp_path / "model.json").write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match="joint: got values"):
+        PackagedModel.load(tmp_path, "cpu")
+    described["rule"] |= {"joint": None, "tau_by_class": [0.5]}
+    (tmp_path / "model.json").write_text(json.dumps(described))
+    with pytest.raises(ConfigError, match="tau_by_class: got 1 thresholds"):
+        PackagedModel.load(tmp_path, "cpu")
 
 
 def test_a_reject_class_is_never_predicted(packaged, tmp_path):

@@ -142,10 +142,18 @@ def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
     assert rule.guarantee.ood_bound == decision["ood_bound"] < 1
     assert len(rule.guarantee.calibration) == 64
     assert "promised: " in write_report([run]).read_text()
-    assert main([*command, "--confidence", "0.9", "--method", "ltt", "--risk", "0.001", "--json"]) == 1
-    unreached = json.loads(capsys.readouterr().out)["decision"]
-    assert not unreached["reached"]
-    assert unreached["confidence"] == 0.9
+    assert main([*command, "--confidence", "0.9", "--rule", "linear", "--risk", "0.001", "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert not result["decision"]["reached"]
+    assert result["decision"]["confidence"] == 0.9
+    assert result["joint_rules"]["fitted"]["rectangle"] == "rectangle"
+    compared = result["joint_rules"]["near"]
+    assert list(compared) == ["rectangle", "linear", "monotone"]
+    for name, values in compared.items():
+        differs = result["joint_rules"]["fitted"][name] != "rectangle"
+        change = values["ds_aurc"] - compared["rectangle"]["ds_aurc"]
+        assert change == (pytest.approx(values["difference"]["ds_aurc"]["estimate"]) if differs else 0.0)
+    assert "joint rules, fitted on the validation images" in write_report([run]).read_text()
     evaluate_run(run)  # no risk is wanted: a rule that stayed would be of an evaluation that is gone
     assert "decision.json: removed" in capsys.readouterr().err
     assert sorted(run.evaluation.glob("decision.*")) == []

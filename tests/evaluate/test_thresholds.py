@@ -10,6 +10,7 @@ from rtk.config.load import load_config
 from rtk.evaluate.thresholds import thresholds_for
 from rtk.scores.decision import Guarantee
 from tests.scores.test_guarantee import KNOWN, OTHERS, POOL, drawn
+from tests.scores.test_joint_rule import sloped
 
 
 def settings(*overrides: str):
@@ -80,6 +81,30 @@ def test_no_thresholds_is_an_answer():
     assert not below.reached
     assert 0.4 < below.details["below_floor"] < 0.7
     assert thresholds_for(settings("risk=0.1", "guarantee.floor=0.3"), drawn(0), 4, "hash").reached
+
+
+def test_a_joint_rule_is_taken_where_it_is_better():
+    images = sloped(2000, 0)
+    plain, joint = (
+        thresholds_for(settings("risk=0.25", *more, "guarantee.floor=0.01"), images, 2, "hash")
+        for more in ((), ("rule=linear",))
+    )
+    assert joint.joint.rule == "linear"
+    accepted = [found.outcome(images)["coverage"] for found in (plain, joint)]
+    assert accepted[1] > accepted[0]
+    assert joint.outcome(images)["risk"] <= 0.25
+    held = thresholds_for(
+        settings("risk=0.2", "rule=linear", "guarantee.confidence=0.9", "guarantee.ood_acceptance=0.3"),
+        sloped(2000, 0),
+        2,
+        "hash",
+    )
+    fresh = sloped(20_000, 9)
+    reached = held.outcome(fresh.only(fresh.is_id))
+    assert reached["risk"] <= 0.2
+    assert held.outcome(fresh.only(~fresh.is_id))["accept"] <= 0.3
+    with pytest.raises(ConfigError, match="evaluate.rule: got linear, wanted data.validation_ood"):
+        thresholds_for(settings("risk=0.1", "rule=linear"), drawn(0), 4, "hash")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 
 from rtk.config import ConfigError
 from rtk.metrics.prediction_sets import SetRule
-from rtk.scores.decision import DecisionRule, Guarantee, choose_thresholds, combine, decide, outcome
+from rtk.scores.decision import DecisionRule, Guarantee, decide, outcome
+from rtk.scores.threshold_search import choose_thresholds, combine
 
 
 def images(seed: int, known: int, unseen: int, ties: bool = False):
@@ -137,7 +138,9 @@ def test_a_promise_is_saved_with_the_rule(tmp_path):
         "only if they are mixed as the 400 that this rests on"
     )
     expected = replace(rule, guarantee=Guarantee("crc", None, 800, "f00"), tau_by_class=None)
-    assert expected.promise().startswith("in expectation over calibrations, without a confidence for this one")
+    assert expected.promise().startswith(
+        "in expectation over calibrations, without a confidence for this one"
+    )
     assert expected.promise().endswith("correction accepts (conformal risk control on 800 images)")
     assert DecisionRule(**RULE).promise() == (
         "no guarantee: thresholds chosen for a risk of 2.00% on 100 images"

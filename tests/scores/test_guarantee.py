@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binom
 
 from rtk.metrics.risk_control import hoeffding_bentkus_p_value
-from rtk.scores.decision import choose_thresholds, combine
 from rtk.scores.guarantee import PROPOSING, Goal, choose, split
+from rtk.scores.threshold_search import choose_thresholds, combine
 
 REPEATS, LEVEL = 200, 0.1
 
