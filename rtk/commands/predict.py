@@ -52,7 +52,7 @@ def run(options: Options) -> int:
     if not options.jsonl:
         print_table(model.origin["run"], _prediction_rows(rows))
     counts, promise = _count(rows), model.rule.promise()
-    for line in (counts, promise):
+    for line in (promise, counts):  # the counts last, where they are looked for
         print(line, file=sys.stderr if options.jsonl else sys.stdout)
     if options.csv is not None:
         write_csv(options.csv, rows)

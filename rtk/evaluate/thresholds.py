@@ -112,14 +112,15 @@ def _empirical(settings: EvaluateConfig, images: ScoredImages) -> Thresholds:
 
 def _promised(settings: EvaluateConfig, images: ScoredImages, classes: int, calibration: str) -> Thresholds:
     wanted, goal = settings.guarantee, _goal(settings)
-    choice = choose(images, goal, classes if wanted.per_class else 1)
+    parts = classes if wanted.per_class else 1
+    choice = choose(images, goal, parts)
     tested = int(choice.tested.is_id.sum())
     confidence = None if goal.method == "crc" else wanted.confidence
     details: dict[str, Any] = {"method": goal.method, "confidence": confidence, "calibrated_on": tested}
     if choice.needed is not None:
         details["needed"] = {"images": choice.needed, "instead_of": int(images.is_id.sum())}
     elif not choice.reached:
-        details["fewest"] = fewest_accepted(goal.risk, goal.level)
+        details["fewest"] = fewest_accepted(goal.risk, goal.level / parts)
     if not choice.reached:
         return Thresholds(np.inf, np.inf, details=details)
     bound = _ood_bound(choice, goal)

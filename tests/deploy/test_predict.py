@@ -26,7 +26,7 @@ def test_files_folders_and_parquet(folder, images):
     )
 
 
-def test_command_line(folder, images, capsys, tmp_path):
+def test_command_line(packaged, folder, images, capsys, tmp_path):
     assert main(["predict", str(folder), *images, "--jsonl"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 4
@@ -36,7 +36,7 @@ def test_command_line(folder, images, capsys, tmp_path):
     assert "error" not in printed
     decisions = [row["decision"] for row in rows[:2]]
     counts = ", ".join(f"{decisions.count(name)} {name}" for name in ("accept", "likely-wrong", "unfamiliar"))
-    assert printed.splitlines()[-1] == f"2 images: {counts}"
+    assert printed.splitlines()[-2:] == [packaged.rule.promise(), f"2 images: {counts}"]
 
 
 def test_errors_have_a_column_of_their_own_and_are_counted(folder, images, capsys, tmp_path, monkeypatch):

@@ -40,6 +40,15 @@ def test_hoeffding_bentkus_is_the_smaller_of_both_bounds():
     assert (exact <= bound + 1e-15).all()
 
 
+def test_p_values_are_those_of_mapie():
+    """Recorded from MAPIE 1.6.0, `compute_hoeffding_bentkus_p_value` with and without `binary`, at 0.1."""
+    losses, images = [1, 4, 30, 60], [100, 250, 400, 1000]
+    exact = [3.21688053e-04, 1.02386107e-07, 5.23912466e-02, 4.37881990e-06]
+    bound = [7.98222875e-04, 2.78314295e-07, 1.42414174e-01, 1.19028666e-05]
+    np.testing.assert_allclose(binomial_p_value(losses, images, 0.1), exact, rtol=1e-8)
+    np.testing.assert_allclose(hoeffding_bentkus_p_value(losses, images, 0.1), bound, rtol=1e-8)
+
+
 @pytest.mark.parametrize("p_value", [binomial_p_value, hoeffding_bentkus_p_value])
 def test_p_values_are_small_no_more_often_than_they_may(p_value):
     generator = np.random.default_rng(0)
