@@ -10,7 +10,8 @@ several are tried, `fixed_sequence` or `holm` bound the probability that any of 
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binom
+from scipy.special import bdtr
+from scipy.stats import beta
 
 from rtk.metrics._checks import BoolArray, FloatArray
 
@@ -23,7 +24,8 @@ def binomial_p_value(losses: ArrayLike, count: ArrayLike, risk: float) -> FloatA
         count: of so many images (T,); 1 where there are none.
         risk: in (0, 1).
     """
-    return np.asarray(binom.cdf(losses, count, risk), np.float64)
+    hits, images = np.asarray(losses, np.float64), np.asarray(count, np.float64)
+    return np.where(hits < images, bdtr(np.minimum(hits, images), images, risk), 1.0)
 
 
 def hoeffding_bentkus_p_value(losses: ArrayLike, count: ArrayLike, risk: float) -> FloatArray:
@@ -40,7 +42,7 @@ def hoeffding_bentkus_p_value(losses: ArrayLike, count: ArrayLike, risk: float) 
     total, images = np.asarray(losses, np.float64), np.asarray(count, np.float64)
     mean = np.minimum(np.divide(total, images, out=np.ones_like(total), where=images > 0), risk)
     hoeffding = np.exp(-images * relative_entropy(mean, risk))
-    bentkus = np.e * binom.cdf(np.ceil(total), images, risk)
+    bentkus = np.e * binomial_p_value(np.ceil(total), images, risk)
     return np.minimum(hoeffding, np.minimum(bentkus, 1.0))
 
 
