@@ -23,7 +23,7 @@ from rtk.scores.threshold_search import ScoredImages
 
 STEPS, CELLS, BINS = 40, 12, 25  # of the path, of the monotone grid, and of both regressions
 WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.5, 5.0, 10.0)  # b, in ratios of the images' numbers
-FOLDS = 2
+FOLDS, FEWEST = 2, 10  # of cross-validation; images of each kind without which it says nothing
 SLOPE = 1e-6  # what is flat still ranks
 
 
@@ -41,9 +41,10 @@ def fit_joint_rule(images: ScoredImages, rule: Rule) -> JointRule:
     require_choice("rule", rule, RULES)
     if images.is_id.all() or not images.is_id.any():
         raise ValueError("images: got only ID or only OOD images, wanted both")
-    if rule != "rectangle" and cross_validated(images, rule) >= cross_validated(images, "rectangle"):
-        return _FITS["rectangle"](images)
-    return _FITS[rule](images)
+    enough = min(images.is_id.sum(), (~images.is_id).sum()) >= FEWEST
+    if enough and cross_validated(images, rule) < cross_validated(images, "rectangle"):
+        return _FITS[rule](images)
+    return _FITS["rectangle"](images)
 
 
 def cross_validated(images: ScoredImages, rule: Rule) -> float:
@@ -131,12 +132,14 @@ def _fit_linear(images: ScoredImages) -> JointRule:
 def _regress(scores: FloatArray, bad: BoolArray) -> tuple[FloatArray, FloatArray]:
     """Mean scores of up to `BINS` bins, rising, and the shares of bad images in them, falling."""
     order = np.argsort(scores, kind="stable")
-    parts = np.array_split(order, min(BINS, max(1, order.size // 10)))
+    parts = np.array_split(order, min(BINS, max(2, order.size // 10)))
     centres = np.array([scores[part].mean() for part in parts])
     shares = np.array([(bad[part].sum() + 0.5) / (part.size + 1) for part in parts])
     weights = np.array([part.size for part in parts], np.float64)
     falling = isotonic_regression(shares, weights=weights, increasing=False).x
     first = np.unique(centres, return_index=True)[1]
+    if first.size == 1:  # all scores are equal
+        return _knots(centres, 2), np.repeat(falling[first], 3)
     return centres[first], falling[first]
 
 
@@ -178,9 +181,9 @@ def _rising(values: FloatArray, weights: FloatArray) -> FloatArray:
 
 
 def _knots(values: FloatArray, count: int) -> FloatArray:
-    """Distinct quantiles, the smallest and the largest value among them; two at least."""
+    """Distinct quantiles, the smallest and the largest value among them; of one or two, three around them."""
     knots = np.unique(np.quantile(values, np.linspace(0, 1, count)))
-    return knots if knots.size > 1 else np.array([knots[0], np.nextafter(knots[0], np.inf)])
+    return knots if knots.size > 2 else np.linspace(knots[0] - 0.5, knots[-1] + 0.5, 3)
 
 
 _FITS: dict[Rule, Callable[[ScoredImages], JointRule]] = {

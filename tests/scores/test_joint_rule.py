@@ -145,6 +145,15 @@ def test_what_is_no_function_of_two_scores_is_refused(changed):
         JointRule(**whole | changed)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_few_or_equal_images_have_a_rule_too(rule):
+    few = fit_joint_rule(combine([0.5], [1.0], [True], [0.4, 0.9], [0.0, 2.0]), rule)
+    assert few.rule == "rectangle"
+    equal = combine(np.full(40, 0.5), np.ones(40), np.arange(40) % 2 == 0, np.full(40, 0.5), np.ones(40))
+    for fitted in (few, fit_joint_rule(equal, rule), _FITS[rule](equal)):
+        assert np.isfinite(fitted.score([-9.0, 0.5, 9.0], [-9.0, 1.0, 9.0])).all()
+
+
 def test_rules_want_images_of_both_kinds():
     with pytest.raises(ValueError, match="wanted both"):
         fit_joint_rule(combine([0.5, 0.6], [1.0, 2.0], [True, False]), "linear")
