@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rtk.models.backbones import build_backbone
 from rtk.models.batchnorm import batchnorm_layers
-from rtk.models.heads import CosineHead, Head, LinearHead
+from rtk.models.heads import AbetHead, CosineHead, Head, LinearHead
 from rtk.models.layers import freeze_layers
 from rtk.models.lora import add_adapters
 
@@ -58,20 +58,26 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1] -> logits (N, C), at least float32."""
-        return self.forward_features(images)[0]
+        features = self._features(images)
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.head(features)
+        return logits
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W) in [0, 1] -> logits (N, C) and the features (N, D) behind them."""
+        features = self._features(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(features), self.head.used_features(features)
+
+    def _features(self, images: Tensor) -> Tensor:
+        """The backbone's features (N, D), at least float32."""
         enabled = self.autocast_dtype is not None
         with torch.autocast(images.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled):
             # One pass over the images: x / std - mean / std.
             images = images.contiguous(memory_format=self.memory_format)
             features = self.backbone(torch.addcmul(-self.mean / self.std, images, 1 / self.std))
         # In bf16 a hundred images would share a logit, and rankings by confidence would be full of ties.
-        with torch.autocast(images.device.type, enabled=False):
-            precise = torch.promote_types(next(self.head.parameters()).dtype, torch.float32)
-            features = features.to(precise)
-            return self.head(features), self.head.used_features(features)
+        return features.to(torch.promote_types(next(self.head.parameters()).dtype, torch.float32))
 
     def train(self, mode: bool = True) -> Classifier:
         """Set training mode; frozen BatchNorm layers stay in evaluation mode."""
@@ -98,6 +104,8 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
     head: Head = LinearHead(features, num_classes, config.reject_class, config.standardise)
     if config.head == "cosine":
         head = CosineHead(features, num_classes, config.temperature, config.reject_class)
+    if config.head == "abet":
+        head = AbetHead(features, num_classes, config.reject_class)
     add_adapters(backbone, config.lora)
     return Classifier(backbone, head, config.mean, config.std, config.freeze_batchnorm)
 

@@ -79,4 +79,38 @@ class CosineHead(nn.Module):
         return weight, torch.zeros(len(weight), dtype=weight.dtype)
 
 
-Head = LinearHead | CosineHead
+class AbetHead(nn.Module):
+    """Logits = cosine of feature and class weight / T, with a T of each image (AbeT, arXiv 2301.12321).
+
+    T = sigmoid(BatchNorm(v . f + b)) + 1e-12. Cosines have 1e-4 added to both lengths, as in the published
+    code. The score of AbeT, log sum exp of the logits, is the energy without the factor T before it (which
+    would work against the score): rtk's `energy`. `reject` as of `LinearHead`.
+    """
+
+    def __init__(self, features: int, classes: int, reject: bool = False) -> None:
+        super().__init__()
+        self.classes = classes
+        self.weight = nn.Parameter(torch.empty(classes + reject, features))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+        self.temperature = nn.Sequential(nn.Linear(features, 1), nn.BatchNorm1d(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D), of any length, -> logits (N, C)."""
+        rows = self.weight if self.training else self.weight[: self.classes]
+        return linear(self.used_features(features), _unit(rows.to(features.dtype)))
+
+    def used_features(self, features: Tensor) -> Tensor:
+        """Features (N, D) of unit length over T. In training BatchNorm's statistics move."""
+        return _unit(features) / (self.temperature(features).sigmoid() + 1e-12)
+
+    def used_weights(self) -> tuple[Tensor, Tensor]:
+        """Unit weight rows (C, D), and a zero bias (C,)."""
+        weight = _unit(self.weight[: self.classes].detach())
+        return weight, torch.zeros(len(weight), dtype=weight.dtype)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / (rows.norm(dim=1, keepdim=True) + 1e-4)
+
+
+Head = LinearHead | CosineHead | AbetHead
