@@ -34,10 +34,11 @@ class ModelConfig(Section):
     pool: Literal["token", "avg"] | None = Field(
         None, description="features of a transformer: class token or mean patch; null: token for dinov3"
     )
-    head: Literal["linear", "cosine", "abet"] = Field(
+    head: Literal["linear", "cosine", "abet", "projection"] = Field(
         "linear",
         description="classifier on the features; cosine: SURE's; abet: a cosine over a temperature that is "
-        "learnt from the features (AbeT), whose OOD score is `energy`",
+        "learnt from the features (AbeT), whose OOD score is `energy`; projection: for objective.palm, which "
+        "trains the features by a projection of them, and a linear classifier that does not",
     )
     temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")
     standardise: PositiveFloat | None = Field(

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from rtk.config.sections import Duration, LastPart, Section, Weight
 
-# What a term can ask for besides the training images: pictures of `data`, and `model.reject_class`.
-Need = Literal["mixing", "outliers", "reject_class"]
+# What a term can ask for besides the training images: pictures of `data`, `model.reject_class`, `model.head`.
+Need = Literal["mixing", "outliers", "reject_class", "projection"]
 
 
 class TermConfig(Section):
@@ -18,7 +18,7 @@ class TermConfig(Section):
 
     Attributes:
         needs: pictures that the term's view is made with, `mixing` (`data.mixing`, or fractals) or
-            `outliers`; `reject_class`, an output more than there are classes.
+            `outliers`; `reject_class`, an output more than there are classes; `projection`, that head.
         beside: terms of which one has to be on wherever this one is; none: it needs none.
         labelled: whether the term tells the model which class is right.
     """

@@ -177,6 +177,15 @@ class RunConfig(Section):
                     "objective.mixoe"
                 )
 
+        projected = self.objective.needing("projection")
+        for name in self.objective.active():
+            if (name in projected) != (self.model.head == "projection"):
+                heads = "projection" if name in projected else "linear, cosine or abet"
+                raise ValueError(
+                    f"model.head: got {self.model.head}, wanted {heads} for objective.{name}, which reads "
+                    f"{'projected features' if name in projected else 'logits'} in training"
+                )
+
     def _check_course(self) -> None:
         """Here where all is in epochs, or all in steps; else once it is known how many steps an epoch has."""
         texts = [self.train.duration, *course_durations(self.objective).values()]

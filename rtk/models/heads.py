@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+PROJECTED = 128  # dimensions of a projection, as published
+
 
 class LinearHead(nn.Linear):
     """Logits = W f + b.
@@ -109,8 +111,29 @@ class AbetHead(nn.Module):
         return weight, torch.zeros(len(weight), dtype=weight.dtype)
 
 
+class ProjectionHead(LinearHead):
+    """A linear classifier, beside a projection that trains the features in its place (PALM, SupCon).
+
+    In training the output is the projection's unit vectors (N, `PROJECTED`), and behind them the logits of
+    features that receive no gradient from these: the classifier is fitted to features that others shape.
+    Everything else sees a linear head.
+    """
+
+    def __init__(self, features: int, classes: int, reject: bool = False) -> None:
+        super().__init__(features, classes, reject)
+        hidden, out = nn.Linear(features, features), nn.Linear(features, PROJECTED)
+        self.projection = nn.Sequential(hidden, nn.ReLU(), out)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D) -> logits (N, C), in training (N, `PROJECTED` + C)."""
+        if not self.training:
+            return super().forward(features)
+        projected = normalize(self.projection(features), dim=1)
+        return torch.cat([projected, super().forward(features.detach())], dim=1)
+
+
 def _unit(rows: Tensor) -> Tensor:
     return rows / (rows.norm(dim=1, keepdim=True) + 1e-4)
 
 
-Head = LinearHead | CosineHead | AbetHead
+Head = LinearHead | CosineHead | AbetHead  # a ProjectionHead is a linear one

@@ -23,6 +23,7 @@ from rtk.objectives.cutmix import CUTMIX
 from rtk.objectives.mixoe import MIXOE
 from rtk.objectives.openmix import OPENMIX
 from rtk.objectives.outlier_exposure import OUTLIER_EXPOSURE
+from rtk.objectives.palm import PALM
 from rtk.objectives.rat import RAT
 from rtk.objectives.regmixup import REGMIXUP
 from rtk.objectives.regpixmix import REGPIXMIX
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = (
     *(CROSS_ENTROPY, REGMIXUP, REGPIXMIX, CUTMIX, AUGMIX, OPENMIX, MIXOE, OUTLIER_EXPOSURE),
-    *(RAT, CRL, ASCOOD),
+    *(RAT, CRL, ASCOOD, PALM),
 )
 TERMS: dict[str, Term] = {term.name: term for term in BUILT_IN}
 add_blocks(ObjectiveConfig, {term.name: term.block for term in BUILT_IN})

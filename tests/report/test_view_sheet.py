@@ -17,7 +17,7 @@ def config(tmp_path, monkeypatch):
 
 
 ONE_LINE, TWO_LINES = 100 + 14, 100 + 28  # of text below the tiles of a row
-HEIGHT = 3 * ONE_LINE + 2 * TWO_LINES
+HEIGHT = 4 * ONE_LINE + 2 * TWO_LINES
 
 
 def test_a_row_a_view_and_a_column_an_image(config):
@@ -52,7 +52,8 @@ def rows(config, monkeypatch):
 
 
 def test_views_that_are_trained_on_come_first_as_the_recipe_has_them(rows):
-    assert list(rows()) == ["clean", "mixup", "PixMix", "CutMix\n(off)", "AugMix\n(off)"]
+    off = ["CutMix\n(off)", "AugMix\n(off)", "cropped anew\n(off)"]
+    assert list(rows()) == ["clean", "mixup", "PixMix", *off]
     cut = ["objective.cutmix.weight=1", "objective.regmixup.weight=0"]
     order = ["cutmix", "regpixmix"]
     assert list(rows(*cut, order=order))[:3] == ["clean", "CutMix", "PixMix"]

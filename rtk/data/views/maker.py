@@ -130,7 +130,7 @@ class Batch:
     """
 
     def __init__(self, maker: ViewMaker, rows: NDArray[np.int64], epoch: int, redraw: int) -> None:
-        self._maker, self._epoch, self._redraw = maker, epoch, redraw
+        self._maker, self._rows, self._epoch, self._redraw = maker, rows, epoch, redraw
         self.ids, self.images = maker.train.sample_ids[rows], maker.augmented(rows, epoch)
         self.labels = torch.from_numpy(maker.train.labels[rows]).to(maker.device)
         self.num_classes = maker.num_classes
@@ -155,6 +155,11 @@ class Batch:
         maker = self._maker
         rows = randint(u, len(maker.train))
         return maker.augmented(rows, self._epoch), torch.from_numpy(maker.train.labels[rows]).to(maker.device)
+
+    def again(self, name: str) -> Tensor:
+        """The clean uint8 images (n, 3, H, W), cropped and flipped anew."""
+        maker = self._maker
+        return maker.geometric(maker.images, self._rows, self._epoch, self.ids, f" {name}")
 
     def mixed(self, labels: Tensor, lam: Tensor) -> Tensor:
         """Targets (n, C): `lam` of the batch's labels and the rest of those of partners."""
