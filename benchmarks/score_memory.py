@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name, value in (("images", 60_000), ("classes", 1000), ("features", 1024)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    fitted = [name for name, score in SCORES.items() if score.inputs == "features"]
+    fitted = [name for name, score in SCORES.items() if score.fit is not None]
     parser.add_argument("--scores", nargs="+", default=fitted, choices=fitted)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

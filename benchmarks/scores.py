@@ -1,6 +1,6 @@
 """What every score costs beside MSP, on ResNet-18; and RR-BS and kNN against plain ways to the same numbers.
 
-    python benchmarks/scores.py [--width 64] [--images 64] [--rounds 3]
+    python benchmarks/scores.py [--width 64] [--images 64] [--rounds 3] [--scores NAME ...]
 
 Every figure is the least of several rounds, and both sides of a comparison are measured in turns.
 """
@@ -40,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name, value in (("width", 64), ("images", 64), ("rounds", 3), ("steps", 60)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--scores", nargs="+", default=list(SCORES), choices=list(SCORES))
     parser.add_argument("--only", choices=("scores", "radius", "knn"))
     options = parser.parse_args()
     for part in (measure_scores, measure_radius, measure_knn):
@@ -48,17 +49,18 @@ def main() -> None:
 
 
 def measure_scores(options: argparse.Namespace) -> None:
-    """Time a batch by every score, the forward pass included, as MSP needs it too."""
+    """Time a batch by scores, the forward pass included, as MSP needs it too."""
     model, images = trained_model(options.width, options.steps), pictures(options.images, seed=1)[0]
-    fit, tensors = fit_to(model)
-    states = {name: fit_score(name, fit) for name in SCORES}
+    names = list(dict.fromkeys(["msp", *options.scores]))
+    fit, tensors = fit_to(model, names)
+    states = {name: fit_score(name, fit) for name in names}
 
     def run(name: str) -> Callable[[], Any]:
         if SCORES[name].inputs == "images":
-            return lambda: compute_image_score(name, model, images, tensors if name == "gram" else None)
+            return lambda: compute_image_score(name, model, images, tensors[name] or None)
         return lambda: apply_score(name, states[name], predict(model, images))
 
-    times = fastest({name: run(name) for name in SCORES}, options.rounds)
+    times = fastest({name: run(name) for name in names}, options.rounds)
     print("| score | images/s | forward-equivalents (MSP = 1) |\n|---|---|---|")
     for name, seconds in times.items():
         print(f"| `{name}` | {len(images) / seconds:.1f} | {seconds / times['msp']:.2f} |")
@@ -138,11 +140,13 @@ def predict(model: Any, images: torch.Tensor, labels: torch.Tensor | None = None
     return Predictions(logits, features, torch.zeros(len(images)).long() if labels is None else labels)
 
 
-def fit_to(model: Any) -> tuple[FitData, dict[str, torch.Tensor]]:
-    """What scores, and Gram, are fitted to: a few hundred pictures."""
+def fit_to(model: Any, names: list[str]) -> tuple[FitData, dict[str, dict[str, torch.Tensor]]]:
+    """What scores of predictions, and each of images, are fitted to: a few hundred pictures."""
     images, labels = pictures(256, seed=3)
     known = predict(model, images, labels)
-    tensors = fit_image_score("gram", model, [(images[:128], labels[:128])])
+    halves = [[(images[rows], labels[rows])] for rows in (slice(128), slice(128, 256))]
+    running = [name for name in names if SCORES[name].inputs == "images"]
+    tensors = {name: fit_image_score(name, model, *halves) for name in running}
     return FitData(known, known, *model.head.used_weights()), tensors
 
 

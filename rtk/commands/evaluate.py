@@ -55,7 +55,8 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
         "--scores",
         nargs="+",
         metavar="SCORE",
-        help="scores to compare; sure_plus: those of SURE+'s tables, all: every one (default: the recipe's)",
+        help="scores to compare; sure_plus: those of SURE+'s tables, recommended: those that suit"
+        " the backbone, all: every one (default: the recipe's)",
     )
     parser.add_argument(
         "--protocol",

@@ -82,7 +82,7 @@ def validate(options: Options) -> int:
     from rtk.scores.selection import wanted_scores
 
     loaded = load_with_origins(options.recipe, options.overrides)
-    wanted_scores(loaded.config.evaluate)
+    wanted_scores(loaded.config.evaluate, loaded.config.model.name)
     warn_of_kept_sets(loaded)
     own = sum(origin != "default" for origin in loaded.origins.values())
     print(f"valid: {options.recipe} ({own} values set, {len(loaded.origins) - own} defaults)")

@@ -75,5 +75,7 @@ def wants_text(model: type[BaseModel], path: Sequence[int | str]) -> bool:
     names = [part for part in path if isinstance(part, str)]
     parts: list[int | str] = [*key_parts(names, model)]
     for part in [*parts, *(part for part in path if isinstance(part, int))]:
-        kind = plain(inner(kind, part))
+        alternatives = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        below = (inner(each, part) for each in alternatives)
+        kind = plain(next((each for each in below if each is not None), None))
     return is_text(kind)

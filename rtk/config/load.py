@@ -18,7 +18,7 @@ from rtk.config.kinds import key_parts, wants_text
 from rtk.config.messages import one_line
 from rtk.config.overrides import parse_override
 from rtk.config.plugin_files import find_plugins, load_plugins
-from rtk.config.schema import RunConfig
+from rtk.config.schema import EvaluateConfig, RunConfig
 from rtk.config.secrets import refuse_secrets
 from rtk.config.yaml_files import dump_yaml, read_mapping
 
@@ -34,7 +34,9 @@ FREE_KEYS = (
     "data.validation_near_ood.",
     "data.validation_far_ood.",
     "deepspeed.",
+    "evaluate.scores.",
 )
+SCORES = ("evaluate", "scores")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def load_with_origins(
         key, value = parse_override(override)
         if key == PLUGINS:
             value = _add_plugins(tree, value, Path())
+        if key.startswith("evaluate.scores."):
+            tree.setdefault("evaluate", {}).setdefault("scores", EvaluateConfig().scores)
         _assign(tree, key_parts([key], RunConfig), value)
         _mark(origins, key, value, "override")
     tree.setdefault("name", NOT_IN_NAMES.sub("-", path.stem).strip("-") or "run")
@@ -253,11 +257,20 @@ def _check_key(key: str, where: str) -> None:
 
 def _assign(tree: dict[str, Any], parts: tuple[str, ...], value: Any) -> None:
     *parents, leaf = parts
+    if parts[:2] == SCORES and leaf != "scores":
+        _open_scores(tree)
     for parent in parents:
         if not isinstance(tree.get(parent), dict):
             tree[parent] = {}
         tree = tree[parent]
     tree[leaf] = value
+
+
+def _open_scores(tree: dict[str, Any]) -> None:
+    """Make a list of scores a mapping, to which hyper-parameters can be added."""
+    section = tree.get("evaluate", {})
+    if isinstance(names := section.get("scores"), list | tuple):
+        section["scores"] = {name: {} for name in names}
 
 
 def _mark(origins: dict[str, str], key: str, value: Any, origin: str) -> None:

@@ -16,7 +16,7 @@ from rtk.config.guarantee import GuaranteeConfig, PredictionSetsConfig
 from rtk.config.model import ModelConfig
 from rtk.config.objective import ObjectiveConfig
 from rtk.config.plugin_files import load_plugins
-from rtk.config.sections import Fraction, PositiveInt, Section
+from rtk.config.sections import Fraction, PositiveInt, Scores, Section
 from rtk.config.training import AveragingConfig, OptimizerConfig, ScheduleConfig, SharpnessConfig, TrainConfig
 
 # Set by rtk from the rest of the config; two sources of truth would drift apart.
@@ -48,8 +48,10 @@ class TrackingConfig(Section):
 class EvaluateConfig(Section):
     """What `rtk evaluate` measures."""
 
-    scores: tuple[str, ...] = Field(
-        ("sure_plus",), description="scores compared; sure_plus: those of SURE+'s tables; all: every one"
+    scores: Scores = Field(
+        ("sure_plus",),
+        description="scores compared; sure_plus: those of SURE+'s tables; recommended: those that suit the "
+        "backbone; all: every one; evaluate.scores.NAME.PARAM=VALUE adds a score with a hyper-parameter",
     )
     confidence: str = Field("msp", description="score that says whether a prediction is right")
     ood_score: str = Field("knn", description="score that the headline OOD and DS metrics use")

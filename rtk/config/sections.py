@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -55,6 +56,31 @@ Interval = Annotated[
     int | str,
     BeforeValidator(_check_interval),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "format": "time"}]}),
+]
+
+
+Hyperparameter = bool | int | float | str | None
+
+
+def _check_scores(value: Any) -> Any:
+    if isinstance(value, Mapping) and value:
+        for name, given in value.items():
+            if not isinstance(given, Mapping) or not all(
+                each is None or isinstance(each, bool | int | float | str) for each in given.values()
+            ):
+                wanted = "a number or word for each hyper-parameter, such as {k: 20}"
+                raise ValueError(f"evaluate.scores.{name}: got {given!r}, wanted {wanted}")
+        return {name: dict(given) for name, given in value.items()}
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    example = f"[{value}]" if isinstance(value, str) else "[sure_plus]"
+    raise ValueError(f"wanted a list such as evaluate.scores={example}")
+
+
+Scores = Annotated[
+    tuple[str, ...] | dict[str, dict[str, Hyperparameter]],
+    BeforeValidator(_check_scores),
+    WithJsonSchema({"type": "array", "items": {"type": "string"}}),
 ]
 
 

@@ -25,7 +25,8 @@ from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import ImagePass, compute_image_score, get_score
-from rtk.scores.variants import score_of
+from rtk.scores.hyperparameters import defaults_of
+from rtk.scores.variants import fit_of, score_of, scoring_of
 
 SECONDS = b"seconds"  # metadata of a predicted block: how long each of its columns took
 
@@ -117,7 +118,7 @@ class Predict:
     Attributes:
         outputs: `logits` and `features` among the columns.
         scores: columns of image scores, by `rtk.scores.variants`.
-        fitted_files: by name of a score, tensors of those that are fitted.
+        fitted_files: by fit (`fit_of`), its tensors.
     """
 
     outputs: bool = True
@@ -126,8 +127,8 @@ class Predict:
 
     def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
         """Read the fitted tensors."""
-        names = {score_of(column)[0] for column in self.scores} & set(self.fitted_files)
-        fitted = {name: loaded.read(self.fitted_files[name]) for name in names}
+        fits = {fit_of(column)[0] for column in self.scores} & set(self.fitted_files)
+        fitted = {fit: loaded.read(self.fitted_files[fit]) for fit in fits}
         return partial(self._columns, loaded, fitted)
 
     def _columns(
@@ -141,12 +142,11 @@ class Predict:
             columns = {"logits": as_lists(logits), "features": as_lists(features)}
             seconds[OUTPUTS] = time.perf_counter() - started
         for column in self.scores:
-            started, (name, settings) = time.perf_counter(), score_of(column)
-            compute = partial(compute_image_score, name, **settings)
-            values = loaded.in_full_precision(compute, images, fitted.get(name))
+            started, name = time.perf_counter(), score_of(column)[0]
+            compute = partial(compute_image_score, name, **scoring_of(column))
+            values = loaded.in_full_precision(compute, images, fitted.get(fit_of(column)[0]))
             columns[column] = pa.array(values.float().cpu().numpy())
-            if not settings:  # of many variants one will do
-                seconds[column] = time.perf_counter() - started
+            seconds.setdefault(name, time.perf_counter() - started)  # of many variants one will do
         about = {SECONDS: json.dumps(seconds)}
         return pa.table({"set": block["set"], "row": block["row"], **columns}).replace_schema_metadata(about)
 
@@ -161,6 +161,7 @@ class Fit:
         labels: (N,) of all rows of the data set.
         used: (N,) booleans, rows to fit on.
         fitted_file: tensors of the passes before; empty for the first.
+        settings: hyper-parameters of the passes that are not their defaults.
     """
 
     score: str
@@ -168,6 +169,7 @@ class Fit:
     labels: np.ndarray
     used: np.ndarray
     fitted_file: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def begin(self, loaded: LoadedModel) -> Callable[[pa.Table], pa.Table]:
         """Read what the passes before have found."""
@@ -184,7 +186,9 @@ class Fit:
         if used.any():
             chosen = torch.from_numpy(used).to(loaded.device)
             labels = torch.from_numpy(self.labels[rows[used]]).to(loaded.device)
-            tensors = loaded.in_full_precision(step.part, loaded.images(block)[chosen], labels, fitted)
+            used_here = {key: self.settings[key] for key in defaults_of(step.part) if key in self.settings}
+            compute = partial(step.part, **used_here)
+            tensors = loaded.in_full_precision(compute, loaded.images(block)[chosen], labels, fitted)
             part = save(unshared({name: value.cpu() for name, value in tensors.items()}))
         encoded = pa.array([part], pa.large_binary())
         return pa.table({"row": block["row"][:1], "count": [len(block)], "part": encoded})

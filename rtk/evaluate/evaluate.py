@@ -66,7 +66,7 @@ def evaluate_run(
         BadImageError: an image cannot be decoded, or too many where `data.on_error` is `skip`.
     """
     config = config or run.config()
-    wanted_scores(config.evaluate)  # refused here, if one is unknown
+    wanted_scores(config.evaluate, config.model.name)  # refused here, if one is unknown
     state = read_state(run.checkpoints / checkpoint)  # refused here, if it is missing
     check_whole(resolve_checkpoint(run.checkpoints / checkpoint))  # before every actor reads it
     selections = evaluation_selections(config, rows, binding_record(run, config))
@@ -116,10 +116,12 @@ def _evaluate(
     pool: Pool, config: RunConfig, selections: Mapping[str, Selection], shifted: Shifted
 ) -> dict[str, Any]:
     """`evaluate_run`, once its settings have been checked and Ray is there."""
-    run, names = pool.run, wanted_scores(config.evaluate)
+    run, backbone = pool.run, config.model.name
+    names = wanted_scores(config.evaluate, backbone)
     step = read_state(run.checkpoints / pool.checkpoint)["step"]
     with progress_bar("predicting") as progress:
-        paths = predict_datasets(pool, selections, progress, image_columns(config.evaluate))
+        columns = image_columns(config.evaluate, backbone)
+        paths = predict_datasets(pool, selections, progress, columns)
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     stamps = {name: read_stamp(path)["predictions"] for name, path in paths.items()}
     remember_classes(run.path, selections["train"].dataset.classes)

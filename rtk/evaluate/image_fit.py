@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,13 +22,14 @@ from rtk.evaluate.pool import FIT_SET, Pool
 from rtk.evaluate.score_table import rows_to_fit_on
 from rtk.runs.atomic import write_tensors
 from rtk.scores import get_score
+from rtk.scores.variants import score_of
 
 HELD_OUT = "validation"
 
 
 def fit_image_file(
     pool: Pool,
-    score: str,
+    fit: str,
     selections: Mapping[str, Selection],
     stamps: Mapping[str, Any],
     folder: Path,
@@ -35,11 +37,13 @@ def fit_image_file(
 ) -> tuple[str, dict[str, Any]]:
     """Fit a score by its passes over images once, and keep its tensors as `SCORE.safetensors`.
 
+    One with hyper-parameters of its own has their hash in the name.
+
     Parts of batches are merged in the order of the rows, so that nothing depends on the number of actors.
 
     Args:
         pool: where to run.
-        score: name of a score that has passes.
+        fit: of `fit_of`: a score that has passes, and hyper-parameters of these.
         selections: data sets by name, `train` among them, and `validation` if the run has one of its own.
         stamps: what the predictions of each data set depend on.
         folder: where the file goes.
@@ -51,17 +55,24 @@ def fit_image_file(
     Raises:
         ConfigError: there is no `train`.
     """
+    score, settings = score_of(fit)
     if FIT_SET not in selections:
         raise ConfigError(f"{score}: got {', '.join(selections)}, wanted {FIT_SET!r}, which it is fitted on")
     fitted_on = {name: stamps[name] for name in (FIT_SET, HELD_OUT) if name in selections} | dict(made_by)
-    path = folder / f"{score}.safetensors"
+    fitted_on |= {"hyperparameters": settings} if settings else {}
+    path = folder / f"{score}{_suffix(fit) if settings else ''}.safetensors"
     if not path.exists() or _metadata(path) != fitted_on:
-        _save(path, _fit(pool, score, selections, path), fitted_on)
+        _save(path, _fit(pool, fit, selections, path), fitted_on)
     return str(path), fitted_on
 
 
-def _fit(pool: Pool, score: str, selections: Mapping[str, Selection], path: Path) -> dict[str, Tensor]:
+def _suffix(fit: str) -> str:
+    return f"-{hashlib.sha256(fit.encode()).hexdigest()[:12]}"
+
+
+def _fit(pool: Pool, fit: str, selections: Mapping[str, Selection], path: Path) -> dict[str, Tensor]:
     """Run the passes; actors read what those before have found from the file, which is not valid yet."""
+    score, settings = score_of(fit)
     kept, name, held = rows_to_fit_on(pool.run.config(), len(selections[FIT_SET]), HELD_OUT in selections)
     chosen = {"train": (FIT_SET, kept), "held_out": (name, held)}
     fitted: dict[str, Tensor] = {}
@@ -71,7 +82,7 @@ def _fit(pool: Pool, score: str, selections: Mapping[str, Selection], path: Path
         name, rows = chosen[step.rows]
         used = np.zeros(len(selections[name]), bool)
         used[rows] = True
-        work = Fit(score, number, selections[name].labels(), used, str(path) if fitted else "")
+        work = Fit(score, number, selections[name].labels(), used, str(path) if fitted else "", settings)
         fitted |= step.merge(_parts(pool.run_blocks({name: selections[name]}, work)))
     return fitted
 

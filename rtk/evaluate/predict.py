@@ -18,7 +18,7 @@ from rtk.evaluate.throughput import note_throughput
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
 from rtk.scores import SCORES
-from rtk.scores.variants import score_of
+from rtk.scores.variants import fit_of, score_of, scoring_of
 from rtk.train.checkpoint import read_state
 
 
@@ -104,16 +104,17 @@ def _fit_scores(
     stamps: Mapping[str, dict[str, Any]],
     folder: Path,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """What the columns of scores are made from, by score; and the files of those that are fitted."""
+    """What the columns of scores are made from, by score; and the files of their fits."""
     score_stamps: dict[str, dict[str, Any]] = {}
     fitted_files: dict[str, str] = {}
     for column in scores:
-        name, settings = score_of(column)
+        name, _ = score_of(column)
         owner = owner_of("score", name)
         plugin = {"plugin": owner.sha256} if owner is not None else {}
-        score_stamps[column] = {"hyperparameters": SCORES[name].score_defaults | settings, **plugin}
+        score_stamps[column] = {"hyperparameters": SCORES[name].score_defaults | scoring_of(column), **plugin}
         if SCORES[name].passes:
-            fitted_files[name], fitted_on = fit_image_file(pool, name, selections, stamps, folder, plugin)
+            fit, _ = fit_of(column)
+            fitted_files[fit], fitted_on = fit_image_file(pool, fit, selections, stamps, folder, plugin)
             score_stamps[column] |= {"fitted_on": fitted_on}
     return score_stamps, fitted_files
 

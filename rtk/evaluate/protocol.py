@@ -20,7 +20,8 @@ import numpy as np
 from rtk.config.schema import RunConfig
 from rtk.metrics import aurc, ood_detection
 from rtk.scores import FitData, FittedScore, Predictions, apply_score, fit_score, get_score
-from rtk.scores.variants import combinations
+from rtk.scores.selection import given_hyperparameters
+from rtk.scores.variants import combinations, with_given
 
 SPLITS = 3
 SPLIT_FRACTION = 0.2
@@ -52,7 +53,7 @@ class TunedScores:
 
 
 def fixed_scores(config: RunConfig, names: Iterable[str], fit: FitData) -> TunedScores:
-    """Scores with their default hyper-parameters, `evaluate.knn_k` for kNN."""
+    """Scores with the hyper-parameters that the config gives, or their defaults."""
     return TunedScores({name: fit_score(name, fit, **_fixed(config, name, fit)) for name in names})
 
 
@@ -62,7 +63,8 @@ def tuned_scores(
     """Scores with those values of their grids that have the largest criterion; the first among equals."""
     found = TunedScores({})
     for name in names:
-        possible = [values for values in grid(name) if _fits(values, fit)]
+        given = given_hyperparameters(config.evaluate).get(name, {})
+        possible = [values for values in with_given(grid(name), given) if _fits(values, fit)]
         if not possible:
             found.states[name] = fit_score(name, fit, **_fixed(config, name, fit))
             continue
@@ -139,13 +141,13 @@ def draw_splits(seed: int, rows: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _fits(values: Mapping[str, Any], fit: FitData) -> bool:
     """Whether there are at least `k` neighbours and more than `dim` dimensions."""
-    return values.get("k", 0) <= len(fit.train) and values.get("dim", 0) < fit.train.width[1]
+    return values.get("k", 0) <= len(fit.train) and (values.get("dim") or 0) < fit.train.width[1]
 
 
 def _fixed(config: RunConfig, name: str, fit: FitData) -> Mapping[str, Any]:
-    """Values of a score that is not tuned: a neighbour must be one of the training images."""
-    score = get_score(name)
+    """Values of a score that is not tuned; a neighbour by default must be one of the training images."""
+    score, given = get_score(name), given_hyperparameters(config.evaluate).get(name, {})
     if score.inputs == "images" or "k" not in score.defaults:
-        return {}
+        return given
     wanted = config.evaluate.knn_k if name == "knn" else score.defaults["k"]
-    return {"k": min(wanted, len(fit.train))}
+    return {"k": min(wanted, len(fit.train))} | given

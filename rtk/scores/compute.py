@@ -13,7 +13,7 @@ from rtk.config.errors import wanted_of
 from rtk.scores.hyperparameters import checked_hyperparameters, defaults_of
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
-from rtk.scores.table import DEFAULT_SCORES, SCORES
+from rtk.scores.table import DEFAULT_SCORES, SCORES, recommended_scores
 from rtk.scores.variants import column_of
 
 # Images that are scored at a time, so that a score may use a few times N x C numbers.
@@ -50,8 +50,8 @@ def fit_score(name: str, fit_data: FitData | None = None, **hyperparameters: Any
     """
     score = get_score(name)
     if score.inputs == "images":
-        given = checked_hyperparameters(name, score.score_defaults, score.limits, hyperparameters)
-        return FittedScore({}, score.score_defaults | given, None)
+        given = checked_hyperparameters(name, score.defaults, score.limits, hyperparameters)
+        return FittedScore({}, score.defaults | given, None)
     settings = score.defaults | checked_hyperparameters(name, score.defaults, score.limits, hyperparameters)
     if score.fit is None:
         return FittedScore({}, settings, None)
@@ -175,13 +175,19 @@ def fit_image_score(
     return fitted
 
 
-def expand_scores(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of scores, each once; `all` stands for every score, `sure_plus` for those of SURE+'s tables.
+def expand_scores(names: Iterable[str], backbone: str = "") -> tuple[str, ...]:
+    """Names of scores, each once; names of sets stand for their scores.
+
+    Args:
+        names: of scores, or `all` for every score, `sure_plus` for those of SURE+'s tables, `recommended`
+            for those that suit the backbone.
+        backbone: `model.name`.
 
     Raises:
         ValueError: there is no score of a name.
     """
-    sets = {"all": tuple(SCORES), "sure_plus": DEFAULT_SCORES}
+    recommended = recommended_scores(backbone)
+    sets = {"all": tuple(SCORES), "sure_plus": DEFAULT_SCORES, "recommended": recommended}
     expanded = [name for given in names for name in sets.get(given, (given,))]
     return tuple(dict.fromkeys(get_score(name).name for name in expanded))
 

@@ -145,7 +145,7 @@ def open_for_training(config: RunConfig, record: DataRecord = NO_RECORD) -> RunS
         ValueError: naming the key, what was got and what was wanted.
     """
     sets = open_training_sets(config, record)
-    wanted_scores(config.evaluate)
+    wanted_scores(config.evaluate, config.model.name)
     return sets
 
 

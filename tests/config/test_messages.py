@@ -99,6 +99,10 @@ def test_search_spaces_too(key):
         ("evaluate.scores=all", "evaluate.scores: got 'all', wanted a list such as evaluate.scores=[all]"),
         ("evaluate.scores=3", "evaluate.scores: got 3, wanted a list such as evaluate.scores=[sure_plus]"),
         (
+            "evaluate.scores.knn=3",
+            "evaluate.scores.knn: got 3, wanted a number or word for each hyper-parameter, such as {k: 20}",
+        ),
+        (
             "data.augment.crop_scale=[0.5]",
             "data.augment.crop_scale: got [0.5], wanted a list of 2 values such as "
             "data.augment.crop_scale=[0.08, 1.0]",

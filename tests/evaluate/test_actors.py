@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load, save_file
@@ -10,10 +12,10 @@ from rtk.config import load_config
 from rtk.data.decode.pipeline import Selection, decode_block, encoded_blocks
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
-from rtk.evaluate.actors import Fit, LoadedModel, Predict
+from rtk.evaluate.actors import SECONDS, Fit, LoadedModel, Predict
 from rtk.models import build_model
 from rtk.scores import SCORES, compute_image_score, fit_image_score
-from rtk.scores.variants import column_of
+from rtk.scores.variants import column_of, fit_of, scoring_of
 from rtk.train.imported import import_weights
 
 NAME, CLASSES, ROWS = "relu_perturbed", 8, 24
@@ -54,3 +56,28 @@ def test_a_variant_of_a_fitted_score_takes_what_the_score_was_fitted_to(loaded, 
         torch.testing.assert_close(values, wanted, rtol=1e-3, atol=1e-6)
         still = compute_image_score(NAME, loaded.model, images, fitted, **{**options, "epsilon": 0})
         assert (values < still).all()
+
+
+def test_a_score_is_fitted_with_the_hyperparameters_that_are_given(loaded, selection, tmp_path):
+    """In its passes as in scoring; one of scoring alone shares the fit of the defaults."""
+    blocks = [decode_block(block) for block in encoded_blocks("train", selection, 10)]
+    images = torch.cat([loaded.images(block) for block in blocks])
+    own = column_of(SCORES["adascale_a"], {"k1": 50, "percentile_low": 60})
+    columns = ("adascale_a", column_of(SCORES["adascale_a"], {"percentile_low": 60}), own)
+    files, used = {}, torch.ones(ROWS, dtype=bool).numpy()
+    for number, (name, settings) in enumerate(map(fit_of, columns)):
+        fit = Fit("adascale_a", 0, selection.labels(), used, settings=settings).begin(loaded)
+        parts = [load(fit(block)["part"][0].as_py()) for block in blocks]
+        files[name] = str(tmp_path / f"{number}.safetensors")
+        save_file(SCORES["adascale_a"].passes[0].merge(parts), files[name])
+    assert list(files) == ["adascale_a", 'adascale_a{"k1": 50}']
+
+    predict = Predict(False, columns, files).begin(loaded)
+    found = [predict(block) for block in blocks]
+    for column in columns:
+        fitting, scoring = fit_of(column)[1], scoring_of(column)
+        fitted = fit_image_score("adascale_a", loaded.model, [], [(images, torch.zeros(ROWS))], **fitting)
+        wanted = compute_image_score("adascale_a", loaded.model, images, fitted, **scoring)
+        values = torch.cat([torch.from_numpy(table[column].to_numpy().copy()) for table in found])
+        torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)
+    assert json.loads(found[0].schema.metadata[SECONDS]).keys() == {"adascale_a"}

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from rtk.config import load_config
+from rtk.config.errors import ConfigError
+from rtk.config.load import dump_config
 from rtk.evaluate.protocol import (
     draw_splits,
     error_criterion,
@@ -29,8 +31,8 @@ from rtk.scores import (
     compute_score,
     expand_scores,
 )
-from rtk.scores.selection import image_scores
-from rtk.scores.variants import searched_columns
+from rtk.scores.selection import image_columns, image_scores, wanted_scores
+from rtk.scores.variants import fit_of, searched_columns
 
 CONFIG = load_config("digits_ce")
 CLASSES, WIDTH = 5, 12
@@ -128,6 +130,84 @@ def test_every_score_can_be_fixed_and_tuned(fit, name):
     # 12 features hold no space of 256 dimensions, the smallest that is tried for ViM.
     assert (name in tuned.tried) == (bool(grid(name)) and name != "vim")
     assert set(tuned.states) == {name}
+
+
+def test_hyperparameters_can_be_given(fit):
+    """They are fitted and recorded, beside the scores compared anyway; a search leaves them alone."""
+    given = ["evaluate.scores.knn.k=20", "evaluate.scores.gen.m=3", "evaluate.scores.she.metric=cosine"]
+    config = load_config("digits_ce", given)
+    assert wanted_scores(config.evaluate) == (*CONFIG.evaluate.scores, "gen", "she")
+    tuned = fixed_scores(config, ["knn", "gen", "she", "nnguide"], fit)
+    found = tuned.describe()["hyperparameters"]
+    assert (found["knn"], found["gen"], found["she"]) == (
+        {"k": 20},
+        {"gamma": 0.1, "m": 3},
+        {"metric": "cosine"},
+    )
+    assert found["nnguide"]["k"] == 100
+    criterion = error_criterion(fit.validation)
+    tried = tuned_scores(config, ["knn", "gen"], fit, criterion, openood_grid).tried
+    assert [row["k"] for row in tried["knn"]] == [20]
+    assert {row["m"] for row in tried["gen"]} == {3}
+    assert len(tried["gen"]) == len(SCORES["gen"].search["gamma"])
+
+
+def test_given_hyperparameters_are_part_of_the_column_of_a_score_of_images():
+    """Those of its fit too: they decide which tensors it reads."""
+    given = [
+        "evaluate.scores.adascale_a.k1=10",
+        "evaluate.scores.odin.epsilon=0.001",
+        "evaluate.scores.gram={}",
+    ]
+    settings = load_config("digits_ce", given).evaluate
+    columns = image_columns(settings)
+    assert columns == ('adascale_a{"k1": 10}', 'odin{"epsilon": 0.001}', "gram")
+    assert fit_of(columns[0]) == (columns[0], {"k1": 10})
+    assert fit_of('adascale_a{"percentile_low": 60}') == ("adascale_a", {})
+    searched = ["evaluate.protocol=rat_splits", "evaluate.search_images=true", "evaluate.scores=[rr_fast]"]
+    settings = load_config("digits_ce", [*searched, "evaluate.scores.rr_fast.temperature=2"]).evaluate
+    assert image_columns(settings) == ('rr_fast{"temperature": 2}',)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluate.scores.knn.k=0", r"^evaluate.scores.knn.k: got 0, wanted a positive integer$"),
+        ("evaluate.scores.knn.q=1", r"^evaluate.scores.knn: got hyper-parameter 'q', wanted k$"),
+        ("evaluate.scores.kn.k=1", r"^evaluate.scores: got hyper-parameters of 'kn', wanted .*nearest: knn"),
+        ("evaluate.scores.all.k=1", r"^evaluate.scores: got hyper-parameters of 'all', wanted those of one"),
+    ],
+)
+def test_hyperparameters_that_do_not_fit_are_refused_by_their_key(override, message):
+    with pytest.raises(ConfigError, match=message):
+        wanted_scores(load_config("digits_ce", [override]).evaluate)
+
+
+def test_a_recipe_gives_hyperparameters_too(tmp_path):
+    """And what a run keeps reads the same again."""
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("base: digits_ce\nevaluate: {scores: {knn: {k: 7}, vim: {}}}\n")
+    config = load_config(recipe)
+    assert wanted_scores(config.evaluate) == (*CONFIG.evaluate.scores, "vim")
+    recipe.write_text(dump_config(config))
+    assert load_config(recipe).evaluate.scores == config.evaluate.scores
+    assert config.evaluate.scores["knn"] == {"k": 7}
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "wrn28_10", "timm/seresnext50_32x4d", "timm/efficientnet_lite0"]
+)
+def test_shaped_activations_are_recommended_behind_batchnorm_and_relu(name):
+    assert {"ash", "scale", "react"} <= set(expand_scores(["recommended"], name))
+
+
+@pytest.mark.parametrize(
+    "name", ["dinov3_s16", "timm/vit_base_patch16_224", "timm/resnetv2_50", "timm/convnext_tiny"]
+)
+def test_they_are_not_for_other_networks(name):
+    recommended = set(expand_scores(["recommended"], name))
+    assert {"ash", "scale", "react", "dice", "adascale_a"}.isdisjoint(recommended)
+    assert {"msp", "knn", "rmds", "mds_pp"} <= recommended
 
 
 def test_splits_are_disjoint_of_the_stated_size_and_differ():
