@@ -7,6 +7,7 @@ import re
 from rtk.config.plugin_files import add_row
 from rtk.scores import (
     adascale,
+    averaged,
     calibrated,
     densities,
     gaussian,
@@ -48,6 +49,7 @@ _FAMILIES = (
     gram.ROWS,
     rankfeat.ROWS,
     adascale.ROWS,
+    averaged.ROWS,
 )
 
 SCORES: dict[str, Score] = {row.name: row for rows in _FAMILIES for row in rows}

@@ -9,10 +9,12 @@ from torch.nn.functional import avg_pool2d, conv2d, relu
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
 from rtk.models.parts import forward_changed, head_weights, last_stages, watched_features
-from rtk.scores import compute_image_score, fit_image_score
+from rtk.scores import SCORES, compute_image_score, fit_image_score
 from rtk.scores.adascale import _statistic, shifted_features
+from rtk.scores.logits import ROWS as LOGIT_ROWS
 from rtk.scores.logits import energy
 from rtk.scores.rankfeat import without_leading
+from tests.scores.worlds import small_net
 
 splits = pytest.mark.parametrize("split", ["test", "ood"])
 
@@ -187,3 +189,52 @@ def test_the_step_of_adascale_is_one_of_normalised_images():
     moved = step.abs() > 1e-6
     assert moved.flatten(1).sum(dim=1).tolist() == [int(0.05 * 3 * 32 * 32)] * 3
     torch.testing.assert_close(step.abs()[moved], torch.full_like(step[moved], 0.5))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    model = small_net()
+    return model, torch.rand(5, 3, 10, 10, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("score", [row.name for row in LOGIT_ROWS])
+def test_augmentation_averages_any_score_of_the_logits(pictures, score):
+    model, images = pictures
+    with torch.no_grad():
+        mirrored = [SCORES[score].score(model(view)) for view in (images, images.flip(3))]
+    found = compute_image_score("tta", model, images, score=score)
+    torch.testing.assert_close(found, sum(mirrored) / 2)
+
+
+def test_shifted_views_repeat_the_edge(pictures):
+    model, images = pictures
+    rows = torch.tensor([0, 0, *range(8)]), torch.tensor([*range(2, 10), 9, 9])
+    views = [images, *(images[:, :, row] for row in rows), *(images[..., row] for row in rows)]
+    with torch.no_grad():
+        shifted = sum(SCORES["msp"].score(model(view)) for view in views) / 5
+        both = sum(SCORES["msp"].score(model(view.flip(3))) for view in views) / 10 + shifted / 2
+    found = [compute_image_score("tta", model, images, views=views) for views in ("shift", "flip_shift")]
+    torch.testing.assert_close(found, [shifted, both])
+
+
+def test_dropout_takes_the_same_features_from_every_image(pictures):
+    model, images = pictures
+    rate, passes = 0.4, 3
+    drawn = torch.rand(passes, 8, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        features = model[:-1](images)
+        thinned = [model[-1](features * (row >= rate) / (1 - rate)) for row in drawn]
+    expected = sum(SCORES["entropy"].score(logits) for logits in thinned) / passes
+    settings = {"score": "entropy", "rate": rate, "passes": passes}
+    found = compute_image_score("mc_dropout", model, images, seed=5, **settings)
+    torch.testing.assert_close(found, expected)
+    alone = [compute_image_score("mc_dropout", model, image[None], seed=5, **settings) for image in images]
+    torch.testing.assert_close(torch.cat(alone), found)
+    assert not torch.equal(compute_image_score("mc_dropout", model, images, seed=6, **settings), found)
+    undropped = compute_image_score("mc_dropout", model, images, rate=0.0)
+    torch.testing.assert_close(undropped, SCORES["msp"].score(model(images).detach()))
+
+
+def test_only_scores_of_the_logits_are_averaged(pictures):
+    with pytest.raises(ValueError, match="score: got 'knn', wanted one of msp, "):
+        compute_image_score("mc_dropout", *pictures, score="knn")
