@@ -27,7 +27,7 @@ def fit_nac(
     fit_data: FitData,
     *,
     bins: PositiveInt = 50,
-    spacing: NacSpacing = "uniform",
+    spacing: NacSpacing = "log",
     steepness: PositiveNumber = 50.0,
     samples: PositiveInt = 1000,
 ) -> dict[str, Tensor]:
@@ -36,7 +36,8 @@ def fit_nac(
     Args:
         fit_data: its training images and head are used.
         bins: number of bins of [0, 1].
-        spacing: "uniform" (the paper), or "log", narrow near 1/2, where most states are (the authors' code).
+        spacing: "log", narrow near 1/2, where most states are (the authors' code, which the other values are
+            of), or "uniform".
         steepness: of the sigmoid, see `nac`.
         samples: number of training images, spread evenly over all.
 

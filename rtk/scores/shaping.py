@@ -88,7 +88,7 @@ def vra(
         shift: what is added to those between: VRA+ where it is not 0.
 
     Source: Xu et al., "VRA: variational rectified activation for out-of-distribution detection", NeurIPS
-    2023 (arXiv 2302.11811).
+    2023 (arXiv 2302.11716).
     """
     features = predictions.features
     low, high = tensors["low"].to(features), tensors["high"].to(features)

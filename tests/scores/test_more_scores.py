@@ -32,7 +32,7 @@ def fit_data(recorded, dtype=torch.float32):
 
 VRA = {"percentile_high": 90, "scope": "pooled"}
 AUTHORS = {"percentile_low": 60, "percentile_high": 95}
-LOG_BINS = {"bins": 48, "steepness": 20, "minimum": 10}
+NAC = {"bins": 48, "steepness": 20, "minimum": 10}
 CASES = [
     ("nci", {"alpha": "hp_nci_alpha"}, "openood__nci", {"atol": 2e-5}),
     ("vra", VRA | {"percentile_low": 10, "below": "threshold"}, "openood__vra_as_coded", {"atol": 2e-5}),
@@ -72,8 +72,8 @@ CASES = [
     ("delta_mds", {}, "sc_likelihood_ratios__delta_mds", {"atol": 2e-3}),
     ("delta_knn", {"k": "hp_delta_knn_k"}, "sc_likelihood_ratios__delta_knn", {"atol": 2e-5}),
     ("cop", {"explained": "hp_cop_explained_variance"}, "kernel_pca__cop", {"atol": 2e-5}),
-    ("nac", LOG_BINS | {"spacing": "log"}, "ood_coverage__nac", {"atol": 1e-5}),
-    ("nac", LOG_BINS | {"bins": "hp_nac_M"}, "own__nac_uniform_bins", {"atol": 1e-5}),
+    ("nac", NAC, "ood_coverage__nac", {"atol": 1e-5}),
+    ("nac", NAC | {"bins": "hp_nac_M", "spacing": "uniform"}, "own__nac_uniform_bins", {"atol": 1e-5}),
 ]
 
 

@@ -180,3 +180,37 @@ def test_odin():
         peer = detectors.ODIN(net, eps=0.0014, temperature=temperature, norm_std=[1.0, 1.0, 1.0])
         found = compute_image_score("odin", net, images, temperature=temperature)
         close(found, peer.predict(images.clone()).detach(), rtol=1e-9)
+
+
+def test_nci(world):
+    fit, images = world
+    peer = detectors.NCI(None, head_of(fit).float(), alpha=0.01).fit_features(fit.train.features)
+    close(compute_score("nci", images, fit, alpha=0.01), peer.predict_features(images.features), rtol=1e-4)
+
+
+def test_vra(world):
+    """It clips both ends, by percentiles of each dimension of the training features."""
+    fit, images = world
+    peer = detectors.VRA(None, head_of(fit).float(), lower_percentile=0.3, upper_percentile=0.9)
+    peer.fit_feature_maps(fit.train.features.float(), fit.train.labels)
+    settings = {"percentile_low": 30, "percentile_high": 90, "below": "threshold"}
+    close(compute_score("vra", images, fit, **settings), peer.predict_feature_maps(images.features.float()))
+
+
+def test_gradnorm(world):
+    """It takes the gradient of the mean cross-entropy to the uniform law, by automatic differentiation."""
+    fit, images = world
+    peer = detectors.GradNorm(head_of(fit), param_filter=lambda name: name == "weight")
+    peer.to("cpu")
+    close(compute_score("gradnorm", images, fit), peer.predict(images.features))
+
+
+def test_rankfeat():
+    """Of one stage, whose map is the backbone's output."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, CLASSES))
+    images = torch.rand(7, 3, 9, 9)
+    model = nn.Sequential(nn.ReLU(), backbone, head).eval()
+    found = compute_image_score("rankfeat", model, images, stages="last")
+    close(found, detectors.RankFeat(backbone, head).predict(images).detach(), rtol=1e-4)

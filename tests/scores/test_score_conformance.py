@@ -40,7 +40,7 @@ OPTIONS = {
         {"confidence": "gen"},
         {"confidence": "none"},
     ],
-    "nac": [{"spacing": "log"}],
+    "nac": [{"spacing": "uniform"}],
     "neco": [{"standardize": False}, {"times_max_logit": False}],
     "vra": [{"scope": "pooled"}, {"below": "threshold"}, {"shift": 0.3}],
     "ash": [{"variant": "b"}, {"variant": "p"}],
