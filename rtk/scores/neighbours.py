@@ -182,7 +182,7 @@ def largest_similarities(
     best, similarity = queries.new_empty(len(queries), 0), queries.new_empty(0)
     for start in range(0, len(bank), BANK_CHUNK):
         rows = slice(start, start + BANK_CHUNK)
-        part = bank[rows] if kept is None else bank[rows][kept[rows]]
+        part = bank[rows] if kept is None else bank[rows][kept[rows].to(bank.device)]
         if len(part) == 0:
             continue
         part = unit_rows(part.to(queries))

@@ -197,3 +197,25 @@ def test_without_mistakes_a_likelihood_ratio_is_that_of_the_right_ones(recorded,
     if name == "delta_mds":
         alone = compute_score("mds", said(recorded, split), faultless)
         np.testing.assert_allclose(score, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["delta_knn", "relation"])
+def test_banks_are_walked_in_parts(recorded, split, name, monkeypatch):
+    """Some of which hold no wrongly classified image."""
+    whole = compute_score(name, said(recorded, split), fit_data(recorded))
+    monkeypatch.setattr("rtk.scores.neighbours.BANK_CHUNK", 3)
+    parts = compute_score(name, said(recorded, split), fit_data(recorded))
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["relation", "vra", "nac", "weiper"])
+def test_a_part_of_the_training_images_is_spread_evenly(recorded, split, name, monkeypatch):
+    """And is what the whole score would be of it."""
+    fit = fit_data(recorded)
+    kept = torch.arange(60) * 10
+    part = Predictions(fit.train.logits[kept], fit.train.features[kept], fit.train.labels[kept])
+    monkeypatch.setattr("rtk.scores.shaping.PERCENTILE_ROWS", 60)
+    settings = {"relation": {"fraction": 0.1}, "vra": {}}.get(name, {"samples": 60})
+    found = compute_score(name, said(recorded, split), fit, **settings)
+    expected = compute_score(name, said(recorded, split), FitData(part, fit.validation, fit.weight, fit.bias))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
