@@ -13,6 +13,9 @@ from rtk.data.decode.pipeline import Selection, decode_block, encoded_blocks
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate.actors import SECONDS, Fit, LoadedModel, Predict
+from rtk.evaluate.evaluate import Shifted, _evaluate
+from rtk.evaluate.pool import Pool
+from rtk.evaluate.sets import binding_record, evaluation_config, evaluation_selections
 from rtk.models import build_model
 from rtk.scores import SCORES, compute_image_score, fit_image_score
 from rtk.scores.variants import column_of, fit_of, scoring_of
@@ -23,12 +26,17 @@ STEPPED = column_of(SCORES[NAME], {"temperature": 2, "epsilon": 0.001})
 
 
 @pytest.fixture
-def loaded(tmp_path):
-    """A network of random weights, as an actor holds it."""
+def run(tmp_path):
+    """A network of random weights."""
     torch.manual_seed(0)
     config = load_config("digits_ce", ["model.width=2", f"output={tmp_path}"])
     save_file(build_model(config.model, CLASSES, 32).state_dict(), tmp_path / "weights.safetensors")
-    run = import_weights(tmp_path / "weights.safetensors", config, "random").run
+    return import_weights(tmp_path / "weights.safetensors", config, "random").run
+
+
+@pytest.fixture
+def loaded(run):
+    """The network, as an actor holds it."""
     return LoadedModel(str(run.path), "best", 1, "fp32")
 
 
@@ -81,3 +89,40 @@ def test_a_score_is_fitted_with_the_hyperparameters_that_are_given(loaded, selec
         values = torch.cat([torch.from_numpy(table[column].to_numpy().copy()) for table in found])
         torch.testing.assert_close(values, wanted, rtol=1e-4, atol=1e-5)
     assert json.loads(found[0].schema.metadata[SECONDS]).keys() == {"adascale_a"}
+
+
+class InThisProcess(Pool):
+    """A pool whose one actor is this process."""
+
+    def __init__(self, run, settings):
+        super().__init__(run, "best", settings)
+        self.loaded, self.works = LoadedModel(str(run.path), "best", 1, "fp32"), []
+
+    def run_blocks(self, selections, work, prepare=decode_block):
+        self.works.append(type(work).__name__)
+        step = work.begin(self.loaded)
+        for name, selection in selections.items():
+            for block in encoded_blocks(name, selection, self.settings.batch_size):
+                yield step(prepare(block))
+
+
+def test_an_evaluation_fits_and_records_what_is_given(run):
+    """Of scores of images too; the same once more does nothing again, another value what it changes."""
+
+    def evaluated(*given):
+        scores = ["evaluate.scores=[msp, adascale_a, gram]", "evaluate.batch_size=16"]
+        config = evaluation_config(run, [*scores, *(f"evaluate.scores.{each}" for each in given)])
+        pool = InThisProcess(run, config.evaluate)
+        selections = evaluation_selections(config, ROWS, binding_record(run, config))
+        result = _evaluate(pool, config, selections, Shifted())
+        return result["protocol"]["hyperparameters"], result["test"], pool.works
+
+    used, first, works = evaluated("adascale_a.k1=50", "weiper.repeats=3", "knn.k=4")
+    assert (used["adascale_a"]["k1"], used["weiper"]["repeats"], used["knn"]) == (50, 3, {"k": 4})
+    assert works == ["Fit"] * 3 + ["Predict"] * 2
+    assert evaluated("adascale_a.k1=50", "weiper.repeats=3", "knn.k=4") == (used, first, [])
+    used, second, works = evaluated("adascale_a.percentile_low=60", "gram.classes=labels")
+    assert (used["adascale_a"]["k1"], used["gram"]) == (5.0, {"classes": "labels"})
+    assert works == ["Fit"] * 3 + ["Predict"]
+    assert second["adascale_a"] != first["adascale_a"]
+    assert second["gram"] != first["gram"]
