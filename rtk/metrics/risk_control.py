@@ -10,8 +10,7 @@ several are tried, `fixed_sequence` or `holm` bound the probability that any of 
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import bdtr
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 from rtk.metrics._checks import BoolArray, FloatArray
 
@@ -24,8 +23,7 @@ def binomial_p_value(losses: ArrayLike, count: ArrayLike, risk: float) -> FloatA
         count: of so many images (T,); 1 where there are none.
         risk: in (0, 1).
     """
-    hits, images = np.asarray(losses, np.float64), np.asarray(count, np.float64)
-    return np.where(hits < images, bdtr(np.minimum(hits, images), images, risk), 1.0)
+    return np.asarray(binom.cdf(losses, count, risk), np.float64)
 
 
 def hoeffding_bentkus_p_value(losses: ArrayLike, count: ArrayLike, risk: float) -> FloatArray:

@@ -46,7 +46,7 @@ KEPT = (
     0.8,
 )  # shares of ID images that each tau_OOD keeps where several are tried
 EVIDENCE = 0.7  # of the largest log p-value proposed: a sequence begins where so much is reached
-STEPS = {"fixed_sequence": 500, "holm": 20}  # values of tau_ID: only holm pays for each
+STEPS = {"fixed_sequence": 250, "holm": 20}  # values of tau_ID: only holm pays for each
 LOWER = (0.05, 0.3, 1.0)  # beyond the smallest confidence seen, in ranges of those seen: so all are accepted
 
 
