@@ -129,6 +129,17 @@ class RunConfig(Section):
     deepspeed: dict[str, Any] = Field(default_factory=dict, description="passed to DeepSpeed as it is")
 
     @model_validator(mode="after")
+    def _ood_images_where_wanted(self) -> RunConfig:
+        wanted = {
+            "evaluate.guarantee.ood_acceptance": self.evaluate.guarantee.ood_acceptance is not None,
+            "evaluate.rule": self.evaluate.rule != "rectangle",
+        }
+        key = next((key for key, is_set in wanted.items() if is_set), None)
+        if key is not None and self.data.validation_ood is None:
+            raise ValueError(f"{key}: wanted data.validation_ood too, OOD images to find thresholds with")
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         micro_batches = self.train.workers * self.train.accumulation
         if self.train.batch_size % micro_batches:

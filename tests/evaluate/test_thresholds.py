@@ -14,7 +14,8 @@ from tests.scores.test_joint_rule import sloped
 
 
 def settings(*overrides: str):
-    return load_config("digits_ce", [f"evaluate.{text}" for text in overrides]).evaluate
+    given = ["data.validation_ood=others.parquet", *(f"evaluate.{text}" for text in overrides)]
+    return load_config("digits_ce", given).evaluate
 
 
 def test_without_confidence_nothing_is_promised():
@@ -105,6 +106,13 @@ def test_a_joint_rule_is_taken_where_it_is_better():
     assert held.outcome(fresh.only(~fresh.is_id))["accept"] <= 0.3
     with pytest.raises(ConfigError, match="evaluate.rule: got linear, wanted data.validation_ood"):
         thresholds_for(settings("risk=0.1", "rule=linear"), drawn(0), 4, "hash")
+
+
+@pytest.mark.parametrize("override", ["guarantee.ood_acceptance=0.1", "rule=linear"])
+def test_what_needs_ood_images_is_refused_without_them_before_anything_starts(override):
+    overrides = ["risk=0.1", "guarantee.confidence=0.9", override]
+    with pytest.raises(ConfigError, match=r"evaluate\..*: wanted data.validation_ood too"):
+        load_config("digits_ce", ["data.validation_ood=null", *(f"evaluate.{text}" for text in overrides)])
 
 
 @pytest.mark.parametrize(
