@@ -75,8 +75,11 @@ class TrainedRun:
             ConfigError: there is no decision rule, or it belongs to another checkpoint or evaluation.
         """
         from rtk.deploy.export import export_run
+        from rtk.tracking.uploading import send_rest
 
-        return load_model(export_run(self._folder(), checkpoint, _as_overrides(overrides)))
+        exported = export_run(self._folder(), checkpoint, _as_overrides(overrides))
+        send_rest(self.path)
+        return load_model(exported)
 
     def _folder(self) -> RunFolder:
         from rtk.runs.folder import RunFolder
@@ -184,6 +187,7 @@ def evaluate(
     from rtk.report.run_tables import write_run_tables
     from rtk.runs.folder import RunFolder
     from rtk.tracking.sending import send_evaluation
+    from rtk.tracking.uploading import send_rest
 
     folder = RunFolder.open(run.path if isinstance(run, TrainedRun) else run, str(output))
     folder.add_plugins([str(path) for path in plugins])
@@ -199,6 +203,7 @@ def evaluate(
     write_run_tables(folder)
     report = write_report([folder])
     send_evaluation(folder)
+    send_rest(folder.path)
     return Evaluation(folder.path, result, _measured(folder.name, result), report)
 
 

@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_secrets(words)  # before a parser repeats them
         options = _parse(words)
         code: int = options.action(options)
+        _send_opened()
         return code
     except KeyboardInterrupt as interrupt:  # carries the signal where it was another than Ctrl-C's
         number = interrupt.args[0] if interrupt.args else signal.SIGINT
@@ -105,6 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, BAD_USAGE)
     except Exception as error:
         return _fail(error, FAILED)
+
+
+def _send_opened() -> None:
+    """Send what a command has changed in runs that lie on object storage."""
+    if "rtk.runs.working_copy" in sys.modules:  # nothing has been opened without it
+        from rtk.tracking.uploading import send_opened
+
+        send_opened()
 
 
 def run() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 # Read by torch and Ray when they are imported. Tests run in two processes on two cores, so each computes in
 # one thread; and no node of a test is ever drained, which Ray would start a process a run to watch for.
@@ -15,6 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other processes starve Ray's workers
+# Of servers of object storage on this machine, which take any; without, the cloud would be asked for some.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "tests")
 # Idle workers wait for the next test; by default those beyond one a core end after a second.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
 
@@ -79,6 +85,29 @@ def ray_session():
     ray = start_ray()
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def storage_port() -> Iterator[int]:
+    """Port of a server of object storage."""
+    from tests.object_storage import storage_server
+
+    with storage_server() as port:
+        yield port
+
+
+@pytest.fixture
+def bucket(storage_port, monkeypatch, tmp_path) -> Iterator[str]:
+    """URI of an empty bucket, whose working copies are in a folder of the test's own."""
+    from rtk.runs.working_copy import local_folder
+    from tests.object_storage import make_bucket, uri_of
+
+    name = f"b{os.getpid()}-{uuid4().hex[:8]}"
+    make_bucket(storage_port, name)
+    of_workers = local_folder(uri_of(storage_port, name))
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path / "cache"))
+    yield uri_of(storage_port, name)
+    shutil.rmtree(of_workers, ignore_errors=True)
 
 
 @pytest.fixture

@@ -54,5 +54,5 @@ def run(options: Options) -> int:
     print(f"exported: {folder}")
     if uri is not None:
         print(f"MLflow: {uri}")
-    print(f"next: rtk predict {run.path} IMAGES")
+    print(f"next: rtk predict {run.place} IMAGES")
     return 0

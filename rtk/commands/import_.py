@@ -56,9 +56,8 @@ def run(options: Options) -> int:
     overrides = [override_text("model.weights", options.weights), *options.overrides]
     name = None
     if options.out:
-        out = Path(options.out)
-        overrides.append(override_text("output", str(out.parent)))
-        name = out.name
+        parent, _, name = options.out.rstrip("/").rpartition("/")
+        overrides.append(override_text("output", parent or "."))
     config = load_config(options.recipe, overrides)
     classes = Path(options.classes) if options.classes else None
     imported = import_weights(weights, config, name, classes)
@@ -84,7 +83,7 @@ def _record(imported: Imported) -> dict[str, Any]:
 def _lines(imported: Imported) -> list[str]:
     origin, count = imported.origin, imported.num_classes
     lines = [
-        f"imported: {imported.run.path}",
+        f"imported: {imported.run.place}",
         f"weights: {imported.parameters:,} of {count:,} classes, SHA-256 {origin.sha256}",
         f"names: of {origin.names}" + (f", in {origin.place}" if origin.place else ""),
     ]
@@ -98,4 +97,4 @@ def _lines(imported: Imported) -> list[str]:
         lines.append(
             "class names: not known; an evaluation takes those of data.train, in their order (or --classes)"
         )
-    return [*lines, f"next: rtk evaluate {imported.run.path}"]
+    return [*lines, f"next: rtk evaluate {imported.run.place}"]

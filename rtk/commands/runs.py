@@ -52,10 +52,13 @@ def ls(options: Options) -> int:
     from rtk.config.errors import ConfigError
     from rtk.report.tables import how_shown
     from rtk.runs.listing import list_runs
+    from rtk.runs.working_copy import local_folder, pull_runs
 
-    if not Path(options.output).is_dir():
+    output = local_folder(options.output)
+    pull_runs(output)
+    if not output.is_dir():
         raise ConfigError(f"--output: there is no folder {options.output!r}")
-    found = list_runs(Path(options.output))
+    found = list_runs(output)
     if options.json:
         print_json([_record(one) for one in found])
         return 0
@@ -143,6 +146,10 @@ def _agreed(found: list[Listed]) -> bool:
 
 def _delete(path: Path) -> None:
     """Delete a folder; it is out of the way at once, also if what follows is interrupted."""
+    from rtk.runs.working_copy import OPENED, remove_folder
+
+    OPENED.discard(path)
+    remove_folder(path)
     if path.is_symlink():
         path.unlink()
         return

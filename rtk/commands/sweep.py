@@ -55,6 +55,7 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk sweep`."""
     from rtk.config.errors import ConfigError
+    from rtk.runs.working_copy import place_of
     from rtk.tune.summary import summarise
 
     if options.resume:
@@ -69,7 +70,7 @@ def run(options: Options) -> int:
     if options.json:
         print_json({"sweep": done.name, "path": str(done.path), **summary.plain()})
     else:
-        print("\n".join([f"finished: {done.path}", *_ending(done, summary)]))
+        print("\n".join([f"finished: {place_of(done.path)}", *_ending(done, summary)]))
     return 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
@@ -30,10 +28,14 @@ def run(options: Options) -> int:
     from rtk.runs.folder import RunFolder
     from rtk.runs.names import find_folder
     from rtk.runs.sweep import SWEEP_FILE, folders_to_sync, runs_of
+    from rtk.runs.working_copy import local_folder, pull_runs
     from rtk.tracking.sending import sync as send_all
 
-    if not options.runs and not Path(options.output).is_dir():
-        raise ConfigError(f"--output: there is no folder {options.output!r}")
+    output = local_folder(options.output)
+    if not options.runs:
+        pull_runs(output)
+        if not output.is_dir():
+            raise ConfigError(f"--output: there is no folder {options.output!r}")
     chosen: list[RunFolder] = []
     for name in options.runs:
         path = find_folder(name, options.output, "config.yaml", SWEEP_FILE)
@@ -41,7 +43,7 @@ def run(options: Options) -> int:
             wanted = f"a run or a sweep, or a name under {options.output}/"
             raise ConfigError(f"run: got {name!r}, wanted {wanted}")
         chosen += [RunFolder(path), *runs_of(RunFolder(path))]
-    outcome = send_all(chosen if options.runs else folders_to_sync(Path(options.output)))
+    outcome = send_all(chosen if options.runs else folders_to_sync(output))
     if options.json:
         print_json(outcome)
     else:

@@ -119,14 +119,14 @@ def _ending(outcome: Outcome, trained: Trained) -> list[str]:
     from rtk.report.comparison_table import named_metrics
     from rtk.runs.checkpoints import has_checkpoint
 
-    lines = [f"{outcome.status}: {outcome.run.path}"]
+    lines = [f"{outcome.status}: {outcome.run.place}"]
     if trained.best is not None:
         lines.append(f"best: epoch {trained.best_epoch:g}, {named_metrics(trained.best)}")
     speed = "" if trained.images_per_second is None else f", {trained.images_per_second:,.0f} images/s"
     lines.append(f"time: {duration(outcome.seconds)}{speed}")
     finished = outcome.status == "finished"
     if finished or has_checkpoint(outcome.run.checkpoints / "last"):
-        lines.append(f"next: rtk {'evaluate' if finished else 'train --resume'} {outcome.run.path}")
+        lines.append(f"next: rtk {'evaluate' if finished else 'train --resume'} {outcome.run.place}")
     return lines
 
 

@@ -21,13 +21,16 @@ from rtk.deploy.description import DESCRIPTION
 from rtk.deploy.packaged_model import BATCH, PackagedModel, failed_row
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import find_folder
+from rtk.runs.object_store import SCHEMES
+from rtk.runs.working_copy import bring, local_folder
 from rtk.runtime.console import Progress
 
 Encoded = bytes | BadImageError
+ON_STORAGE = tuple(f"{scheme}://" for scheme in SCHEMES)
 
 
 def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) -> PackagedModel:
-    """The model of a run, of a folder that `rtk export` wrote, or of an MLflow URI.
+    """The model of a run or of a folder that `rtk export` wrote, by path or URI, or of an MLflow URI.
 
     Args:
         place: see above. Of a run that has been exported it is what was exported; else its best checkpoint
@@ -38,9 +41,11 @@ def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) ->
     Raises:
         ConfigError: where there is none.
     """
-    roots = [_download(place, output)] if ":/" in place else [Path(place), Path(output) / place]
-    run = find_folder(place, output, "config.yaml")  # `last`, too
-    roots += [run] if run is not None else []
+    if ":/" in place and not place.startswith(ON_STORAGE):
+        roots = [_download(place, output)]
+    else:
+        run = find_folder(place, output, "config.yaml")  # `last`, too
+        roots = [bring(place), local_folder(output) / place, *([run] if run is not None else [])]
     for root in roots:
         # In an MLflow model the folder lies in `data/`.
         for folder in (root, root / "export", *sorted(root.glob("data/*"))):

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +22,7 @@ from rtk.evaluate.model import load_model
 from rtk.evaluate.throughput import OUTPUTS
 from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
+from rtk.runs.working_copy import fetch
 from rtk.runtime.environment import supports_bf16
 from rtk.scores import ImagePass, compute_image_score, get_score
 from rtk.scores.hyperparameters import defaults_of
@@ -35,17 +35,17 @@ class LoadedModel:
     """The model of a run, on the GPU where there is one.
 
     Args:
-        run_path: folder of the run, which all nodes see.
+        run_place: of the run, which all nodes see.
         checkpoint: `best` or `last`.
         threads: CPU threads to use.
         precision: of predictions. Scores of images always run in fp32: a finite difference of bf16 logits
             is noise.
     """
 
-    def __init__(self, run_path: str, checkpoint: str, threads: int, precision: str) -> None:
+    def __init__(self, run_place: str, checkpoint: str, threads: int, precision: str) -> None:
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_model(RunFolder(Path(run_path)), checkpoint).to(self.device)
+        model = load_model(RunFolder.at(run_place), checkpoint).to(self.device)
         # Weights laid out as the images: otherwise every backward pass reorders them anew.
         self.model = model.requires_grad_(False).to(memory_format=model.memory_format)
         if precision != "fp32" and supports_bf16(self.device.type):
@@ -76,7 +76,7 @@ class LoadedModel:
 
     def read(self, file: str) -> dict[str, Tensor]:
         """Fitted tensors, on the model's device."""
-        return load_file(file, device=str(self.device))
+        return load_file(fetch(file), device=str(self.device))
 
 
 class Work(Protocol):

@@ -37,8 +37,8 @@ from rtk.runs.data_record import remember_classes
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import progress_bar
 from rtk.runtime.ray_session import start_ray
-from rtk.runtime.shared_storage import check_output
 from rtk.scores.selection import image_columns, wanted_scores
+from rtk.tracking.uploading import check_reachable
 from rtk.train.checkpoint import read_state
 
 
@@ -73,7 +73,7 @@ def evaluate_run(
     _check_classes(selections["train"].dataset, state["num_classes"])
     shifted = _shifted(config, selections, rows, corrupted, corrupted_sets)
     start_ray()
-    check_output(run.path)
+    check_reachable(run.path)
     selections = leave_out_undecodable(selections, config.data, run.evaluation)
     with Pool(run, checkpoint, config.evaluate) as pool:
         return _evaluate(pool, config, selections, shifted)

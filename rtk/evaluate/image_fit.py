@@ -21,6 +21,7 @@ from rtk.evaluate.actors import Fit
 from rtk.evaluate.pool import FIT_SET, Pool
 from rtk.evaluate.score_table import rows_to_fit_on
 from rtk.runs.atomic import write_tensors
+from rtk.runs.working_copy import place_of, push_file
 from rtk.scores import get_score
 from rtk.scores.variants import score_of
 
@@ -63,7 +64,7 @@ def fit_image_file(
     path = folder / f"{score}{_suffix(fit) if settings else ''}.safetensors"
     if not path.exists() or _metadata(path) != fitted_on:
         _save(path, _fit(pool, fit, selections, path), fitted_on)
-    return str(path), fitted_on
+    return place_of(path), fitted_on
 
 
 def _suffix(fit: str) -> str:
@@ -82,7 +83,7 @@ def _fit(pool: Pool, fit: str, selections: Mapping[str, Selection], path: Path) 
         name, rows = chosen[step.rows]
         used = np.zeros(len(selections[name]), bool)
         used[rows] = True
-        work = Fit(score, number, selections[name].labels(), used, str(path) if fitted else "", settings)
+        work = Fit(score, number, selections[name].labels(), used, place_of(path) if fitted else "", settings)
         fitted |= step.merge(_parts(pool.run_blocks({name: selections[name]}, work)))
     return fitted
 
@@ -102,6 +103,7 @@ def _parts(blocks: Iterable[pa.Table]) -> Iterator[dict[str, Tensor]]:
 
 def _save(path: Path, tensors: dict[str, Tensor], fitted_on: Any) -> None:
     write_tensors(path, tensors, {"fitted_on": json.dumps(fitted_on)})
+    push_file(path)  # which actors on other nodes read
 
 
 def _metadata(path: Path) -> Any:

@@ -134,7 +134,7 @@ def current_decision(run: RunFolder, checkpoint: str) -> DecisionRule:
     elif stale is not None:
         reason = f"thresholds of another {stale} ({rule.made_from[stale][:8]}, got {found[stale][:8]})"
     if reason is not None:
-        raise ConfigError(f"{path}: {reason}: run `rtk evaluate {run.path} --risk {rule.risk}` again")
+        raise ConfigError(f"{path}: {reason}: run `rtk evaluate {run.place} --risk {rule.risk}` again")
     return rule
 
 

@@ -9,6 +9,7 @@ from rtk.runs.checkpoints import (
     MANIFEST,
     CheckpointError,
     FileRecord,
+    fetch_whole,
     has_checkpoint,
     hash_of_file,
     numbered,
@@ -31,9 +32,16 @@ def faults(folder: Path, contents: bool = True) -> list[str]:
         return []
     try:
         files = read_manifest(folder)["files"]
+        fetched = fetch_whole(folder)
     except CheckpointError as error:
         return [str(error)]
-    return [fault for name, record in files.items() for fault in _faults(folder / name, record, contents)]
+    found = []
+    for name, record in files.items():
+        of_file = list(_faults(folder / name, record, contents or name in fetched))
+        if of_file and name in fetched:
+            (folder / name).unlink(missing_ok=True)  # or it would be taken for whole by its length
+        found += of_file
+    return found
 
 
 def check_whole(folder: Path, contents: bool = True) -> None:

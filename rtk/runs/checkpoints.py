@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rtk.runs.atomic import replacing, sync_to_disk
+from rtk.runs.working_copy import fetch_missing, push_file, remove_file, remove_folder, remove_unfinished
 
 MANIFEST = "manifest.json"
 STATE = "state.json"  # every checkpoint has one, of whatever version
@@ -125,24 +126,52 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     raise CheckpointError(f"{MANIFEST}: damaged, wanted the files of the checkpoint and its step")
 
 
+def fetch_whole(folder: Path) -> list[str]:
+    """Have all files of a checkpoint on this machine, where it lies on object storage.
+
+    Returns:
+        Those that were not here.
+
+    Raises:
+        CheckpointError: its manifest is damaged.
+    """
+    files = read_manifest(folder)["files"]
+    return fetch_missing(folder, {name: dict(record).get("bytes", 0) for name, record in files.items()})
+
+
+def fetch_state(folder: Path) -> Path:
+    """The file of a checkpoint that says where the run stands, on this machine."""
+    if not (folder / STATE).exists():
+        fetch_missing(folder, {STATE: 0})
+    return folder / STATE
+
+
 # ---------------------------------------------------------------- writing
 
 
 def new_folder(alias: Path, step: int) -> Path:
     """Make the folder of the checkpoint to be written next; removes those that were never finished."""
     there = [path for path in alias.parent.glob("*-step-*") if _number(path)]
-    for unfinished in (path for path in there if not (path / MANIFEST).exists()):
-        shutil.rmtree(unfinished)
+    remove_unfinished(alias.parent)
+    drop_unfinished(alias.parent)
     folder = alias.with_name(f"{max(map(_number, there), default=0) + 1:05d}-step-{step}")
     folder.mkdir(parents=True)
     return folder
 
 
+def drop_unfinished(folder: Path, but: Path | None = None) -> None:
+    """Delete, on this machine, the folders of checkpoints without a manifest; one may be being written."""
+    for path in folder.glob("*-step-*"):
+        if _number(path) and path != but and not (path / MANIFEST).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def seal(path: Path) -> FileRecord:
-    """Sync a file to disk; returns its record for the manifest."""
+    """Sync a file to disk, and send it where the run lies; returns its record for the manifest."""
     sync_to_disk(path)
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    record = {"bytes": path.stat().st_size, "sha256": hash_of_file(path)}
+    push_file(path)
+    return record
 
 
 def publish(alias: Path, folder: Path, files: Mapping[str, FileRecord], about: Mapping[str, Any]) -> None:
@@ -183,7 +212,7 @@ def renew(alias: Path) -> Path:
 
 def forget(alias: Path) -> None:
     """Take an alias away; its checkpoint stays until it is pruned."""
-    pointer_file(alias).unlink(missing_ok=True)
+    remove_file(pointer_file(alias))
 
 
 def prune(folder: Path, kept: int = KEPT) -> list[Path]:
@@ -202,6 +231,7 @@ def prune(folder: Path, kept: int = KEPT) -> list[Path]:
         names = {name for pointing in used.values() for name in pointing}
         doomed += [path for name in names for path in _earlier_versions(folder / name) if path.is_dir()]
     for path in doomed:
+        remove_folder(path)
         (path / MANIFEST).unlink(missing_ok=True)  # an interrupted deletion leaves nothing that looks whole
         shutil.rmtree(path)
     return doomed
@@ -210,6 +240,7 @@ def prune(folder: Path, kept: int = KEPT) -> list[Path]:
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path, durable=True) as partial:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    push_file(path)
 
 
 def hash_of_file(path: Path) -> str:

@@ -18,10 +18,11 @@ from rtk.config.plugin_files import find_plugins, load_plugins, plugin_hashes
 from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_json, write_text
-from rtk.runs.data_record import located
+from rtk.runs.data_record import ENVIRONMENT, located
 from rtk.runs.metrics_file import Row, append_rows, read_rows, replace_rows
 from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
+from rtk.runs.working_copy import CHECKPOINTS, OPENED, local_folder, place_of, pull, pull_checkpoints
 
 # What a run did where its config is from before the key, whose default is another for new ones.
 BEFORE_THE_KEY = {"data": {"exif": "ignore"}, "model": {"batchnorm": "local"}}
@@ -45,12 +46,13 @@ class RunFolder:
         Raises:
             ConfigError: where the output folder cannot be written.
         """
-        folder = cls(Path(config.output).absolute() / (name or unique_name(config.name)))
+        folder = cls(local_folder(config.output) / (name or unique_name(config.name)))
         try:
             folder.checkpoints.mkdir(parents=True)
             folder.evaluation.mkdir()
             copy_plugins(config.plugins, folder.path)
             (folder.path / "config.yaml").write_text(dump_yaml(tree_with_copies(config)), encoding="utf-8")
+            OPENED.add(folder.path)
         except OSError as error:
             raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None
         return folder
@@ -67,7 +69,21 @@ class RunFolder:
             raise ConfigError(
                 f"run: got {str(run)!r}, wanted a run folder (with config.yaml) or a name under {output}/"
             )
+        pull_checkpoints(path / CHECKPOINTS)
         return cls(path)
+
+    @classmethod
+    def at(cls, place: str) -> RunFolder:
+        """The folder of a run that another process has opened, on any node; see `place`."""
+        path = local_folder(place)
+        pull(path, only=("config.yaml", ENVIRONMENT, "plugins"))
+        pull_checkpoints(path / CHECKPOINTS)
+        return cls(path)
+
+    @property
+    def place(self) -> str:
+        """Its path; on object storage its URI, which means the same on every node."""
+        return place_of(self.path)
 
     @property
     def name(self) -> str:
@@ -77,7 +93,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Folder of `last` and `best`."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def evaluation(self) -> Path:
@@ -162,12 +178,18 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file at once: a reader sees the old or the new one."""
-        write_json(self.path / name, content)
+        path = self.path / name
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, content)
 
     def read_json(self, name: str) -> Any:
         """Content of a JSON file; None where it is not there."""
         path = self.path / name
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def remove_json(self, name: str) -> None:
+        """Delete a JSON file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
 
     def add_notice(self, text: str) -> None:
         """Say something to whoever watches the run, from any process; a full disk is no reason to fail."""
@@ -191,6 +213,9 @@ class RunFolder:
     def stop_requested(self) -> bool:
         """Whether the workers should end."""
         return (self.path / "stop").exists()
+
+    def close(self) -> None:
+        """Have all be written that was to be: it is."""
 
 
 def as_trained(tree: dict[str, Any]) -> dict[str, Any]:

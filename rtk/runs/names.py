@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 from rtk.config.errors import ConfigError
+from rtk.runs.object_store import is_uri
+from rtk.runs.working_copy import local_folder, place_of, pull, pull_runs
 
 LAST = "last"  # the run, or sweep, that was started or resumed last
 
@@ -15,16 +17,19 @@ def find_folder(name: str | Path, output: str | Path, *markers: str) -> Path | N
     """Folder of a run or a sweep; None where there is none.
 
     Args:
-        name: path, name under `output`, or `last`.
-        output: folder of the runs.
+        name: path, URI, name under `output`, or `last`.
+        output: folder of the runs, or its URI.
         markers: names of files of which such a folder has one; their time is that of the last start.
     """
-    for path in (Path(name), Path(output) / name):
+    runs = local_folder(output)
+    for path in (local_folder(name),) if is_uri(name) else (local_folder(name), runs / name):
+        pull(path)
         if any((path / marker).is_file() for marker in markers):
-            return path.absolute()
+            return path
     if str(name) != LAST:
         return None
-    started = [path for marker in markers for path in Path(output).glob(f"[!.]*/{marker}")]
+    pull_runs(runs)
+    started = [path for marker in markers for path in runs.glob(f"[!.]*/{marker}")]
     newest = max(started, key=lambda path: path.stat().st_mtime_ns, default=None)
     return None if newest is None else newest.parent.absolute()
 
@@ -36,10 +41,11 @@ def free_folder(name: str, output: str, option: str = "--name", way_out: str = "
         ConfigError: there is one already, or it is no name for a folder.
     """
     check_name(name, option)
-    path = Path(output).absolute() / name
+    path = local_folder(output) / name
+    pull(path)
     if path.exists():
         way_out = way_out or f"--resume {name} continues it"
-        raise ConfigError(f"{option}: {path} exists already; {way_out}")
+        raise ConfigError(f"{option}: {place_of(path)} exists already; {way_out}")
     return path
 
 

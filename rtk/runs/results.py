@@ -57,7 +57,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     if missing:
         raise ConfigError(
             f"{run.name}: metrics.json lacks {missing[0]!r}, another version of rtk wrote it; "
-            f"run `rtk evaluate {run.path}` again"
+            f"run `rtk evaluate {run.place}` again"
         )
     return result
 
@@ -65,7 +65,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
 def _evaluated(run: RunFolder, name: str) -> Path:
     path = run.evaluation / name
     if not path.exists():
-        raise ConfigError(f"{run.name}: not evaluated yet, run `rtk evaluate {run.path}` first")
+        raise ConfigError(f"{run.name}: not evaluated yet, run `rtk evaluate {run.place}` first")
     return path
 
 

@@ -10,6 +10,8 @@ from rtk.config.errors import ConfigError
 from rtk.runs.folder import RunFolder
 from rtk.runs.listing import status_of
 from rtk.runs.names import find_folder, group_name
+from rtk.runs.object_store import is_uri
+from rtk.runs.working_copy import local_folder, pull_runs
 
 UNFINISHED = ("running", "failed", "interrupted", "lost")
 
@@ -21,7 +23,9 @@ def find_group(name: str | Path, output: str = "runs") -> list[RunFolder]:
         name: of the group, under `output` or with the path of its folder.
         output: folder of the runs.
     """
-    for path in (Path(name), Path(output) / name):
+    named = local_folder(output) / name
+    for path in (local_folder(name),) if is_uri(name) else (local_folder(name), named):
+        pull_runs(path.parent)
         configs = path.parent.glob(f"{escape(path.name)}-seed*/config.yaml")
         runs = [RunFolder(config.parent.absolute()) for config in configs]
         members = [run for run in runs if group_name(run.name, seed_of(run)) == path.name]

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from rtk.runs.checkpoints import STATE, has_checkpoint, resolve_checkpoint
+from rtk.runs.checkpoints import MANIFEST, STATE, fetch_whole, has_checkpoint, resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import MetricsTail, Row
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
@@ -262,7 +262,11 @@ class Mirror:
         """Folders of the checkpoints to keep, by alias."""
         kept = ("best", "last") if self._keeps() else ()
         there = {alias: self.run.checkpoints / alias for alias in kept}
-        return {alias: resolve_checkpoint(path) for alias, path in there.items() if has_checkpoint(path)}
+        found = {alias: resolve_checkpoint(path) for alias, path in there.items() if has_checkpoint(path)}
+        for folder in found.values():
+            if (folder / MANIFEST).exists():
+                fetch_whole(folder)
+        return found
 
     def _keeps(self) -> bool:
         return bool((self.run.read_json("status.json") or {}).get("keep_checkpoints"))

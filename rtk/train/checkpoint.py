@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rtk.optim.methods import METHODS
 from rtk.runs.checkpoint_faults import check_whole
-from rtk.runs.checkpoints import STATE, CheckpointError, resolve_checkpoint
+from rtk.runs.checkpoints import CheckpointError, fetch_state, resolve_checkpoint
 from rtk.train.shard_reader import ShardReader, check_finite
 from rtk.train.state import TrainState, common_tensors, optimizer_name
 from rtk.train.zero_shards import frozen_parts, full_numel
@@ -36,7 +36,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: where there is no checkpoint, or one of another format.
     """
-    file = resolve_checkpoint(folder) / STATE
+    file = fetch_state(resolve_checkpoint(folder))
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found = content.get("format")

@@ -48,7 +48,7 @@ def _mended(run: RunFolder) -> Iterator[str]:
     best = run.checkpoints / "best"
     if fault := next(iter(faults_of(best)), None):
         forget(best)
-        (run.path / "best.json").unlink(missing_ok=True)
+        run.remove_json("best.json")
         yield f"{best}: {fault}; it is no longer the best one"
     if said := mend(run.checkpoints / "last"):
         yield said

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from rtk.models.weights_file import LazyTensor, open_weights
 from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
+from rtk.runs.working_copy import bring
 from rtk.train.checkpoint import read_state
 from rtk.train.engine import partitioned_build, whole
 from rtk.train.shard_reader import weights_reader
@@ -102,7 +102,7 @@ def check_head(config: RunConfig, classes: Sequence[str]) -> None:
     path = config.model.weights
     if path is None or config.model.head_weights == "new" or config.data.labels_by == "number":
         return
-    known = DataRecord.read(Path(path)).classes
+    known = DataRecord.read(bring(path)).classes
     try:
         differ = "they stand in another order" if known and label_map(classes, known) else ""
     except ValueError as error:
@@ -120,9 +120,10 @@ def open_source(path: str) -> dict[str, LazyTensor]:
     Raises:
         ValueError: where none of these is found.
     """
-    if (Path(path) / "config.yaml").is_file():
-        return _run_weights(RunFolder.open(path))
-    return open_weights(Path(path))
+    found = bring(path)
+    if (found / "config.yaml").is_file():
+        return _run_weights(RunFolder.open(found))
+    return open_weights(found)
 
 
 def _run_weights(run: RunFolder) -> dict[str, LazyTensor]:
@@ -130,7 +131,7 @@ def _run_weights(run: RunFolder) -> dict[str, LazyTensor]:
     folder = resolve_checkpoint(run.checkpoints / "best")
     config = run.config()
     if config.model.lora.rank:
-        raise ConfigError(f"model.weights: {run.path} was trained with adapters, wanted a run without")
+        raise ConfigError(f"model.weights: {run.place} was trained with adapters, wanted a run without")
     with torch.device("meta"):
         state = _build(config, read_state(folder)["num_classes"]).state_dict()
     read = weights_reader(folder)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,9 @@ from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.stream import Stream
 from rtk.data.order import steps_per_epoch
 from rtk.data.sets.of_run import RunSets
+from rtk.runs.desk import DistantRun
 from rtk.runs.folder import RunFolder
+from rtk.runs.working_copy import local_folder
 
 FAILURE_FILE = "failure.json"  # in the run folder: why the workers need not be restarted
 Report: TypeAlias = Callable[[dict[str, Any]], None]
@@ -53,12 +54,13 @@ class TrainingJob:
     """A run as a worker needs it; small, for the images travel by reference.
 
     Attributes:
-        run_path: its folder.
+        run_path: its folder, or the URI of what that is a working copy of.
         config_tree: its config as plain data.
         num_classes: of its data.
         train_rows: number of training images.
         resume: whether there is a checkpoint to go on from.
         shares_checkpoints: whether each epoch is reported with its checkpoint, which has to be there then.
+        desk: the actor that reads and writes in the run's folder (`rtk.runs.desk`); None: all nodes see it.
     """
 
     run_path: str
@@ -67,6 +69,7 @@ class TrainingJob:
     train_rows: int
     resume: bool
     shares_checkpoints: bool = False
+    desk: Any = None
 
     @cached_property
     def config(self) -> RunConfig:
@@ -86,7 +89,8 @@ class TrainingJob:
     @cached_property
     def run(self) -> RunFolder:
         """The run's folder."""
-        return RunFolder(Path(self.run_path))
+        path = local_folder(self.run_path)
+        return RunFolder(path) if self.desk is None else DistantRun(path, self.desk)
 
     @cached_property
     def steps_per_epoch(self) -> int:

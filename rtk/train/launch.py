@@ -23,12 +23,13 @@ from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder
 from rtk.runs.origin import is_imported
 from rtk.runs.sweep import sweep_of
+from rtk.runs.working_copy import local_folder
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import Interrupts
 from rtk.runtime.ray_session import check_resources, start_ray, worker_memory
-from rtk.runtime.shared_storage import check_output
 from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
+from rtk.tracking.uploading import check_reachable, uploaded
 from rtk.train.going_on import step_reached
 from rtk.train.initial import check_head, check_model
 from rtk.train.job import TrainingJob
@@ -81,7 +82,7 @@ def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     check_head(config, sets.train.classes)
     if total_steps(config, sets.train) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
-    config = settle_on_cluster(config, num_classes, Path(config.output))
+    config = settle_on_cluster(config, num_classes, local_folder(config.output))
     run = RunFolder.create(config, name)
     config = run.config()  # names the run's copies of plug-ins, which its workers can read
     run.write_json(ENVIRONMENT, {**describe_environment(config.plugins), **describe_data(sets)})
@@ -99,7 +100,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     if is_imported(run.path):
         raise ConfigError(
             f"--resume: {run.name} was imported, so there is no training to go on with; "
-            f"rtk train RECIPE model.weights={run.path} starts one from its weights"
+            f"rtk train RECIPE model.weights={run.place} starts one from its weights"
         )
     stored, sweep = resumed_config(run, overrides), sweep_of(run)
     config = run.located(stored)
@@ -174,7 +175,7 @@ def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunC
     """
     start_ray()
     check_resources(config.train.workers, use_gpus())
-    check_output(folder)
+    check_reachable(folder)
     if config.data.stream and not use_gpus():  # a worker with a GPU holds no CPU
         check_decoding_cpus(config.train.workers)
     if config.train.zero_stage == "auto":
@@ -188,11 +189,11 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
     started = time.monotonic()
     run.clear_stop()
     # MLflow's thread starts first: making its database takes as long as decoding the data.
-    with mirrored(run) as mirror:
+    with uploaded(run.path), mirrored(run) as mirror:
         # There is nothing to save before the workers have begun: an interrupt ends it at once.
         data = load_training_data(config, sets, run.path / SKIPPED_FILE)
         num_classes = len(sets.train.classes)
-        job = TrainingJob(str(run.path), config.model_dump(mode="json"), num_classes, data.train_rows, resume)
+        job = TrainingJob(run.place, config.model_dump(mode="json"), num_classes, data.train_rows, resume)
         with Interrupts() as interrupts:
             result = watch_workers(job, ray.put(data), interrupts)
         if result["status"] == "failed":

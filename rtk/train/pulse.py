@@ -10,12 +10,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from rtk.runs.atomic import write_json
+from rtk.runs.folder import RunFolder
 from rtk.runtime.repeating import repeating
 
 FOLDER = "ranks"  # in the run folder
@@ -23,17 +22,15 @@ EVERY_SECONDS = 1.0
 
 
 @contextmanager
-def beating(run_path: Path, rank: int, node: str, every: float = EVERY_SECONDS) -> Iterator[None]:
+def beating(run: RunFolder, rank: int, node: str, every: float = EVERY_SECONDS) -> Iterator[None]:
     """Keep the pulse of the thread that calls, while the body runs.
 
     Args:
-        run_path: folder of the run.
+        run: the run.
         rank: of this worker.
         node: id of its node in the Ray cluster.
         every: seconds between two looks.
     """
-    file = run_path / FOLDER / f"{rank:05d}.json"
-    file.parent.mkdir(exist_ok=True)
     who = {"rank": rank, "pid": psutil.Process().pid, "started": psutil.Process().create_time(), "node": node}
     watched, beats, before = threading.get_ident(), 0, None
 
@@ -43,7 +40,7 @@ def beating(run_path: Path, rank: int, node: str, every: float = EVERY_SECONDS) 
         if place != before:
             beats, before = beats + 1, place
             with suppress(OSError):  # a full disk: who looks for a hang looks twice
-                write_json(file, {**who, "beats": beats})
+                run.write_json(f"{FOLDER}/{rank:05d}.json", {**who, "beats": beats})
 
     with repeating(beat, every, "pulse"):
         yield

@@ -21,7 +21,7 @@ from torch.distributed import ProcessGroup
 from rtk import __version__
 from rtk.runs.atomic import sync_to_disk, write_json, write_tensors
 from rtk.runs.checkpoint_faults import check_whole
-from rtk.runs.checkpoints import STATE, FileRecord, new_folder, prune, publish, seal
+from rtk.runs.checkpoints import STATE, FileRecord, drop_unfinished, new_folder, prune, publish, seal
 from rtk.runtime.ranks import gather_objects, rank
 from rtk.train.checkpoint import FORMAT, read_state
 from rtk.train.state import (
@@ -100,7 +100,8 @@ def write_snapshot(alias: Path, snapshot: Snapshot, group: ProcessGroup | None =
         SaveError: on every rank, where a disk is full or fails under any.
     """
     content = snapshot.content
-    folder = Path(on_first_rank(partial(_begin, alias, content["step"]), group))
+    # By its name: its path may be another one on each node.
+    folder = alias.with_name(on_first_rank(partial(_begin, alias, content["step"]), group))
     written = gather_objects(_attempt(partial(_write_rank, folder, snapshot)), group)
     on_first_rank(partial(_finish, alias, folder, written, content), group)
 
@@ -163,11 +164,13 @@ def _attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
 
 
 def _begin(alias: Path, step: int) -> str:
-    return str(new_folder(alias, step))
+    return new_folder(alias, step).name
 
 
 def _write_rank(folder: Path, snapshot: Snapshot) -> dict[str, FileRecord]:
     """Write this rank's part; returns the records of its files."""
+    drop_unfinished(folder.parent, but=folder)  # a node that is not rank 0's keeps no manifests
+    folder.mkdir(exist_ok=True, parents=True)
     _check_space(folder, sum(tensor.nbytes for tensor in snapshot.shard.values()))
     files = _write_shard(folder, rank(), snapshot.shard)
     if rank() == 0:

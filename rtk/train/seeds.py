@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rtk.config.changes import When, may_change
@@ -19,6 +18,7 @@ from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder, is_held
 from rtk.runs.listing import status_of
 from rtk.runs.names import check_name, seed_run_name
+from rtk.runs.working_copy import local_folder, pull, pull_checkpoints, remove_folder
 from rtk.tracking.sending import mirrored
 from rtk.train.checkpoint import read_state
 from rtk.train.going_on import mend_checkpoints
@@ -81,7 +81,7 @@ def refuse_other(run: RunFolder, config: RunConfig) -> None:
     """
     if not (run.path / "config.yaml").exists():
         if run.path.exists() and any(not path.is_dir() for path in run.path.rglob("*")):
-            raise ConfigError(f"--seeds: {run.path} exists already and is no run")
+            raise ConfigError(f"--seeds: {run.place} exists already and is no run")
         return
     before, after = _kind(run.stored_config()), _kind(config)
     if config.train.zero_stage == "auto":  # the run has the one that was chosen for it
@@ -134,12 +134,16 @@ def _remove(run: RunFolder) -> None:
     if run.path.exists():
         if is_held(run.path):
             raise ConfigError(f"run: {run.name} is being run by another process")
+        remove_folder(run.path)
         shutil.rmtree(run.path)
 
 
 def _folder(config: RunConfig, name: str) -> RunFolder:
     check_name(name)
-    return RunFolder(Path(config.output).absolute() / name)
+    run = RunFolder(local_folder(config.output) / name)
+    pull(run.path)
+    pull_checkpoints(run.checkpoints)
+    return run
 
 
 def _kind(config: RunConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from enum import IntEnum
 from functools import partial
@@ -20,6 +21,7 @@ from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import view_makers
 from rtk.optim.schedules import averaging_phase, learning_rate
 from rtk.runs.checkpoints import has_checkpoint
+from rtk.runs.working_copy import pull_checkpoints
 from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import load_checkpoint
@@ -51,7 +53,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     import ray.train
 
     job: TrainingJob = arguments["job"]
-    with beating(job.run.path, rank(), ray.get_runtime_context().get_node_id()):
+    with closing(job.run), beating(job.run, rank(), ray.get_runtime_context().get_node_id()):
         data: TrainingData = ray.get(arguments["data"])
         return run_job(job, data, set_up_device(job.config), ray.train.report)
 
@@ -85,9 +87,11 @@ def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: 
 def _resume(job: TrainingJob, state: TrainState) -> int:
     """Step to start from: 0, or where the last checkpoint ends (also after a lost worker)."""
     last = job.run.checkpoints / "last"
+    pull_checkpoints(last.parent)
     if rank() == 0:
         mend_checkpoints(job.run)
     barrier()
+    pull_checkpoints(last.parent)  # which may have been mended
     start: int = load_checkpoint(last, state)["step"] if job.resume or has_checkpoint(last) else 0
     if rank() == 0:
         job.run.drop_metrics_after(start)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
+from rtk.runs.desk import open_desk
+from rtk.runs.working_copy import store_of
 from rtk.runtime.interrupts import Interrupts
 from rtk.runtime.ray_session import is_alive, units_of_cluster
 from rtk.train.hang import HangWatch
@@ -72,7 +75,9 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     from rtk.runtime.process_group import NodeNetworkConfig
     from rtk.train.worker import train_worker
 
-    (job.run.path / FAILURE_FILE).unlink(missing_ok=True)  # of an earlier start
+    job.run.remove_json(FAILURE_FILE)  # of an earlier start
+    if store_of(job.run.path) is not None:
+        job = replace(job, desk=open_desk(job.run))
 
     trainer = TorchTrainer(
         train_worker,

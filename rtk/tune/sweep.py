@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -24,12 +23,14 @@ from rtk.runs.data_record import ENVIRONMENT, DataRecord, absolute
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder, unique_name
 from rtk.runs.sweep import Sweep
+from rtk.runs.working_copy import local_folder, place_of
 from rtk.runtime.console import progress_bar
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.ray_session import start_ray, worker_memory
 from rtk.runtime.shared_storage import check_output
 from rtk.tracking.status import note_status
 from rtk.tracking.sweep_mirror import mirrored_sweep, note_trial
+from rtk.tracking.uploading import uploaded
 from rtk.train.launch import SKIPPED_FILE
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
@@ -143,7 +144,7 @@ def _start_ray(space: SearchSpace, config: RunConfig) -> None:
         raise ConfigError(
             f"resources: a trial wants {wanted}, this Ray cluster has {ray.cluster_resources()}"
         )
-    check_output(Path(config.output))
+    check_output(local_folder(config.output))  # where trials and sweep meet, whatever that is a copy of
 
 
 def _resources(space: SearchSpace) -> dict[str, float]:
@@ -193,13 +194,13 @@ def _run(
     )
     for ended in study.get_trials(deepcopy=False, states=DONE):
         note_trial(sweep.path, ended)  # the driver may have been killed before it could
-    with mirrored_sweep(sweep.path), progress_bar("trials") as progress:
+    with uploaded(sweep.path), mirrored_sweep(sweep.path), progress_bar("trials") as progress:
         searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
         scheduler = build_scheduler(space, epochs(config, sets.train), study, sweep.path)
         try:
             _fit(sweep, space, plan, ray.put(data), searcher, scheduler)
         except KeyboardInterrupt:
-            print(f"stopped: rtk sweep --resume {sweep.path} goes on", file=sys.stderr, flush=True)
+            print(f"stopped: rtk sweep --resume {place_of(sweep.path)} goes on", file=sys.stderr, flush=True)
             raise
         finally:
             for copy in sweep.path.glob("tune/*/checkpoint_*"):  # of a population; its trials have their own

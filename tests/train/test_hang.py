@@ -131,7 +131,7 @@ def test_a_pulse_beats_while_its_thread_gets_anywhere(run):
     go, waits = threading.Event(), threading.Event()
 
     def work() -> None:
-        with beating(run.path, 3, "node", every=0.02):
+        with beating(run, 3, "node", every=0.02):
             number = 0
             while not go.is_set():
                 number = sum([number, 1])

@@ -19,9 +19,10 @@ from rtk.data.image_files import read_tree, readable_path
 from rtk.data.prepare.parquet_writer import ImageRow, write_parquet
 from rtk.data.prepare.records import Record, Source
 from rtk.data.prepare.sources import OWN_KINDS, SourceKind, find_kind, open_source
-from rtk.data.sets.builtin import PREFIX, cache_folder
+from rtk.data.sets.builtin import PREFIX
 from rtk.data.sets.dataset import CLASSES_FILE, open_dataset
 from rtk.runs.atomic import write_json
+from rtk.runs.working_copy import cache_folder
 from rtk.runtime.environment import available_cpus
 
 VERSION = 1  # raise it when other rows would be written, so that cached copies are made anew

@@ -16,6 +16,7 @@ from pyarrow import fs
 from rtk.config.load import BUILTIN
 from rtk.data.image import encode_png
 from rtk.data.sets.storage import locate
+from rtk.runs.working_copy import cache_folder
 
 PREFIX = BUILTIN
 DIGITS_SIDE = 32
@@ -49,11 +50,6 @@ def is_missing(path: str) -> bool:
     """Whether there is nothing at a path (local, URI, or `builtin:`)."""
     filesystem, place = locate(resolve_path(path))
     return bool(filesystem.get_file_info(place).type == fs.FileType.NotFound)
-
-
-def cache_folder() -> Path:
-    """Where built-in sets are kept: RTK_CACHE, or ~/.cache/rtk."""
-    return Path(os.environ.get("RTK_CACHE", Path.home() / ".cache" / "rtk"))
 
 
 def _write_digits(folder: Path) -> None:

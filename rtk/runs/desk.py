@@ -1,0 +1,116 @@
+"""What workers and the folder of their run say to each other, where not every node sees that folder.
+
+An actor on the driver's node, the desk, reads and writes there what a worker asks it to. Checkpoints do not
+pass through it: each rank sends its own part to where the run lies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rtk.runs.folder import RunFolder
+from rtk.runs.metrics_file import Row
+
+ASK_SECONDS = 0.2  # between two questions whether to stop
+SAYS = ("append_metrics", "drop_metrics_after", "write_json", "remove_json", "add_notice")
+ANSWERS = ("read_metrics", "read_json", "stop_requested")
+
+
+class Desk:
+    """The actor: does what is said to it in the folder of a run.
+
+    Args:
+        path: of the folder, on its node.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.run = RunFolder(Path(path))
+
+    def do(self, name: str, *arguments: Any) -> Any:
+        """What a method of the run's folder returns.
+
+        Raises:
+            ValueError: it is none that workers may call.
+        """
+        if name not in (*SAYS, *ANSWERS):
+            raise ValueError(f"desk: got {name!r}, wanted one of {', '.join((*SAYS, *ANSWERS))}")
+        return getattr(self.run, name)(*arguments)
+
+
+def open_desk(run: RunFolder) -> Any:
+    """Start the desk of a run on this node; it ends with this process, or with what refers to it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote(str(run.path))
+
+
+@dataclass(frozen=True)
+class DistantRun(RunFolder):
+    """A run whose folder is on another node; `path` is where this one keeps its checkpoints.
+
+    What a worker says arrives in the order in which it is said, and is not waited for.
+
+    Attributes:
+        desk: the actor.
+    """
+
+    desk: Any = None
+    _stop: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def append_metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """See `RunFolder`."""
+        self._say("append_metrics", step, epoch, dict(values))
+
+    def drop_metrics_after(self, step: int, and_at: str | None = None) -> None:
+        """See `RunFolder`."""
+        self._ask("drop_metrics_after", step, and_at)
+
+    def read_metrics(self) -> list[Row]:
+        """See `RunFolder`."""
+        rows: list[Row] = self._ask("read_metrics")
+        return rows
+
+    def write_json(self, name: str, content: Any) -> None:
+        """See `RunFolder`."""
+        self._say("write_json", name, content)
+
+    def remove_json(self, name: str) -> None:
+        """See `RunFolder`."""
+        self._say("remove_json", name)
+
+    def read_json(self, name: str) -> Any:
+        """See `RunFolder`."""
+        return self._ask("read_json", name)
+
+    def add_notice(self, text: str) -> None:
+        """See `RunFolder`."""
+        self._say("add_notice", text)
+
+    def stop_requested(self) -> bool:
+        """See `RunFolder`; a step does not wait for the answer, which may be a little old."""
+        import ray
+
+        now = time.monotonic()
+        if "asked" in self._stop and ray.wait([self._stop["asked"]], timeout=0)[0]:
+            self._stop["answer"] = ray.get(self._stop.pop("asked"))
+        elif "asked" not in self._stop and now - self._stop.get("when", 0.0) >= ASK_SECONDS:
+            self._stop.update(asked=self.desk.do.remote("stop_requested"), when=now)
+        return bool(self._stop.get("answer", False))
+
+    def close(self) -> None:
+        """Wait until all that was said has been done."""
+        self._ask("stop_requested")
+
+    def _say(self, name: str, *arguments: Any) -> None:
+        self.desk.do.remote(name, *arguments)
+
+    def _ask(self, name: str, *arguments: Any) -> Any:
+        import ray
+
+        return ray.get(self.desk.do.remote(name, *arguments))

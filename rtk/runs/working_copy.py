@@ -1,0 +1,314 @@
+"""Folders on object storage are worked with as folders on this machine: their working copies.
+
+`s3://bucket/runs/a` is `~/.cache/rtk/s3/bucket/runs/a` (`RTK_CACHE` names another place), so that a path
+says where it comes from, and every process of every node finds its own. Files of a run are pulled when it is
+opened and pushed when they have changed; those of checkpoints, which are large and never change, are pushed
+where they are written and fetched where they are read. Functions here do nothing to other folders.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+from urllib.parse import quote, unquote
+
+from filelock import FileLock
+
+from rtk.runs.atomic import write_json
+from rtk.runs.object_store import SCHEMES, Entry, ObjectStore, Uri, is_uri, parse_uri
+
+CACHE = "RTK_CACHE"
+RECORD = ".synced.json"  # in a working copy: what was last the same here and there
+LOCK = ".synced.lock"
+CHECKPOINTS = "checkpoints"
+SETTLED_SECONDS = 5  # by which the clocks of two machines may differ, too
+# Of the process that trains and of no use to any other; Ray's own.
+LEFT_OUT = ("ray", "ranks", "tune", "stop", "failure.json")
+OPENED: set[Path] = set()  # by this process, to send what it changes in them
+Stamp: TypeAlias = list[int]  # size in bytes and time of writing in nanoseconds
+
+
+def cache_folder() -> Path:
+    """Where rtk keeps on this machine what can be had again: working copies, built-in data sets."""
+    given = os.environ.get(CACHE)
+    return Path(given).absolute() if given else Path.home() / ".cache" / "rtk"
+
+
+def local_folder(place: str | Path) -> Path:
+    """The folder of a place on this machine: itself, or the working copy of a URI.
+
+    Raises:
+        ConfigError: a URI that names none.
+    """
+    if not is_uri(place):
+        return Path(place).absolute()
+    uri = parse_uri(str(place))
+    bucket = f"{uri.bucket}?{uri.options}" if uri.options else uri.bucket
+    return cache_folder() / uri.scheme / quote(bucket, safe="") / uri.folder
+
+
+def place_of(path: Path) -> str:
+    """The URI of what a path is a working copy of; else the path itself."""
+    uri = _uri_of(path)
+    return str(path if uri is None else uri)
+
+
+def store_of(folder: Path) -> ObjectStore | None:
+    """The object storage behind a folder; None where it is no working copy."""
+    uri = _uri_of(folder)
+    return None if uri is None else ObjectStore(uri)
+
+
+def _uri_of(path: Path) -> Uri | None:
+    parts = path.relative_to(cache_folder()).parts if path.is_relative_to(cache_folder()) else ()
+    if len(parts) < 2 or parts[0] not in SCHEMES:
+        return None
+    scheme, bucket, *folders = parts
+    bucket, _, options = unquote(bucket).partition("?")
+    return Uri(scheme, bucket, "/".join(folders), options)
+
+
+# ---------------------------------------------------------------- files of a run
+
+
+def pull(folder: Path, only: Collection[str] = ()) -> None:
+    """Bring a working copy up to date, but for the files in its checkpoints; `fetch_missing` brings those.
+
+    What has changed here and not there stays as it is.
+
+    Args:
+        folder: the working copy.
+        only: names in it that are wanted; none: all.
+
+    Raises:
+        StorageError: the storage cannot be reached.
+    """
+    store = store_of(folder)
+    if store is None:
+        return
+    there = {name: list(entry) for name, entry in store.entries().items() if _is_shared(PurePosixPath(name))}
+    if not there:
+        return
+    OPENED.add(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _record(folder) as record:
+        for name, stamp in there.items():
+            file = folder / name
+            if only and PurePosixPath(name).parts[0] not in only:
+                continue
+            if record.get(name, {}).get("there") != stamp or not file.exists():
+                entry = store.download(name, file)
+                known = list(entry) if _is_settled(entry, time.time_ns()) else None
+                record[name] = {"here": _stamp(file), "there": known}
+        for name in record.keys() - there.keys():
+            (folder / name).unlink(missing_ok=True)
+            del record[name]
+
+
+def push(folder: Path) -> int:
+    """Send what has changed since it was last pulled or pushed, deletions too; returns the number of files.
+
+    Raises:
+        StorageError: the storage cannot be written to.
+    """
+    store, changed = store_of(folder), 0
+    if store is None or not folder.is_dir():
+        return changed
+    with _record(folder) as record:
+        for name in [*_files(folder), *(name for name in record if not (folder / name).exists())]:
+            try:
+                here = _stamp(folder / name)
+                if record.get(name, {}).get("here") == here:
+                    continue
+                record[name] = {"here": here, "there": list(store.upload(folder / name, name))}
+            except FileNotFoundError:
+                store.delete(name)
+                record.pop(name, None)
+            changed += 1
+    return changed
+
+
+def push_file(path: Path) -> None:
+    """Send a file now, which nothing else keeps up to date: that of a checkpoint, or of what is fitted."""
+    store = store_of(path.parent)
+    if store is not None:
+        written = store.upload(path, path.name).written
+        os.utime(path, ns=(written, written))  # for `fetch` to see that it is the same
+
+
+def remove_file(path: Path) -> None:
+    """Delete a file that was sent by `push_file`, here and there."""
+    path.unlink(missing_ok=True)
+    store = store_of(path.parent)
+    if store is not None:
+        store.delete(path.name)
+
+
+def fetch(place: str) -> Path:
+    """A file on this machine, given its path or URI: it is downloaded unless it is here as it is there.
+
+    Raises:
+        StorageError, FileNotFoundError: it cannot be had.
+    """
+    path = local_folder(place)
+    store = store_of(path.parent)
+    if store is None:
+        return path
+    with FileLock(_made(path.parent) / LOCK):
+        entry = store.entry(path.name)
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, "not there", place)
+        if (
+            not path.exists()
+            or _stamp(path) != list(entry)
+            or not _is_settled(entry, path.stat().st_ctime_ns)
+        ):
+            store.download(path.name, path)
+    return path
+
+
+def pull_runs(output: Path) -> None:
+    """Bring the working copies of all runs and sweeps of a folder up to date; raises as `pull`."""
+    store = store_of(output)
+    for name in store.folders() if store is not None else ():
+        if not name.startswith("."):
+            pull(output / name)
+
+
+def bring(place: str) -> Path:
+    """A file or a folder on this machine, given its path or URI; raises as `pull`."""
+    if not is_uri(place):
+        return Path(place)
+    try:
+        return fetch(place)
+    except FileNotFoundError:
+        pull(folder := local_folder(place))
+        return folder
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def pull_checkpoints(folder: Path) -> None:
+    """Bring what is known of a run's checkpoints up to date: which there are, and what the aliases point to.
+
+    Args:
+        folder: of the checkpoints.
+    """
+    store = store_of(folder)
+    if store is None:
+        return
+    there = store.entries()
+    with FileLock(_made(folder) / LOCK):
+        for path in folder.glob("*/manifest.json"):
+            if path.relative_to(folder).as_posix() not in there:
+                path.unlink()  # pruned by another process
+        for name in there:
+            is_alias = "/" not in name and name.endswith(".json")
+            if is_alias or (name.endswith("/manifest.json") and not (folder / name).exists()):
+                store.download(name, folder / name)
+        for path in folder.glob("*.json"):
+            if path.name not in there:
+                path.unlink()
+
+
+def fetch_missing(folder: Path, sizes: Mapping[str, int]) -> list[str]:
+    """Download those files of a checkpoint that are not here; what is missing there stays missing.
+
+    Args:
+        folder: of the checkpoint.
+        sizes: bytes of its files, by name.
+
+    Returns:
+        What has been downloaded.
+    """
+    store = store_of(folder)
+    if store is None or not _lacking(folder, sizes):
+        return []
+    with FileLock(_made(folder) / LOCK):
+        wanted, there = _lacking(folder, sizes), store.entries()
+        found = [name for name in wanted if name in there]
+        for name in found:
+            store.download(name, folder / name)
+    return found
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what was sent of checkpoints that were never finished.
+
+    Args:
+        folder: of the checkpoints.
+    """
+    store = store_of(folder)
+    if store is not None:
+        there = store.entries()
+        for name in there:
+            if "/" in name and f"{name.partition('/')[0]}/manifest.json" not in there:
+                store.delete(name)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete the objects behind a folder of a working copy, that which makes it whole first."""
+    store = store_of(folder)
+    if store is not None:
+        for name in sorted(store.entries(), key=lambda name: not name.endswith("manifest.json")):
+            store.delete(name)
+
+
+def _lacking(folder: Path, sizes: Mapping[str, int]) -> list[str]:
+    there = {path.name: path.stat().st_size for path in folder.glob("*")}
+    return [name for name, size in sizes.items() if there.get(name) != size]
+
+
+# ---------------------------------------------------------------- what is shared
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files that are pushed; those from which a run is known come last."""
+    names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    shared = filter(_is_shared, (PurePosixPath(name.as_posix()) for name in names))
+    return [str(name) for name in sorted(shared, key=lambda name: len(name.parts) == 1)]
+
+
+def _is_shared(name: PurePosixPath) -> bool:
+    """Whether a file is pulled and pushed: no lock, no part, nothing of a checkpoint."""
+    hidden = any(part.startswith(".") for part in name.parts)
+    return not hidden and not {*LEFT_OUT, CHECKPOINTS} & set(name.parts[:2])  # of a run, or of a sweep's
+
+
+@contextmanager
+def _record(folder: Path) -> Iterator[dict[str, Any]]:
+    """What is known of each file, kept whatever happens; one process at a time."""
+    with FileLock(folder / LOCK):
+        path = folder / RECORD
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            yield record
+        finally:
+            write_json(path, record)
+
+
+def _is_settled(entry: Entry, seen: int) -> bool:
+    """Whether an object that is written once more cannot look the same: storage knows the time to the second.
+
+    Args:
+        entry: the object.
+        seen: when it was read, by the clock of this machine.
+    """
+    return seen - entry.written > SETTLED_SECONDS * 10**9
+
+
+def _stamp(file: Path) -> Stamp:
+    about = file.stat()
+    return [about.st_size, about.st_mtime_ns]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,99 @@
+"""Working copies of folders on object storage: what one machine changes, another finds."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtk.runs.object_store import ObjectStore
+from rtk.runs.working_copy import bring, cache_folder, local_folder, place_of, pull, push, push_file, store_of
+from tests.object_storage import in_folder
+
+
+@pytest.fixture
+def machine(bucket, monkeypatch, tmp_path):
+    """The working copy of a run, on the machine of a name."""
+
+    def on(name: str):
+        monkeypatch.setenv("RTK_CACHE", str(tmp_path / name))
+        return local_folder(in_folder(bucket, "runs/a"))
+
+    return on
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/runs/a", "gs://bucket", "s3://b/runs?region=eu-central-1"])
+def test_a_path_says_what_it_is_a_copy_of(uri):
+    folder = local_folder(uri)
+    assert folder.is_relative_to(cache_folder())
+    assert place_of(folder) == uri
+    assert store_of(folder) == ObjectStore(store_of(folder).uri)
+
+
+def test_other_folders_are_left_alone(tmp_path):
+    assert local_folder(tmp_path) == tmp_path
+    assert place_of(tmp_path) == str(tmp_path)
+    assert store_of(cache_folder() / "prepared") is None
+    pull(tmp_path)
+    assert push(tmp_path) == 0
+    assert bring(str(tmp_path)) == tmp_path
+
+
+def test_what_one_machine_changes_another_finds(machine):
+    here = machine("here")
+    (here / "evaluation").mkdir(parents=True)
+    (here / "config.yaml").write_text("name: a")
+    (here / "evaluation/table.md").write_text("1")
+    assert push(here) == 2
+    assert push(here) == 0
+    there = machine("there")
+    pull(there)
+    assert (there / "evaluation/table.md").read_text() == "1"
+    (there / "evaluation/table.md").write_text("22")
+    assert push(there) == 1
+    here = machine("here")
+    pull(here)
+    assert (here / "evaluation/table.md").read_text() == "22"
+    (here / "evaluation/table.md").unlink()
+    assert push(here) == 1
+    there = machine("there")
+    pull(there)
+    assert not (there / "evaluation/table.md").exists()
+    assert (there / "config.yaml").exists()
+
+
+def test_what_has_not_been_sent_yet_is_kept(machine):
+    here = machine("here")
+    here.mkdir(parents=True)
+    (here / "metrics.csv").write_text("1")
+    push(here)
+    (here / "metrics.csv").write_text("1\n2")  # and the process is killed
+    pull(here)
+    assert (here / "metrics.csv").read_text() == "1\n2"
+    assert push(here) == 1
+
+
+def test_locks_parts_and_what_is_of_the_moment_stay_here(machine):
+    here = machine("here")
+    for name in (".driver.lock", "ray/x", "ranks/00000.json", "stop", "checkpoints/last.json"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("1")
+    for name in ("trial-0000/checkpoints/last.json", "trial-0000/ray/x", "trial-0000/config.yaml"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text("1")
+    assert push(here) == 1
+    assert list(store_of(here).entries()) == ["trial-0000/config.yaml"]
+
+
+def test_a_file_is_brought_again_once_it_has_changed(machine, bucket):
+    place = in_folder(bucket, "runs/a/weights.safetensors")
+    here = machine("here")
+    here.mkdir(parents=True)
+    (here / "weights.safetensors").write_text("1")
+    push_file(here / "weights.safetensors")
+    machine("there")
+    assert bring(place).read_text() == "1"
+    here = machine("here")
+    (here / "weights.safetensors").write_text("2")
+    push_file(here / "weights.safetensors")
+    machine("there")
+    assert bring(place).read_text() == "2"
+    assert bring(in_folder(bucket, "runs/a")).is_dir()
