@@ -110,7 +110,9 @@ class RunConfig(Section):
 
     name: str = Field("run", pattern=r"^[\w.-]+$", description="recipe name, first part of the run's name")
     seed: int = Field(0, ge=0, lt=2**63, description="every random draw follows from it")
-    output: str = Field("runs", description="folder that holds the run folders")
+    output: str = Field(
+        "runs", description="folder that holds the run folders, or its URI (s3://BUCKET/runs, gs://)"
+    )
     plugins: tuple[str, ...] = Field(
         (),
         description="your own Python files that register scores, terms, methods or backbones; relative to "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -70,6 +70,10 @@ class TrainingJob:
     resume: bool
     shares_checkpoints: bool = False
     desk: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what has been made of it here: the run's folder may be another one on the next node."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @cached_property
     def config(self) -> RunConfig:

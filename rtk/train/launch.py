@@ -23,7 +23,7 @@ from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder
 from rtk.runs.origin import is_imported
 from rtk.runs.sweep import sweep_of
-from rtk.runs.working_copy import local_folder
+from rtk.runs.working_copy import local_folder, pull_checkpoints
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import Interrupts
 from rtk.runtime.ray_session import check_resources, start_ray, worker_memory
@@ -196,6 +196,7 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
         job = TrainingJob(run.place, config.model_dump(mode="json"), num_classes, data.train_rows, resume)
         with Interrupts() as interrupts:
             result = watch_workers(job, ray.put(data), interrupts)
+        pull_checkpoints(run.checkpoints)
         if result["status"] == "failed":
             raise TrainingError(result["message"])
         if result["status"] == "interrupted":

@@ -12,9 +12,9 @@ from rtk.cli import main
 from rtk.config import load_config
 from rtk.runs.folder import RunFolder
 from rtk.runs.working_copy import local_folder, store_of
-from rtk.train.launch import launch_training, resume_training
+from rtk.train.launch import launch_training
 from tests.object_storage import in_folder
-from tests.train.test_runs import SMALL, difference
+from tests.train.test_runs import SMALL, difference, resume, train
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def stop_at(run: RunFolder, step: int) -> None:
 def test_a_run_is_started_stopped_resumed_and_used_on_machines_that_share_no_folder(
     ray_session, machine, tmp_path, capsys, photo
 ):
-    plain = launch_training(load_config("digits_demo", [f"output={tmp_path}", *SMALL, "train.zero_stage=3"]))
+    plain = train(load_config("digits_demo", [f"output={tmp_path}", *SMALL, "train.zero_stage=3"]))
 
     output = machine("laptop")
     config = load_config("digits_demo", [f"output={output}", *SMALL, "train.zero_stage=3"])
@@ -53,11 +53,12 @@ def test_a_run_is_started_stopped_resumed_and_used_on_machines_that_share_no_fol
     assert launch_training(config, "a").status == "interrupted"
     assert {row["key"] for row in run.read_metrics()} >= {"train/lr", "system/checkpoint_seconds"}
     assert not list(run.checkpoints.glob("*/shard-*"))  # the workers' part, which did not pass here
+    uri = run.place
 
     machine("desktop")
-    run = RunFolder.open(run.place)
+    run = RunFolder.open(uri)
     assert json.loads((run.path / "status.json").read_text())["status"] == "KILLED"
-    resumed = resume_training(run, [])
+    resumed = resume(run)
     assert resumed.status == "finished"
     assert difference(resumed.run, plain.run) == 0.0
     kept = [(row["step"], row["key"]) for row in run.read_metrics() if row["key"].startswith("val/")]
@@ -65,7 +66,6 @@ def test_a_run_is_started_stopped_resumed_and_used_on_machines_that_share_no_fol
 
     machine("third")
     (tmp_path / "photo.jpg").write_bytes(photo)
-    uri = run.place
     assert main(["evaluate", uri, "--risk", "0.9", "--scores", "msp", "gram", "--json"]) == 0
     machine("fourth")
     assert main(["export", "a", "--output", output, "--no-mlflow"]) == 0
