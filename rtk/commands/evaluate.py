@@ -218,7 +218,8 @@ def _print_evaluation(run: RunFolder, result: dict[str, Any], report: Path) -> N
         print(f"corruptions, mean of all types and severities: {means}")
     for score, own in result.get("corruptions_by_score", {}).items():
         print(f"  by {score}: " + ", ".join(f"{key} {value:.4f}" for key, value in own.items()))
-    print("\n".join(rule_lines(result)), end="\n" * ("joint_rules" in result))
+    for line in rule_lines(result):
+        print(line)
     if "decision" in result:
         print("\n".join(decision_lines(result["decision"], result["confidence"], result["ood_score"])))
     for name, count in result["skipped"].items():
