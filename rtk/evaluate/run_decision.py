@@ -69,17 +69,13 @@ def decide_for_run(
     rule = DecisionRule(
         confidence=pair[0],
         ood_score=pair[1],
-        tau_id=found.tau_id,
-        tau_ood=found.tau_ood,
         risk=wanted,
         chosen_on=_describe(images, settings.id_coverage),
         hyperparameters={name: dict(state.hyperparameters) for name, state in states.items()},
         step=read_state(run.checkpoints / checkpoint)["step"],
         made_from={**_identity(run, checkpoint, stamps), "scores": _file_hash(folder / DECISION_SCORES)},
-        tau_by_class=found.by_class,
-        guarantee=found.guarantee,
         sets=sets,
-        joint=found.joint,
+        **found.of_rule(),
     )
     rule.save(folder / DECISION_FILE, reached | about_sets)
     return {"decision": _described(rule) | found.details | reached | about_sets}

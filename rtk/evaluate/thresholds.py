@@ -43,6 +43,11 @@ class Thresholds:
         """Whether any image may be accepted."""
         return bool(np.isfinite(self.tau_id))
 
+    def of_rule(self) -> dict[str, Any]:
+        """Their part of a `DecisionRule`, by its attributes."""
+        kept = {"tau_id": self.tau_id, "tau_ood": self.tau_ood, "tau_by_class": self.by_class}
+        return kept | {"guarantee": self.guarantee, "joint": self.joint}
+
     def outcome(self, images: ScoredImages) -> dict[str, Any]:
         """What they do to images; these say which classes were predicted."""
         return summary(images, self.decide(images))

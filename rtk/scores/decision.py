@@ -145,8 +145,8 @@ def _promise(risk: float, given: Guarantee, by_class: bool) -> str:
     words = f"with {given.confidence:.1%} confidence, {which} (Learn-then-Test on {given.images:,} images)"
     if given.ood_bound is not None:
         words += (
-            f"; of OOD images at most {given.ood_bound:.2%} are accepted, but only if they are mixed as the "
-            f"{given.ood_images:,} that this rests on"
+            f"; as surely, taken by itself, of OOD images at most {given.ood_bound:.2%} are accepted, but "
+            f"only if they are mixed as the {given.ood_images:,} that this rests on"
         )
     return words
 

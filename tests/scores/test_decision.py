@@ -134,8 +134,8 @@ def test_a_promise_is_saved_with_the_rule(tmp_path):
     assert DecisionRule.load(tmp_path / "decision.json") == rule
     assert rule.promise() == (
         "with 95.0% confidence, of the accepted images of each predicted class, if of known classes, at most "
-        "2.00% are wrong (Learn-then-Test on 800 images); of OOD images at most 12.00% are accepted, but "
-        "only if they are mixed as the 400 that this rests on"
+        "2.00% are wrong (Learn-then-Test on 800 images); as surely, taken by itself, of OOD images at most "
+        "12.00% are accepted, but only if they are mixed as the 400 that this rests on"
     )
     expected = replace(rule, guarantee=Guarantee("crc", None, 800, "f00"), tau_by_class=None)
     assert expected.promise().startswith(
