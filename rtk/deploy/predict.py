@@ -24,6 +24,7 @@ from rtk.runs.names import find_folder
 from rtk.runs.object_store import SCHEMES
 from rtk.runs.working_copy import bring, local_folder
 from rtk.runtime.console import Progress
+from rtk.tracking.names import sqlite_uri
 
 Encoded = bytes | BadImageError
 ON_STORAGE = tuple(f"{scheme}://" for scheme in SCHEMES)
@@ -91,7 +92,7 @@ def _download(uri: str, output: str) -> Path:
 
     database = Path(output).absolute() / "mlflow.db"
     if "MLFLOW_TRACKING_URI" not in os.environ and database.exists():
-        mlflow.set_tracking_uri(f"sqlite:///{database}")
+        mlflow.set_tracking_uri(sqlite_uri(database))
     try:
         return Path(mlflow.artifacts.download_artifacts(uri))
     except mlflow.exceptions.MlflowException as error:

@@ -12,11 +12,11 @@ import errno
 import json
 import os
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
-from urllib.parse import quote, unquote
 
 from filelock import FileLock
 
@@ -49,8 +49,9 @@ def local_folder(place: str | Path) -> Path:
     if not is_uri(place):
         return Path(place).absolute()
     uri = parse_uri(str(place))
-    bucket = f"{uri.bucket}?{uri.options}" if uri.options else uri.bucket
-    return cache_folder() / uri.scheme / quote(bucket, safe="") / uri.folder
+    # No bucket's name has a +; what follows has no character that means something in a URI of a file.
+    options = f"+{urlsafe_b64encode(uri.options.encode()).decode().rstrip('=')}" if uri.options else ""
+    return cache_folder() / uri.scheme / f"{uri.bucket}{options}" / uri.folder
 
 
 def place_of(path: Path) -> str:
@@ -70,7 +71,8 @@ def _uri_of(path: Path) -> Uri | None:
     if len(parts) < 2 or parts[0] not in SCHEMES:
         return None
     scheme, bucket, *folders = parts
-    bucket, _, options = unquote(bucket).partition("?")
+    bucket, _, encoded = bucket.partition("+")
+    options = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
     return Uri(scheme, bucket, "/".join(folders), options)
 
 

@@ -23,7 +23,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import MetricsTail, Row
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
 from rtk.tracking.description import params_of, tags_of
-from rtk.tracking.names import mlflow_model
+from rtk.tracking.names import mlflow_model, sqlite_uri
 from rtk.tracking.refusals import DELETED, check_present, deleted_run, is_refusal, send_all
 from rtk.tracking.rows import as_metric, is_of_a_population, mark, with_epochs
 from rtk.tracking.status import milliseconds
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def tracking_uri(run: RunFolder) -> str:
     """The configured server, or the SQLite file in the output folder."""
     output = (sweep_of(run) or run).path.parent
-    return read_tree(run)["tracking"]["uri"] or f"sqlite:///{output / 'mlflow.db'}"
+    return read_tree(run)["tracking"]["uri"] or sqlite_uri(output / "mlflow.db")
 
 
 class Mirror:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 LONGEST_NAME = 250  # of a metric, param or tag, in MLflow
 _HASH_DIGITS = 16
@@ -41,3 +42,8 @@ def _shortened(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
     return f"{name[: LONGEST_NAME - _HASH_DIGITS - 2]}_h{digest}"
+
+
+def sqlite_uri(file: Path) -> str:
+    """URI by which MLflow opens an SQLite file, whatever characters its path has."""
+    return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"

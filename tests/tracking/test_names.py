@@ -8,7 +8,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import _validate_metric_name, _validate_model_name
 
-from rtk.tracking.names import LONGEST_NAME, mlflow_key, mlflow_model
+from rtk.tracking.names import LONGEST_NAME, mlflow_key, mlflow_model, sqlite_uri
 
 
 def is_allowed(check, name: str) -> bool:
@@ -56,3 +56,16 @@ def test_long_names_end_in_a_hash():
     one, two = (mlflow_key("test/auroc/knn/" + 400 * "b" + end) for end in "12")
     assert len(one) == len(two) == LONGEST_NAME
     assert one != two
+
+
+@pytest.mark.parametrize("name", ["plain", "with blank", "50%41", "what?", "café+#1"])
+def test_sqlite_opens_the_file_of_the_path(tmp_path, name):
+    from sqlalchemy import create_engine
+
+    folder = tmp_path / name
+    folder.mkdir()
+    engine = create_engine(sqlite_uri(folder / "mlflow.db"))
+    with engine.connect():
+        pass
+    engine.dispose()
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
