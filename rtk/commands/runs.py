@@ -146,7 +146,8 @@ def _agreed(found: list[Listed]) -> bool:
 
 def _delete(path: Path) -> None:
     """Delete a folder; it is out of the way at once, also if what follows is interrupted."""
-    from rtk.runs.working_copy import OPENED, remove_folder
+    from rtk.runs.stored_checkpoints import remove_folder
+    from rtk.runs.working_copy import OPENED
 
     OPENED.discard(path)
     remove_folder(path)

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rtk.runs.atomic import replacing, sync_to_disk
-from rtk.runs.working_copy import fetch_missing, push_file, remove_file, remove_folder, remove_unfinished
+from rtk.runs.stored_checkpoints import fetch_missing, remove_folder, remove_unfinished
+from rtk.runs.working_copy import push_file, remove_file
 
 MANIFEST = "manifest.json"
 STATE = "state.json"  # every checkpoint has one, of whatever version

@@ -22,7 +22,8 @@ from rtk.runs.data_record import ENVIRONMENT, located
 from rtk.runs.metrics_file import Row, append_rows, read_rows, replace_rows
 from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
-from rtk.runs.working_copy import CHECKPOINTS, OPENED, local_folder, place_of, pull, pull_checkpoints
+from rtk.runs.stored_checkpoints import pull_checkpoints
+from rtk.runs.working_copy import CHECKPOINTS, OPENED, local_folder, place_of, pull
 
 # What a run did where its config is from before the key, whose default is another for new ones.
 BEFORE_THE_KEY = {"data": {"exif": "ignore"}, "model": {"batchnorm": "local"}}

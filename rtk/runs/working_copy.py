@@ -80,7 +80,7 @@ def _uri_of(path: Path) -> Uri | None:
 
 
 def pull(folder: Path, only: Collection[str] = ()) -> None:
-    """Bring a working copy up to date, but for the files in its checkpoints; `fetch_missing` brings those.
+    """Bring a working copy up to date, but for its checkpoints (`rtk.runs.stored_checkpoints`).
 
     What has changed here and not there stays as it is.
 
@@ -101,13 +101,11 @@ def pull(folder: Path, only: Collection[str] = ()) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _record(folder) as record:
         for name, stamp in there.items():
-            file = folder / name
-            if only and PurePosixPath(name).parts[0] not in only:
-                continue
-            if record.get(name, {}).get("there") != stamp or not file.exists():
+            file, known = folder / name, record.get(name, {})
+            if (not only or PurePosixPath(name).parts[0] in only) and _is_newer(stamp, file, known):
                 entry = store.download(name, file)
-                known = list(entry) if _is_settled(entry, time.time_ns()) else None
-                record[name] = {"here": _stamp(file), "there": known}
+                unsure = not _is_settled(entry, time.time_ns())
+                record[name] = {"here": _stamp(file), "there": list(entry), "unsure": unsure}
         for name in record.keys() - there.keys():
             (folder / name).unlink(missing_ok=True)
             del record[name]
@@ -162,7 +160,7 @@ def fetch(place: str) -> Path:
     store = store_of(path.parent)
     if store is None:
         return path
-    with FileLock(_made(path.parent) / LOCK):
+    with FileLock(made(path.parent) / LOCK):
         entry = store.entry(path.name)
         if entry is None:
             raise FileNotFoundError(errno.ENOENT, "not there", place)
@@ -194,80 +192,6 @@ def bring(place: str) -> Path:
         return folder
 
 
-# ---------------------------------------------------------------- checkpoints
-
-
-def pull_checkpoints(folder: Path) -> None:
-    """Bring what is known of a run's checkpoints up to date: which there are, and what the aliases point to.
-
-    Args:
-        folder: of the checkpoints.
-    """
-    store = store_of(folder)
-    if store is None:
-        return
-    there = store.entries()
-    with FileLock(_made(folder) / LOCK):
-        for path in folder.glob("*/manifest.json"):
-            if path.relative_to(folder).as_posix() not in there:
-                path.unlink()  # pruned by another process
-        for name in there:
-            is_alias = "/" not in name and name.endswith(".json")
-            if is_alias or (name.endswith("/manifest.json") and not (folder / name).exists()):
-                store.download(name, folder / name)
-        for path in folder.glob("*.json"):
-            if path.name not in there:
-                path.unlink()
-
-
-def fetch_missing(folder: Path, sizes: Mapping[str, int]) -> list[str]:
-    """Download those files of a checkpoint that are not here; what is missing there stays missing.
-
-    Args:
-        folder: of the checkpoint.
-        sizes: bytes of its files, by name.
-
-    Returns:
-        What has been downloaded.
-    """
-    store = store_of(folder)
-    if store is None or not _lacking(folder, sizes):
-        return []
-    with FileLock(_made(folder) / LOCK):
-        wanted, there = _lacking(folder, sizes), store.entries()
-        found = [name for name in wanted if name in there]
-        for name in found:
-            store.download(name, folder / name)
-    return found
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete what was sent of checkpoints that were never finished.
-
-    Args:
-        folder: of the checkpoints.
-    """
-    store = store_of(folder)
-    if store is not None:
-        there = store.entries()
-        for name in there:
-            if "/" in name and f"{name.partition('/')[0]}/manifest.json" not in there:
-                store.delete(name)
-
-
-def remove_folder(folder: Path) -> None:
-    """Delete the objects behind a folder of a working copy, that which makes it whole first."""
-    store = store_of(folder)
-    if store is not None:
-        for name in sorted(store.entries(), key=lambda name: not name.endswith("manifest.json")):
-            store.delete(name)
-
-
-def _lacking(folder: Path, sizes: Mapping[str, int]) -> list[str]:
-    there = {path.name: path.stat().st_size for path in folder.glob("*")}
-    return [name for name, size in sizes.items() if there.get(name) != size]
-
-
 # ---------------------------------------------------------------- what is shared
 
 
@@ -296,6 +220,13 @@ def _record(folder: Path) -> Iterator[dict[str, Any]]:
             write_json(path, record)
 
 
+def _is_newer(there: Stamp, file: Path, known: Mapping[str, Any]) -> bool:
+    """Whether an object may be another than when it was last the same as a file, or the file is gone."""
+    if known.get("there") != there or not file.exists():
+        return True
+    return known.get("unsure", False) and known["here"] == _stamp(file)
+
+
 def _is_settled(entry: Entry, seen: int) -> bool:
     """Whether an object that is written once more cannot look the same: storage knows the time to the second.
 
@@ -311,6 +242,7 @@ def _stamp(file: Path) -> Stamp:
     return [about.st_size, about.st_mtime_ns]
 
 
-def _made(folder: Path) -> Path:
+def made(folder: Path) -> Path:
+    """A folder, which is made where it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -22,8 +22,9 @@ from rtk.runs.data_record import ENVIRONMENT, NO_RECORD, DataRecord, absolute
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder
 from rtk.runs.origin import is_imported
+from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runs.sweep import sweep_of
-from rtk.runs.working_copy import local_folder, pull_checkpoints
+from rtk.runs.working_copy import local_folder
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import Interrupts
 from rtk.runtime.ray_session import check_resources, start_ray, worker_memory

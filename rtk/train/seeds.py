@@ -18,7 +18,8 @@ from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder, is_held
 from rtk.runs.listing import status_of
 from rtk.runs.names import check_name, seed_run_name
-from rtk.runs.working_copy import local_folder, pull, pull_checkpoints, remove_folder
+from rtk.runs.stored_checkpoints import pull_checkpoints, remove_folder
+from rtk.runs.working_copy import local_folder, pull
 from rtk.tracking.sending import mirrored
 from rtk.train.checkpoint import read_state
 from rtk.train.going_on import mend_checkpoints

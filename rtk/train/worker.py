@@ -21,7 +21,7 @@ from rtk.data.views.maker import View, ViewMaker
 from rtk.objectives import view_makers
 from rtk.optim.schedules import averaging_phase, learning_rate
 from rtk.runs.checkpoints import has_checkpoint
-from rtk.runs.working_copy import pull_checkpoints
+from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import load_checkpoint

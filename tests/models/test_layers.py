@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from rtk.config import load_config
 from rtk.config.model import ModelConfig
 from rtk.config.training import OptimizerConfig
 from rtk.models import build_model
@@ -49,3 +50,13 @@ def test_narrow_shortcuts_are_not_laid_out_channels_last():
     assert not suits_channels_last(build_model(ModelConfig(width=4), 5))
     assert suits_channels_last(build_model(ModelConfig(width=8), 5))
     assert suits_channels_last(build_model(ModelConfig(name=TINY_DINOV3), 5, 32))
+
+
+def test_the_linear_probe_trains_the_head_alone(monkeypatch):
+    for variable in ("RTK_DATA", "RTK_WEIGHTS"):
+        monkeypatch.setenv(variable, "somewhere")
+    config = load_config("dinov3_linear_probe")
+    with torch.device("meta"):
+        model = build_model(config.model.model_copy(update={"weights": None}), 1000, config.data.image_size)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained == ["head.weight", "head.bias"]

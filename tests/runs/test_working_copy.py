@@ -71,6 +71,34 @@ def test_what_has_not_been_sent_yet_is_kept(machine):
     assert push(here) == 1
 
 
+def test_what_has_changed_here_since_it_came_is_kept(machine):
+    """Also where it came so soon that the storage's clock would not tell a later one apart."""
+    here = machine("here")
+    here.mkdir(parents=True)
+    (here / "metrics.csv").write_text("1")
+    push(here)
+    there = machine("there")
+    pull(there)
+    (there / "metrics.csv").write_text("1\n2")
+    pull(there)
+    assert (there / "metrics.csv").read_text() == "1\n2"
+
+
+def test_what_is_written_twice_in_a_second_with_one_length_is_seen(machine):
+    here = machine("here")
+    here.mkdir(parents=True)
+    (here / "best.json").write_text("1")
+    push(here)
+    there = machine("there")
+    pull(there)
+    here = machine("here")
+    (here / "best.json").write_text("2")
+    push(here)
+    there = machine("there")
+    pull(there)
+    assert (there / "best.json").read_text() == "2"
+
+
 def test_locks_parts_and_what_is_of_the_moment_stay_here(machine):
     here = machine("here")
     for name in (".driver.lock", "ray/x", "ranks/00000.json", "stop", "checkpoints/last.json"):

@@ -9,7 +9,8 @@ import pytest
 from rtk.runs.checkpoint_faults import mend
 from rtk.runs.checkpoints import CheckpointError, has_checkpoint, numbered, prune
 from rtk.runs.object_store import ObjectStore, StorageError
-from rtk.runs.working_copy import local_folder, pull_checkpoints, push_file, store_of
+from rtk.runs.stored_checkpoints import pull_checkpoints
+from rtk.runs.working_copy import local_folder, push_file, store_of
 from rtk.train.saving import SaveError, save_checkpoint
 from tests.object_storage import in_folder
 from tests.train.uniform_states import loaded, state_of
