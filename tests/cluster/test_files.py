@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,10 @@ def test_launched_clusters_ask_for_a_token_and_bind_no_dashboard(path):
         assert "RAY_AUTH_MODE=token" in containers + start
         assert "--dashboard-host" not in start
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_shell_scripts_have_no_known_mistakes():
+    subprocess.run(["shellcheck", *CLUSTER.glob("*.sh")], check=True)
 
 
 def test_every_image_is_of_this_version():
