@@ -89,6 +89,7 @@ def _broken_aliases(folder: Path) -> list[str]:
 def _record(folder: Path, names: list[str], verify: bool) -> dict[str, Any]:
     from rtk.runs.checkpoint_faults import faults
     from rtk.runs.checkpoints import MANIFEST, CheckpointError, read_manifest
+    from rtk.runs.working_copy import size_of
 
     found: Mapping[str, Any] = {}
     has_manifest = (folder / MANIFEST).is_file()
@@ -99,7 +100,7 @@ def _record(folder: Path, names: list[str], verify: bool) -> dict[str, Any]:
         "aliases": names,
         "step": found.get("step", _step(folder)),
         "saved": found.get("saved"),
-        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file()),
+        "bytes": size_of(folder),
         "workers": found.get("world_size"),
         "metrics": found.get("metrics"),
         "faults": faults(folder, contents=verify),

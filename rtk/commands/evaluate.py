@@ -36,7 +36,8 @@ def add(commands: Parsers) -> None:
     )
     parser.add_argument(
         "run",
-        help="run folder, its name under --output, last, or NAME of the runs NAME-seed0, NAME-seed1, ...",
+        help="run folder or its URI, its name under --output, last, or NAME of the runs NAME-seed0, "
+        "NAME-seed1, ...",
     )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="config overrides of evaluate.*"

@@ -56,8 +56,8 @@ def run(options: Options) -> int:
     overrides = [override_text("model.weights", options.weights), *options.overrides]
     name = None
     if options.out:
-        parent, _, name = options.out.rstrip("/").rpartition("/")
-        overrides.append(override_text("output", parent or "."))
+        parent, slash, name = options.out.rstrip("/").rpartition("/")
+        overrides.append(override_text("output", parent or slash or "."))
     config = load_config(options.recipe, overrides)
     classes = Path(options.classes) if options.classes else None
     imported = import_weights(weights, config, name, classes)

@@ -52,10 +52,10 @@ def ls(options: Options) -> int:
     from rtk.config.errors import ConfigError
     from rtk.report.tables import how_shown
     from rtk.runs.listing import list_runs
-    from rtk.runs.working_copy import local_folder, pull_runs
+    from rtk.runs.working_copy import but_large, local_folder, pull_runs
 
     output = local_folder(options.output)
-    pull_runs(output)
+    pull_runs(output, but_large)
     if not output.is_dir():
         raise ConfigError(f"--output: there is no folder {options.output!r}")
     found = list_runs(output)
@@ -114,12 +114,13 @@ def rm(options: Options) -> int:
     if not options.yes and not _agreed(found):
         print("nothing was deleted", file=sys.stderr)
         return 1
+    places = [RunFolder(path).place for path in paths]
     for path in paths:
         _delete(path)
     if options.json:
-        print_json({"deleted": [str(path) for path in paths]})
+        print_json({"deleted": places})
     else:
-        print("\n".join(f"deleted: {path}" for path in paths))
+        print("\n".join(f"deleted: {place}" for place in places))
     return 0
 
 
@@ -159,9 +160,11 @@ def _delete(path: Path) -> None:
 
 
 def _record(found: Listed) -> dict[str, Any]:
+    from rtk.runs.working_copy import place_of
+
     return {
         "run": found.path.name,
-        "path": str(found.path),
+        "path": place_of(found.path),
         **{key: getattr(found, key) for key in ("kind", "status", "recipe", "epoch", "epochs")},
         "metrics": dict(found.metrics),
         **{key: getattr(found, key) for key in ("age", "size")},

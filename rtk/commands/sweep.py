@@ -48,7 +48,9 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--concurrent", type=positive, metavar="N", help="trials at a time")
     parser.add_argument("--sampler", choices=["tpe", "gp", "nsga2", "random"])
     parser.add_argument("--scheduler", choices=["asha", "hyperband", "pbt", "none"])
-    parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the runs, or its URI (default: the recipe's, runs)"
+    )
     add_json(parser)
 
 

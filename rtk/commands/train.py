@@ -41,7 +41,9 @@ def add(commands: Parsers) -> None:
     parser.add_argument("--resume", metavar="RUN", help="continue a run (or last) from its last checkpoint")
     parser.add_argument("--name", help="name of the run (default: made of the recipe's and the time)")
     add_seeds(parser)
-    parser.add_argument("--output", metavar="DIR", help="folder of the runs (default: the recipe's, runs)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder of the runs, or its URI (default: the recipe's, runs)"
+    )
     add_labels_by(parser)
     parser.add_argument(
         "--print-config", action="store_true", help="print the resolved config with origins and stop"

@@ -20,7 +20,7 @@ from rtk.evaluate.score_table import as_predictions, rows_of, score_columns
 from rtk.evaluate.set_rule import calibrated_sets
 from rtk.evaluate.sets import VALIDATION_OOD
 from rtk.evaluate.thresholds import Thresholds, thresholds_for
-from rtk.runs.checkpoints import resolve_checkpoint
+from rtk.runs.checkpoints import fetch_state, resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 from rtk.scores import FittedScore
@@ -153,7 +153,7 @@ def _hash(described: Any) -> str:
 
 def _checkpoint_hash(run: RunFolder, checkpoint: str) -> str:
     """Of its description: step, validation metrics to the last digit, counters of the optimiser."""
-    return _file_hash(resolve_checkpoint(run.checkpoints / checkpoint) / "state.json")
+    return _file_hash(fetch_state(resolve_checkpoint(run.checkpoints / checkpoint)))
 
 
 def _file_hash(path: Path) -> str:

@@ -18,7 +18,9 @@ from rtk.runs.checkpoints import (
     read_manifest,
     read_pointer,
     resolve_checkpoint,
+    size_in,
 )
+from rtk.runs.stored_checkpoints import stored_sizes
 
 
 def faults(folder: Path, contents: bool = True) -> list[str]:
@@ -32,16 +34,30 @@ def faults(folder: Path, contents: bool = True) -> list[str]:
         return []
     try:
         files = read_manifest(folder)["files"]
-        fetched = fetch_whole(folder)
+        stored = None if contents else stored_sizes(folder)
+        if stored is not None:
+            sizes = {name: size_in(record) for name, record in files.items()}
+            return [_of_length(n, size, stored.get(n)) for n, size in sizes.items() if size != stored.get(n)]
+        fetched = fetch_whole(folder) if contents else []
     except CheckpointError as error:
         return [str(error)]
     found = []
     for name, record in files.items():
-        of_file = list(_faults(folder / name, record, contents or name in fetched))
+        of_file = list(_faults(folder / name, record, contents))
         if of_file and name in fetched:
             (folder / name).unlink(missing_ok=True)  # or it would be taken for whole by its length
         found += of_file
     return found
+
+
+def have_whole(folder: Path) -> None:
+    """Have all files of a checkpoint on this machine, as long as they were; what is fetched also by content.
+
+    Raises:
+        CheckpointError: naming what is damaged.
+    """
+    fetched = fetch_whole(folder)
+    check_whole(folder, contents=bool(fetched))
 
 
 def check_whole(folder: Path, contents: bool = True) -> None:
@@ -90,15 +106,19 @@ def faults_of(alias: Path) -> list[str]:
     return [f"{folder.name}/{fault}" for fault in faults(folder)]
 
 
+def _of_length(name: str, wanted: int, there: int | None) -> str:
+    return f"{name}: missing" if there is None else f"{name}: {there:,} bytes, wanted {wanted:,}"
+
+
 def _faults(path: Path, record: FileRecord, contents: bool) -> Iterator[str]:
     try:
         size = path.stat().st_size
         if size != record["bytes"]:
-            yield f"{path.name}: {size:,} bytes, wanted {record['bytes']:,}"
+            yield _of_length(path.name, record["bytes"], size)
         elif contents and hash_of_file(path) != record["sha256"]:
             yield f"{path.name}: not what was written, by its SHA-256"
     except FileNotFoundError:
-        yield f"{path.name}: missing"
+        yield _of_length(path.name, 0, None)
     except OSError as error:
         yield f"{path.name}: {error.strerror}"
     except (KeyError, TypeError):

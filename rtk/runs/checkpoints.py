@@ -136,8 +136,16 @@ def fetch_whole(folder: Path) -> list[str]:
     Raises:
         CheckpointError: its manifest is damaged.
     """
+    if not (folder / MANIFEST).exists():  # of an earlier version, which knew folders of this machine only
+        return []
     files = read_manifest(folder)["files"]
-    return fetch_missing(folder, {name: dict(record).get("bytes", 0) for name, record in files.items()})
+    return fetch_missing(folder, {name: size_in(record) for name, record in files.items()})
+
+
+def size_in(record: Any) -> int:
+    """Bytes of a file by its record, which may be damaged; 0 then."""
+    size = record.get("bytes") if isinstance(record, dict) else None
+    return size if isinstance(size, int) else 0
 
 
 def fetch_state(folder: Path) -> Path:

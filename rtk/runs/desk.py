@@ -54,7 +54,8 @@ def open_desk(run: RunFolder) -> Any:
 class DistantRun(RunFolder):
     """A run whose folder is on another node; `path` is where this one keeps its checkpoints.
 
-    What a worker says arrives in the order in which it is said, and is not waited for.
+    What a worker says arrives in the order in which it is said, and is not waited for; that metrics could not
+    be written is raised by what is said later.
 
     Attributes:
         desk: the actor.
@@ -62,10 +63,12 @@ class DistantRun(RunFolder):
 
     desk: Any = None
     _stop: dict[str, Any] = field(default_factory=dict, compare=False)
+    _rows: list[Any] = field(default_factory=list, compare=False)  # references to what is being written
 
     def append_metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """See `RunFolder`."""
-        self._say("append_metrics", step, epoch, dict(values))
+        self._check_rows(timeout=0)
+        self._rows.append(self._say("append_metrics", step, epoch, dict(values)))
 
     def drop_metrics_after(self, step: int, and_at: str | None = None) -> None:
         """See `RunFolder`."""
@@ -106,9 +109,17 @@ class DistantRun(RunFolder):
     def close(self) -> None:
         """Wait until all that was said has been done."""
         self._ask("stop_requested")
+        self._check_rows(timeout=None)
 
-    def _say(self, name: str, *arguments: Any) -> None:
-        self.desk.do.remote(name, *arguments)
+    def _check_rows(self, timeout: float | None) -> None:
+        import ray
+
+        if self._rows:
+            done, self._rows[:] = ray.wait(self._rows, num_returns=len(self._rows), timeout=timeout)
+            ray.get(done)
+
+    def _say(self, name: str, *arguments: Any) -> Any:
+        return self.desk.do.remote(name, *arguments)
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         import ray

@@ -77,7 +77,7 @@ class RunFolder:
     def at(cls, place: str) -> RunFolder:
         """The folder of a run that another process has opened, on any node; see `place`."""
         path = local_folder(place)
-        pull(path, only=("config.yaml", ENVIRONMENT, "plugins"))
+        pull(path, lambda name: name.parts[0] in ("config.yaml", ENVIRONMENT, "plugins"))
         pull_checkpoints(path / CHECKPOINTS)
         return cls(path)
 
@@ -180,7 +180,8 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file at once: a reader sees the old or the new one."""
         path = self.path / name
-        path.parent.mkdir(exist_ok=True)
+        if path.parent != self.path:
+            path.parent.mkdir(exist_ok=True)
         write_json(path, content)
 
     def read_json(self, name: str) -> Any:

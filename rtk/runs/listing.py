@@ -14,6 +14,7 @@ from rtk.runs.folder import RunFolder, is_held
 from rtk.runs.origin import is_imported
 from rtk.runs.results import read_result
 from rtk.runs.sweep import SWEEP_FILE, Sweep, read_tree, sweep_of, trials_of
+from rtk.runs.working_copy import size_of
 
 STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
 
@@ -70,7 +71,7 @@ def read_listed(path: Path) -> Listed:
         epochs=epochs,
         metrics={} if is_sweep else _metrics(run),
         started=(path / (SWEEP_FILE if is_sweep else "config.yaml")).stat().st_mtime,
-        size=sum(file.lstat().st_size for file in path.rglob("*") if not file.is_dir()),
+        size=size_of(path),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rtk.config.errors import ConfigError
 from rtk.runs.object_store import is_uri
-from rtk.runs.working_copy import local_folder, place_of, pull, pull_runs
+from rtk.runs.working_copy import but_large, local_folder, place_of, pull, pull_runs
 
 LAST = "last"  # the run, or sweep, that was started or resumed last
 
@@ -28,10 +28,13 @@ def find_folder(name: str | Path, output: str | Path, *markers: str) -> Path | N
             return path
     if str(name) != LAST:
         return None
-    pull_runs(runs)
+    pull_runs(runs, but_large)
     started = [path for marker in markers for path in runs.glob(f"[!.]*/{marker}")]
     newest = max(started, key=lambda path: path.stat().st_mtime_ns, default=None)
-    return None if newest is None else newest.parent.absolute()
+    if newest is None:
+        return None
+    pull(newest.parent)
+    return newest.parent.absolute()
 
 
 def free_folder(name: str, output: str, option: str = "--name", way_out: str = "") -> Path:

@@ -8,8 +8,10 @@ operation is tried.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from rtk.runs.atomic import replacing
 
 if TYPE_CHECKING:
     from pyarrow import fs
+    from tenacity import RetryCallState
 
 SCHEMES = ("s3", "gs")
 TIMEOUT = "RTK_STORAGE_TIMEOUT"
@@ -32,7 +35,10 @@ FINAL = (
     *("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH"),
     *("Access Denied", "AccessDenied", "NoSuchBucket", "Bucket not found", "PERMISSION_DENIED"),
 )
+PROBE = ".written-to-see-whether-it-can-be"
+WARN_AT = 2  # attempts, each of which has tried a few times itself
 Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 Action: TypeAlias = "Callable[[fs.FileSystem, str], Result]"  # of a file system and a place in it
 
 
@@ -178,6 +184,16 @@ class ObjectStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         return self._try(name, copy)
 
+    def check(self) -> None:
+        """Write an object and delete it again.
+
+        Raises:
+            StorageError: nothing can be written there.
+        """
+        with tempfile.NamedTemporaryFile() as empty:
+            self.upload(Path(empty.name), PROBE)
+        self.delete(PROBE)
+
     def delete(self, name: str) -> None:
         """Delete an object, if it is there; raises as `entries`."""
 
@@ -202,6 +218,7 @@ class ObjectStore:
             retry=retry_if_exception(_may_pass),
             stop=stop_after_delay(seconds),
             wait=wait(0.2, 10, jitter=0.5),
+            before_sleep=lambda state: _warn(uri, state, seconds),
         )
         try:
             return attempts(lambda: action(_file_system(str(uri._replace(folder=""))), place))
@@ -212,6 +229,13 @@ class ObjectStore:
             raise StorageError(f"{uri}: {_last_line(last)} (tried for {seconds:g} s, {TIMEOUT})") from None
         except OSError as error:
             raise StorageError(f"{uri}: {_last_line(error)}") from None
+
+
+def _warn(uri: Uri, state: RetryCallState, seconds: float) -> None:
+    """Say that something is waited for."""
+    if state.attempt_number == WARN_AT and state.outcome is not None:
+        reason = _last_line(state.outcome.exception())
+        logger.warning("%s: %s; it is tried again for up to %g s (%s)", uri, reason, seconds, TIMEOUT)
 
 
 def _last_line(error: BaseException | None) -> str:

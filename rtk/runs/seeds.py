@@ -11,7 +11,8 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.listing import status_of
 from rtk.runs.names import find_folder, group_name
 from rtk.runs.object_store import is_uri
-from rtk.runs.working_copy import local_folder, pull_runs
+from rtk.runs.stored_checkpoints import pull_checkpoints
+from rtk.runs.working_copy import but_large, local_folder, pull, pull_runs
 
 UNFINISHED = ("running", "failed", "interrupted", "lost")
 
@@ -25,10 +26,13 @@ def find_group(name: str | Path, output: str = "runs") -> list[RunFolder]:
     """
     named = local_folder(output) / name
     for path in (local_folder(name),) if is_uri(name) else (local_folder(name), named):
-        pull_runs(path.parent)
+        pull_runs(path.parent, but_large)
         configs = path.parent.glob(f"{escape(path.name)}-seed*/config.yaml")
         runs = [RunFolder(config.parent.absolute()) for config in configs]
         members = [run for run in runs if group_name(run.name, seed_of(run)) == path.name]
+        for run in members:
+            pull(run.path)
+            pull_checkpoints(run.checkpoints)
         if members:
             return sorted(members, key=seed_of)
     return []

@@ -5,28 +5,31 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
 
-from rtk.runs.working_copy import LOCK, made, store_of
+from rtk.runs.working_copy import LOCK, made, stamp_of, store_of
 
 
 def pull_checkpoints(folder: Path) -> None:
     """Bring what is known of a run's checkpoints up to date: which there are, and what the aliases point to.
 
+    Files here of a checkpoint whose manifest is another there are of another run, which had the same name.
+
     Args:
         folder: of the checkpoints.
     """
     store = store_of(folder)
-    if store is None:
+    if store is None or (not (there := store.entries()) and not folder.exists()):
         return
-    there = store.entries()
     with FileLock(made(folder) / LOCK):
         for path in folder.glob("*/manifest.json"):
-            if path.relative_to(folder).as_posix() not in there:
-                path.unlink()  # pruned by another process
+            entry = there.get(path.relative_to(folder).as_posix())
+            if entry is None or stamp_of(path) != list(entry):
+                shutil.rmtree(path.parent)
         for name in there:
             is_alias = "/" not in name and name.endswith(".json")
             if is_alias or (name.endswith("/manifest.json") and not (folder / name).exists()):
@@ -34,6 +37,12 @@ def pull_checkpoints(folder: Path) -> None:
         for path in folder.glob("*.json"):
             if path.name not in there:
                 path.unlink()
+
+
+def stored_sizes(folder: Path) -> dict[str, int] | None:
+    """Bytes of the files of a checkpoint where it is stored, by name; None where that is on this machine."""
+    store = store_of(folder)
+    return None if store is None else {name: entry.size for name, entry in store.entries().items()}
 
 
 def fetch_missing(folder: Path, sizes: Mapping[str, int]) -> list[str]:

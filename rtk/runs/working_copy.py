@@ -1,19 +1,24 @@
 """Folders on object storage are worked with as folders on this machine: their working copies.
 
 `s3://bucket/runs/a` is `~/.cache/rtk/s3/bucket/runs/a` (`RTK_CACHE` names another place), so that a path
-says where it comes from, and every process of every node finds its own. Files of a run are pulled when it is
-opened and pushed when they have changed; those of checkpoints, which are large and never change, are pushed
-where they are written and fetched where they are read. Functions here do nothing to other folders.
+says where it comes from, and every process of every node finds its own. Behind the bucket's name stands what
+else tells servers apart: `@` and a hash of `AWS_ENDPOINT_URL`, `+` and the URI's options.
+
+Files of a run are pulled when it is opened and pushed when they have changed; those of checkpoints, which are
+large and never change, are pushed where they are written and fetched where they are read. Functions here do
+nothing to other folders.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import shutil
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -24,6 +29,7 @@ from rtk.runs.atomic import write_json
 from rtk.runs.object_store import SCHEMES, Entry, ObjectStore, Uri, is_uri, parse_uri
 
 CACHE = "RTK_CACHE"
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 RECORD = ".synced.json"  # in a working copy: what was last the same here and there
 LOCK = ".synced.lock"
 CHECKPOINTS = "checkpoints"
@@ -49,9 +55,16 @@ def local_folder(place: str | Path) -> Path:
     if not is_uri(place):
         return Path(place).absolute()
     uri = parse_uri(str(place))
-    # No bucket's name has a +; what follows has no character that means something in a URI of a file.
+    # No bucket's name has a @ or a +; what follows has no character that means something in a URI of a file.
     options = f"+{urlsafe_b64encode(uri.options.encode()).decode().rstrip('=')}" if uri.options else ""
-    return cache_folder() / uri.scheme / f"{uri.bucket}{options}" / uri.folder
+    return cache_folder() / uri.scheme / f"{uri.bucket}{_server(uri)}{options}" / uri.folder
+
+
+def _server(uri: Uri) -> str:
+    """What tells a bucket from one of the same name elsewhere, where the environment alone says which."""
+    address = next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
+    is_given = uri.scheme != "s3" or "endpoint_override=" in uri.options
+    return f"@{hashlib.sha256(address.encode()).hexdigest()[:8]}" if address and not is_given else ""
 
 
 def place_of(path: Path) -> str:
@@ -73,20 +86,31 @@ def _uri_of(path: Path) -> Uri | None:
     scheme, bucket, *folders = parts
     bucket, _, encoded = bucket.partition("+")
     options = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
-    return Uri(scheme, bucket, "/".join(folders), options)
+    return Uri(scheme, bucket.partition("@")[0], "/".join(folders), options)
 
 
 # ---------------------------------------------------------------- files of a run
 
 
-def pull(folder: Path, only: Collection[str] = ()) -> None:
+def everything(name: PurePosixPath) -> bool:
+    """All files of a run."""
+    return True
+
+
+def but_large(name: PurePosixPath) -> bool:
+    """All files of a run but predictions and packaged models."""
+    return not {"predictions", "export"} & set(name.parts[:-1])
+
+
+def pull(folder: Path, wanted: Callable[[PurePosixPath], bool] = everything) -> None:
     """Bring a working copy up to date, but for its checkpoints (`rtk.runs.stored_checkpoints`).
 
-    What has changed here and not there stays as it is.
+    What has changed here and not there stays as it is. A copy of what is no longer there is deleted, unless
+    something of it has not been sent yet.
 
     Args:
         folder: the working copy.
-        only: names in it that are wanted; none: all.
+        wanted: whether a file is, by its name in the folder.
 
     Raises:
         StorageError: the storage cannot be reached.
@@ -96,19 +120,30 @@ def pull(folder: Path, only: Collection[str] = ()) -> None:
         return
     there = {name: list(entry) for name, entry in store.entries().items() if _is_shared(PurePosixPath(name))}
     if not there:
+        _forget(folder)
         return
     OPENED.add(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _record(folder) as record:
         for name, stamp in there.items():
             file, known = folder / name, record.get(name, {})
-            if (not only or PurePosixPath(name).parts[0] in only) and _is_newer(stamp, file, known):
+            if wanted(PurePosixPath(name)) and _is_newer(stamp, file, known):
                 entry = store.download(name, file)
                 unsure = not _is_settled(entry, time.time_ns())
-                record[name] = {"here": _stamp(file), "there": list(entry), "unsure": unsure}
+                record[name] = {"here": stamp_of(file), "there": list(entry), "unsure": unsure}
         for name in record.keys() - there.keys():
             (folder / name).unlink(missing_ok=True)
             del record[name]
+
+
+def _forget(folder: Path) -> None:
+    """Delete the copy of what has been deleted, which would be taken for a run; not what was never sent."""
+    if not (folder / RECORD).exists():
+        return
+    with _record(folder) as record:
+        unsent = [n for n in _files(folder) if record.get(n, {}).get("here") != stamp_of(folder / n)]
+    if not unsent:
+        shutil.rmtree(folder)
 
 
 def push(folder: Path) -> int:
@@ -123,7 +158,7 @@ def push(folder: Path) -> int:
     with _record(folder) as record:
         for name in [*_files(folder), *(name for name in record if not (folder / name).exists())]:
             try:
-                here = _stamp(folder / name)
+                here = stamp_of(folder / name)
                 if record.get(name, {}).get("here") == here:
                     continue
                 record[name] = {"here": here, "there": list(store.upload(folder / name, name))}
@@ -164,21 +199,29 @@ def fetch(place: str) -> Path:
         entry = store.entry(path.name)
         if entry is None:
             raise FileNotFoundError(errno.ENOENT, "not there", place)
-        if (
-            not path.exists()
-            or _stamp(path) != list(entry)
-            or not _is_settled(entry, path.stat().st_ctime_ns)
-        ):
+        is_same = path.exists() and stamp_of(path) == list(entry)
+        if not is_same or not _is_settled(entry, path.stat().st_ctime_ns):
             store.download(path.name, path)
     return path
 
 
-def pull_runs(output: Path) -> None:
-    """Bring the working copies of all runs and sweeps of a folder up to date; raises as `pull`."""
+def pull_runs(output: Path, wanted: Callable[[PurePosixPath], bool] = everything) -> None:
+    """Bring the working copies of all runs and sweeps of a folder up to date; as `pull`."""
     store = store_of(output)
-    for name in store.folders() if store is not None else ():
+    if store is None:
+        return
+    here = {path.parent.name for path in output.glob(f"[!.]*/{RECORD}")}  # some may be gone there
+    for name in sorted(here.union(store.folders())):
         if not name.startswith("."):
-            pull(output / name)
+            pull(output / name, wanted)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files of a folder, wherever it lies."""
+    store = store_of(folder)
+    if store is not None:
+        return sum(entry.size for entry in store.entries().values())
+    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
 
 
 def bring(place: str) -> Path:
@@ -224,7 +267,7 @@ def _is_newer(there: Stamp, file: Path, known: Mapping[str, Any]) -> bool:
     """Whether an object may be another than when it was last the same as a file, or the file is gone."""
     if known.get("there") != there or not file.exists():
         return True
-    return known.get("unsure", False) and known["here"] == _stamp(file)
+    return known.get("unsure", False) and known["here"] == stamp_of(file)
 
 
 def _is_settled(entry: Entry, seen: int) -> bool:
@@ -237,7 +280,8 @@ def _is_settled(entry: Entry, seen: int) -> bool:
     return seen - entry.written > SETTLED_SECONDS * 10**9
 
 
-def _stamp(file: Path) -> Stamp:
+def stamp_of(file: Path) -> Stamp:
+    """Size and time of writing of a file."""
     about = file.stat()
     return [about.st_size, about.st_mtime_ns]
 

@@ -37,14 +37,8 @@ from rtk.scores.threshold_search import ScoredImages, best_tau_id, by_confidence
 
 Method = Literal["ltt", "crc"]
 PROPOSING = 5  # one in so many images proposes thresholds
-KEPT = (
-    1.0,
-    0.99,
-    0.975,
-    0.95,
-    0.9,
-    0.8,
-)  # shares of ID images that each tau_OOD keeps where several are tried
+# Shares of ID images that each tau_OOD keeps where several are tried.
+KEPT = (1.0, 0.99, 0.975, 0.95, 0.9, 0.8)
 EVIDENCE = 0.7  # of the largest log p-value proposed: a sequence begins where so much is reached
 STEPS = {"fixed_sequence": 250, "holm": 20}  # values of tau_ID: only holm pays for each
 LOWER = (0.05, 0.3, 1.0)  # beyond the smallest confidence seen, in ranges of those seen: so all are accepted

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from rtk.runs.checkpoints import MANIFEST, STATE, fetch_whole, has_checkpoint, resolve_checkpoint
+from rtk.runs.checkpoints import STATE, fetch_whole, has_checkpoint, resolve_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import MetricsTail, Row
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
@@ -261,11 +261,10 @@ class Mirror:
     def _checkpoints(self) -> dict[str, Path]:
         """Folders of the checkpoints to keep, by alias."""
         kept = ("best", "last") if self._keeps() else ()
-        there = {alias: self.run.checkpoints / alias for alias in kept}
-        found = {alias: resolve_checkpoint(path) for alias, path in there.items() if has_checkpoint(path)}
+        there = filter(has_checkpoint, (self.run.checkpoints / alias for alias in kept))
+        found = {path.name: resolve_checkpoint(path) for path in there}
         for folder in found.values():
-            if (folder / MANIFEST).exists():
-                fetch_whole(folder)
+            fetch_whole(folder)
         return found
 
     def _keeps(self) -> bool:

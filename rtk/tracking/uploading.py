@@ -18,13 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 def check_reachable(folder: Path) -> None:
-    """Refuse a folder of runs that workers on other nodes could not use.
+    """Refuse a folder of runs that cannot be written, or that workers on other nodes could not use.
 
     Raises:
         ConfigError: it is on no object storage, and some node does not see it.
+        StorageError: it is, and cannot be written there.
     """
-    if store_of(folder) is None:
+    store = store_of(folder)
+    if store is None:
         check_output(folder)
+    else:
+        store.check()
 
 
 @contextmanager

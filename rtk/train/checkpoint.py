@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rtk.optim.methods import METHODS
-from rtk.runs.checkpoint_faults import check_whole
+from rtk.runs.checkpoint_faults import have_whole
 from rtk.runs.checkpoints import CheckpointError, fetch_state, resolve_checkpoint
 from rtk.train.shard_reader import ShardReader, check_finite
 from rtk.train.state import TrainState, common_tensors, optimizer_name
@@ -53,7 +53,7 @@ def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:
     Raises:
         CheckpointError: naming what the checkpoint lacks, or what it has and the run has no place for.
     """
-    check_whole(resolve_checkpoint(folder), contents=False)  # what `mend` has compared
+    have_whole(resolve_checkpoint(folder))  # `mend` has compared contents
     content, reader = read_state(folder), ShardReader(resolve_checkpoint(folder))
     _check_fits(folder, state, content, reader)
     _restore_kind(state.shards.weights(), "weight", state, reader)

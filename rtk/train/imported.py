@@ -22,6 +22,7 @@ from rtk.runs.data_record import ENVIRONMENT
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import free_folder
 from rtk.runs.origin import Origin, hash_weights
+from rtk.runs.stored_checkpoints import remove_folder
 from rtk.runtime.environment import describe_environment
 from rtk.tracking.status import note_status
 from rtk.train.saving import save_weights
@@ -161,6 +162,7 @@ def _write(
         save_weights(run.checkpoints / "best", model, progress)
         note_status(run, "FINISHED", state="imported")
     except BaseException:
+        remove_folder(run.path)
         shutil.rmtree(run.path, ignore_errors=True)
         raise
     return run

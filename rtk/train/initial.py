@@ -23,6 +23,7 @@ from rtk.models.weights_file import LazyTensor, open_weights
 from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
+from rtk.runs.object_store import is_uri
 from rtk.runs.working_copy import bring
 from rtk.train.checkpoint import read_state
 from rtk.train.engine import partitioned_build, whole
@@ -121,6 +122,8 @@ def open_source(path: str) -> dict[str, LazyTensor]:
         ValueError: where none of these is found.
     """
     found = bring(path)
+    if is_uri(path) and not found.exists():
+        raise ConfigError(f"model.weights: got {path!r}, where there is nothing")
     if (found / "config.yaml").is_file():
         return _run_weights(RunFolder.open(found))
     return open_weights(found)

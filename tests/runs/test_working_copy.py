@@ -73,24 +73,46 @@ def test_what_has_not_been_sent_yet_is_kept(machine):
 
 def test_what_has_changed_here_since_it_came_is_kept(machine):
     """Also where it came so soon that the storage's clock would not tell a later one apart."""
-    here = machine("here")
-    here.mkdir(parents=True)
-    (here / "metrics.csv").write_text("1")
-    push(here)
-    there = machine("there")
-    pull(there)
+    there = sent(machine, "metrics.csv", "1")
     (there / "metrics.csv").write_text("1\n2")
     pull(there)
     assert (there / "metrics.csv").read_text() == "1\n2"
 
 
-def test_what_is_written_twice_in_a_second_with_one_length_is_seen(machine):
+def sent(machine, name: str, text: str):
+    """The copy on one machine, after it was sent and has come to another."""
     here = machine("here")
     here.mkdir(parents=True)
-    (here / "best.json").write_text("1")
+    (here / name).write_text(text)
     push(here)
     there = machine("there")
     pull(there)
+    return there
+
+
+def test_what_is_deleted_there_is_no_run_here_any_more(machine):
+    there = sent(machine, "config.yaml", "name: a")
+    store_of(there).delete("config.yaml")
+    (there / "metrics.csv").write_text("1")
+    pull(there)
+    assert (there / "config.yaml").exists()  # something has not been sent
+    (there / "metrics.csv").unlink()
+    pull(there)
+    assert not there.exists()
+
+
+def test_servers_with_buckets_of_one_name_have_copies_of_their_own(monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    copies = set()
+    for address in ("", "http://127.0.0.1:9000", "http://127.0.0.1:9001"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        copies.add(local_folder("s3://bucket/runs/a"))
+        assert place_of(local_folder("s3://bucket/runs/a")) == "s3://bucket/runs/a"
+    assert len(copies) == 3
+
+
+def test_what_is_written_twice_in_a_second_with_one_length_is_seen(machine):
+    sent(machine, "best.json", "1")
     here = machine("here")
     (here / "best.json").write_text("2")
     push(here)

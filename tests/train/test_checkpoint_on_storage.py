@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from itertools import count
 
 import pytest
+import torch
 
-from rtk.runs.checkpoint_faults import mend
+from rtk.runs.checkpoint_faults import faults, mend
 from rtk.runs.checkpoints import CheckpointError, has_checkpoint, numbered, prune
 from rtk.runs.object_store import ObjectStore, StorageError
-from rtk.runs.stored_checkpoints import pull_checkpoints
+from rtk.runs.stored_checkpoints import pull_checkpoints, remove_folder
 from rtk.runs.working_copy import local_folder, push_file, store_of
+from rtk.train.checkpoint import load_checkpoint
 from rtk.train.saving import SaveError, save_checkpoint
 from tests.object_storage import in_folder
 from tests.train.uniform_states import loaded, state_of
@@ -45,6 +48,32 @@ def test_what_one_machine_saves_another_loads_and_goes_on_from(machine):
     last = machine("here")
     assert loaded(last) == 2
     assert [folder.name for folder in numbered(last.parent)] == ["00001-step-1", "00002-step-2"]
+
+
+def test_a_run_of_the_same_name_is_not_mixed_with_one_that_was_deleted(machine):
+    """Its checkpoints have the same names and lengths."""
+    save(machine("here"), 1)
+    there = machine("there")
+    assert loaded(there) == 1
+    elsewhere = machine("elsewhere")
+    remove_folder(elsewhere.parent)
+    time.sleep(1.1)  # storage knows times to the second
+    save_checkpoint(elsewhere, state_of(5), {"step": 1, "world_size": 1})
+    there = machine("there")
+    state = state_of(-1)
+    with torch.no_grad():
+        load_checkpoint(there, state)
+    assert all(bool((part == 5).all()) for part in state.engine.module.parameters())
+
+
+def test_looking_at_lengths_downloads_nothing(machine):
+    save(machine("here"), 1)
+    last = machine("there")
+    folder = last.parent / "00001-step-1"
+    assert faults(folder, contents=False) == []
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+    store_of(folder).delete("common.safetensors")
+    assert faults(folder, contents=False) == ["common.safetensors: missing"]
 
 
 def test_what_is_pruned_here_is_gone_there(machine):
