@@ -7,11 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtk.commands.evaluate_ensemble import ensemble_of, split_runs
 from rtk.commands.evaluate_group import group_summary, print_group
 from rtk.commands.output import print_json, print_table
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_labels_by, add_plugin, positive
 
 if TYPE_CHECKING:
+    from rtk.config.schema import RunConfig
     from rtk.runs.folder import RunFolder
 
 
@@ -32,7 +34,9 @@ def add(commands: Parsers) -> None:
         rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
         rtk evaluate RUN --corrupted data/cifar10c --scores rr_bs rr_fast
         rtk evaluate RUN --scores msp energy --bootstrap 1000 --json
-        rtk evaluate NAME                             all runs of rtk train --seeds, and their mean""",
+        rtk evaluate NAME                             all runs of rtk train --seeds, and their mean
+        rtk evaluate RUN RUN RUN --ensemble           several networks as one: a run of its own
+        rtk evaluate NAME --ensemble --average logits    a deep ensemble of all seeds""",
     )
     parser.add_argument(
         "run",
@@ -40,9 +44,14 @@ def add(commands: Parsers) -> None:
         "NAME-seed1, ...",
     )
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="config overrides of evaluate.*"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="config overrides of evaluate.*; with --ensemble also further runs",
     )
     _add_sets(parser)
+    _add_ensemble(parser)
     _add_measures(parser)
     add_labels_by(parser)
     add_plugin(parser, "scores; the run keeps a copy")
@@ -122,6 +131,27 @@ def _add_guarantee(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_ensemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ensemble", action="store_true", help="measure the runs as one network, with how much they disagree"
+    )
+    parser.add_argument(
+        "--average",
+        choices=["softmax", "logits"],
+        help="with --ensemble: what is averaged over its members (default: softmax)",
+    )
+    parser.add_argument(
+        "--snapshots",
+        action="store_true",
+        help="with --ensemble: every numbered checkpoint that the runs have kept is a member",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        help="with --ensemble: of its run (default: made of its members, so that they give the same one)",
+    )
+
+
 def _add_sets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--suite",
@@ -146,7 +176,10 @@ def run(options: Options) -> int:
     """`rtk evaluate`."""
     from rtk.runs.seeds import open_runs
 
-    runs = open_runs([options.run], options.output)
+    options.overrides, others = split_runs(options)
+    runs = open_runs([options.run, *others], options.output)
+    if options.ensemble:
+        runs, options.checkpoint = [ensemble_of(runs, options, configured)], "best"
     results = {run.name: _evaluate(run, options) for run in runs}
     group = group_summary(runs, results) if len(runs) > 1 else None
     if options.json:
@@ -159,16 +192,12 @@ def run(options: Options) -> int:
 def _evaluate(run: RunFolder, options: Options) -> dict[str, Any]:
     """Measure a run, write its page and tables, and print what came of it but for `--json`."""
     from rtk.evaluate.evaluate import evaluate_run
-    from rtk.evaluate.sets import evaluation_config
-    from rtk.evaluate.suites import parse_ood
     from rtk.report.run_page import write_report
     from rtk.report.run_tables import write_run_tables
     from rtk.tracking.sending import send_evaluation
 
     run.add_plugins(options.plugin)
-    ood = [parse_ood(text) for text in options.ood or []]
-    overrides = [*_evaluate_overrides(options), *options.overrides]
-    config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
+    config = configured(run, options)
     result = evaluate_run(
         run, config, options.checkpoint, corrupted=options.corruptions, corrupted_sets=options.corrupted
     )
@@ -180,12 +209,22 @@ def _evaluate(run: RunFolder, options: Options) -> dict[str, Any]:
     return {**result, "report": str(report)}
 
 
+def configured(run: RunFolder, options: Options) -> RunConfig:
+    """The config that a run is evaluated with."""
+    from rtk.evaluate.sets import evaluation_config
+    from rtk.evaluate.suites import parse_ood
+
+    ood = [parse_ood(text) for text in options.ood or []]
+    overrides = [*_evaluate_overrides(options), *options.overrides]
+    return evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
+
+
 def _evaluate_overrides(options: Options) -> list[str]:
     """Options of `rtk evaluate` as the config keys that they stand for."""
     from rtk.config.overrides import override_text
 
     keys = {
-        "evaluate.scores": options.scores,
+        "evaluate.scores": options.scores and [*options.scores, *["disagreement"] * options.ensemble],
         "evaluate.protocol": options.protocol,
         "evaluate.risk": options.risk,
         "evaluate.guarantee.confidence": options.confidence,

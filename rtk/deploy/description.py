@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from rtk.config.ensemble import EnsembleConfig
 from rtk.config.errors import ConfigError
 from rtk.config.model import ModelConfig
 from rtk.models import Classifier, build_model
+from rtk.models.ensemble import build_ensemble
 from rtk.scores.decision import DecisionRule
 
 FORMAT = 1
@@ -37,7 +39,7 @@ class PreprocessingSection(BaseModel):
 
 
 class Description(BaseModel):
-    """`model.json`."""
+    """`model.json`; of an ensemble `model` is the first member, and `ensemble` has all."""
 
     format: int
     origin: dict[str, Any]
@@ -46,6 +48,7 @@ class Description(BaseModel):
     preprocessing: PreprocessingSection
     bf16: bool
     rule: DecisionRule
+    ensemble: EnsembleConfig | None = None
     plugins: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -104,11 +107,11 @@ def build_described(folder: Path, description: Description) -> Classifier:
     size, count = description.preprocessing.image_size, len(description.classes)
     try:
         with torch.device("meta"):
-            wanted = build_model(description.model, count, size)
+            wanted = _build(description, count, size)
         with safe_open(path, "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             _check_shapes(path, wanted, shapes)
-            model = build_model(description.model, count, size)
+            model = _build(description, count, size)
             model.load_state_dict({name: file.get_tensor(name) for name in shapes})
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: cannot read the weights: {error}") from None
@@ -117,6 +120,12 @@ def build_described(folder: Path, description: Description) -> Classifier:
     except ValueError as error:
         raise ConfigError(f"{folder / DESCRIPTION}: {error}") from None
     return model
+
+
+def _build(description: Description, num_classes: int, image_size: int) -> Classifier:
+    if description.ensemble is not None:
+        return build_ensemble(description.ensemble, num_classes, image_size)
+    return build_model(description.model, num_classes, image_size)
 
 
 def _check_shapes(path: Path, model: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:

@@ -20,6 +20,7 @@ from rtk.evaluate.model import load_model
 from rtk.evaluate.run_decision import current_decision
 from rtk.evaluate.sets import evaluation_config
 from rtk.runs.data_record import DataRecord
+from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.scores.decision import DECISION_SCORES
 from rtk.scores.selection import image_scores
@@ -61,6 +62,8 @@ def package_run(run: RunFolder, checkpoint: str = "best", overrides: Sequence[st
     running = image_scores((rule.confidence, rule.ood_score))
     if running:
         raise ConfigError(f"export: the rule decides by {running[0]}, wanted scores of logits or features")
+    ensemble = read_ensemble(run.path)
+    networks = [config.model] if ensemble is None else ensemble.config.members
     return PackagedModel(
         model=load_model(run, checkpoint),
         config=config.model.model_copy(update={"weights": None}),
@@ -72,7 +75,8 @@ def package_run(run: RunFolder, checkpoint: str = "best", overrides: Sequence[st
         rule=rule,
         scores=load_fitted(run.evaluation / DECISION_SCORES),
         origin={"run": run.name, "checkpoint": checkpoint, "step": rule.step},
-        plugins=_needed_plugins(config.model.name, (rule.confidence, rule.ood_score)),
+        plugins=_needed_plugins([one.name for one in networks], (rule.confidence, rule.ood_score)),
+        ensemble=None if ensemble is None else ensemble.config,
     )
 
 
@@ -82,9 +86,10 @@ def _classes(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
     return record.classes or open_sets(config, (), record).train.classes
 
 
-def _needed_plugins(backbone: str, scores: Iterable[str]) -> dict[str, str]:
+def _needed_plugins(backbones: Iterable[str], scores: Iterable[str]) -> dict[str, str]:
     """SHA-256, by name, of the user's files without which a model cannot be loaded."""
-    owners = [owner_of("backbone", backbone), *(owner_of("score", score) for score in scores)]
+    owners = [owner_of("backbone", name) for name in backbones]
+    owners += [owner_of("score", name) for name in scores]
     return {owner.path.name: owner.sha256 for owner in owners if owner is not None}
 
 
@@ -100,7 +105,9 @@ def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = No
     """
     import mlflow
 
-    needs_peft = run.config().model.lora.rank > 0
+    ensemble = read_ensemble(run.path)
+    networks = [run.config().model] if ensemble is None else ensemble.config.members
+    needs_peft = any(network.lora.rank > 0 for network in networks)
     mirror = Mirror(run)
     mirror.send()  # makes the MLflow run where there is none yet
     mlflow.set_tracking_uri(mirror.uri)

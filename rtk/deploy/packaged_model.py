@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rtk import __version__
+from rtk.config.ensemble import EnsembleConfig
 from rtk.config.errors import ConfigError
 from rtk.config.model import ModelConfig
 from rtk.config.plugin_files import PluginFile, is_loaded, load_plugins
@@ -64,6 +65,7 @@ class PackagedModel:
         scores: fitted, by name.
         origin: run and step that it comes from.
         plugins: SHA-256, by name, of the user's files that register its scores or backbone.
+        ensemble: the networks that `model` joins; None where it is one.
     """
 
     model: Classifier
@@ -75,6 +77,7 @@ class PackagedModel:
     scores: dict[str, FittedScore]
     origin: dict[str, Any]
     plugins: dict[str, str] = field(default_factory=dict)
+    ensemble: EnsembleConfig | None = None
 
     def save(self, folder: Path) -> None:
         """Write the folder."""
@@ -94,6 +97,7 @@ class PackagedModel:
             "bf16": self.bf16,
             "rule": asdict(self.rule),
             **({"plugins": self.plugins} if self.plugins else {}),
+            **({} if self.ensemble is None else {"ensemble": self.ensemble.model_dump(mode="json")}),
         }
 
     @classmethod
@@ -128,6 +132,7 @@ class PackagedModel:
             scores,
             described.origin,
             described.plugins,
+            described.ensemble,
         )
         return packaged.placed(device)
 

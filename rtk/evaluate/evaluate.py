@@ -17,6 +17,8 @@ from rtk.data.sets.class_names import labels_hash
 from rtk.data.sets.dataset import ImageDataset
 from rtk.evaluate import corruptions
 from rtk.evaluate.actors import Predict
+from rtk.evaluate.ensemble import check_ensemble
+from rtk.evaluate.joined_predictions import join_predictions
 from rtk.evaluate.joint_rules import compare_rules
 from rtk.evaluate.measure import calibration
 from rtk.evaluate.model import load_model
@@ -72,6 +74,7 @@ def evaluate_run(
     selections = evaluation_selections(config, rows, binding_record(run, config))
     _check_classes(selections["train"].dataset, state["num_classes"])
     shifted = _shifted(config, selections, rows, corrupted, corrupted_sets)
+    check_ensemble(run, config)
     start_ray()
     check_reachable(run.path)
     selections = leave_out_undecodable(selections, config.data, run.evaluation)
@@ -121,6 +124,7 @@ def _evaluate(
     step = read_state(run.checkpoints / pool.checkpoint)["step"]
     with progress_bar("predicting") as progress:
         columns = image_columns(config.evaluate, backbone)
+        join_predictions(run, selections, pool.checkpoint)
         paths = predict_datasets(pool, selections, progress, columns)
     predictions = {name: read_predictions(path) for name, path in paths.items()}
     stamps = {name: read_stamp(path)["predictions"] for name, path in paths.items()}

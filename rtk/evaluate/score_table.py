@@ -14,6 +14,7 @@ from rtk.config.schema import RunConfig
 from rtk.data.sets.of_run import split_train
 from rtk.evaluate.suites import OODSet
 from rtk.models import Classifier
+from rtk.models.heads import EnsembleHead
 from rtk.runtime.large_arrays import take_rows
 from rtk.scores import SCORES, FitData, FittedScore, Predictions, apply_score
 from rtk.scores.variants import score_of
@@ -34,7 +35,8 @@ def fit_data(config: RunConfig, predictions: Mapping[str, Columns], model: Class
     train = predictions["train"]
     kept, name, held = rows_to_fit_on(config, len(train["label"]), "validation" in predictions)
     validation = as_predictions(predictions[name], held)
-    return FitData(as_predictions(train, kept), validation, *model.head.used_weights())
+    members = model.head.member_weights() if isinstance(model.head, EnsembleHead) else ()
+    return FitData(as_predictions(train, kept), validation, *model.head.used_weights(), members)
 
 
 def rows_to_fit_on(config: RunConfig, train_rows: int, has_validation: bool) -> tuple[Rows, str, Rows]:

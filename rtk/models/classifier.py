@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rtk.models.backbones import build_backbone
 from rtk.models.batchnorm import batchnorm_layers
-from rtk.models.heads import AbetHead, CosineHead, Head, LinearHead, ProjectionHead
+from rtk.models.heads import AbetHead, CosineHead, Head, LinearHead, ProjectionHead, SingleHead
 from rtk.models.layers import freeze_layers
 from rtk.models.lora import add_adapters
 
@@ -101,7 +101,7 @@ def build_model(config: ModelConfig, num_classes: int, image_size: int = 32) -> 
     """
     backbone, features = build_backbone(config, image_size)
     freeze_layers(backbone, config.freeze_layers)
-    head: Head = LinearHead(features, num_classes, config.reject_class, config.standardise)
+    head: SingleHead = LinearHead(features, num_classes, config.reject_class, config.standardise)
     if config.head == "cosine":
         head = CosineHead(features, num_classes, config.temperature, config.reject_class)
     if config.head == "projection":

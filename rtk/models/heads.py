@@ -7,9 +7,16 @@ of the features; weights that are kept in another one are converted.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import linear, log_softmax, normalize
+
+if TYPE_CHECKING:
+    from rtk.config.ensemble import Average
 
 PROJECTED = 128  # dimensions of a projection, as published
 
@@ -136,4 +143,62 @@ def _unit(rows: Tensor) -> Tensor:
     return rows / (rows.norm(dim=1, keepdim=True) + 1e-4)
 
 
-Head = LinearHead | CosineHead | AbetHead  # a ProjectionHead is a linear one
+SingleHead = LinearHead | CosineHead | AbetHead  # a ProjectionHead is a linear one
+
+
+class EnsembleHead(nn.Module):
+    """The heads of several networks on their features side by side; one average of what they say.
+
+    The mean of the logits is a linear layer of these features, and its weights are what feature scores see,
+    whatever is averaged.
+
+    Args:
+        heads: of the members.
+        widths: number of features of each.
+        average: see `combine_logits`.
+    """
+
+    def __init__(self, heads: Sequence[SingleHead], widths: Sequence[int], average: Average) -> None:
+        super().__init__()
+        self.members, self.widths, self.average = nn.ModuleList(heads), tuple(widths), average
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D), D the sum of the members', -> logits (N, C)."""
+        parts = features.split(self.widths, dim=1)
+        each = [head(part) for head, part in zip(self.members, parts, strict=True)]
+        return combine_logits(torch.stack(each), self.average)
+
+    def used_features(self, features: Tensor) -> Tensor:
+        """The features (N, D) as the members' heads multiply them."""
+        parts = zip(self._heads(), features.split(self.widths, dim=1), strict=True)
+        return torch.cat([head.used_features(part) for head, part in parts], dim=1)
+
+    def used_weights(self) -> tuple[Tensor, Tensor]:
+        """Weight rows (C, D) and bias (C,) of the mean of the members' logits."""
+        weights, biases = zip(*self.member_weights(), strict=True)
+        return torch.cat(weights, dim=1) / len(weights), torch.stack(biases).mean(dim=0)
+
+    def member_weights(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Weight rows (C, D_m) and bias (C,) of each member."""
+        return tuple(head.used_weights() for head in self._heads())
+
+    def _heads(self) -> list[SingleHead]:
+        return list(self.members)  # type: ignore[arg-type]
+
+
+def combine_logits(logits: Tensor, average: Average) -> Tensor:
+    """Logits (N, C) of an ensemble from those of its M members, (M, N, C).
+
+    - "softmax": log mean_m softmax(z_m), the mixture of deep ensembles (Lakshminarayanan et al., NeurIPS
+      2017, arXiv 1612.01474), plus the mean of the members' energies log sum_c exp(z_mc). That is the same
+      for all classes of an image, so that no probability changes, and keeps scores that read the logits'
+      size (energy, the largest logit) from being those of logarithms of probabilities.
+    - "logits": their mean.
+    """
+    if average == "logits":
+        return logits.mean(dim=0)
+    energies = logits.logsumexp(dim=2, keepdim=True).mean(dim=0)
+    return log_softmax(logits, dim=2).logsumexp(dim=0) - math.log(len(logits)) + energies
+
+
+Head = SingleHead | EnsembleHead

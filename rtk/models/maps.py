@@ -66,8 +66,10 @@ class _Collect(TorchFunctionMode):
 
 
 def _transformer_blocks(model: nn.Module) -> list[nn.Module]:
+    """Blocks of a transformer, and of all of them in an ensemble; empty where there is none."""
+    found: list[nn.Module] = []
     for module in model.modules():
         blocks = getattr(module, "blocks", None)
         if hasattr(module, "patch_embed") and isinstance(blocks, nn.Sequential | nn.ModuleList):
-            return list(blocks)
-    return []
+            found += blocks
+    return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rtk.models.ensemble import JoinedBackbones
 
 
 def head_weights(model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -40,12 +42,21 @@ def watched_features(model: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def last_stages(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The last stage of a network and the one before: of its stages or blocks, or else its last two ReLUs.
+def last_stages(model: nn.Module) -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...]]:
+    """The last stage of each network, one but in an ensemble, and the stage before that.
+
+    They are of its stages or blocks, or else its last two ReLUs.
 
     Raises:
         ValueError: it has none of these.
     """
+    backbone = getattr(model, "backbone", None)
+    networks = list(backbone.members) if isinstance(backbone, JoinedBackbones) else [model]
+    last, previous = zip(*map(_last_stages, networks), strict=True)
+    return last, previous
+
+
+def _last_stages(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     for module in model.modules():
         for name in ("stages", "blocks"):
             found = getattr(module, name, None)
@@ -61,15 +72,16 @@ def last_stages(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def forward_changed(
-    model: nn.Module, images: Tensor, stage: nn.Module, change: Callable[[Tensor], Tensor]
+    model: nn.Module, images: Tensor, stages: Sequence[nn.Module], change: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Logits (N, C) of images, were the output of a stage what `change` makes of it."""
-    hook = stage.register_forward_hook(lambda module, inputs, output: change(output))
+    """Logits (N, C) of images, were the output of each of some stages what `change` makes of it."""
+    hooks = [stage.register_forward_hook(lambda module, inputs, output: change(output)) for stage in stages]
     try:
         with torch.no_grad():
             logits: Tensor = model(images)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     return logits
 
 

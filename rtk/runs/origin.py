@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rtk.runs.atomic import write_json
+from rtk.runs.ensemble import read_ensemble
 
 ORIGIN = "origin.json"
 
@@ -54,9 +55,9 @@ def read_origin(folder: Path) -> Origin | None:
 
 
 def said_of(folder: Path) -> str:
-    """What is said of a run that was imported; nothing of one that rtk trained."""
-    origin = read_origin(folder)
-    return "" if origin is None else origin.words
+    """What is said of a run that was imported or is an ensemble; nothing of one that rtk trained."""
+    origin, ensemble = read_origin(folder), read_ensemble(folder)
+    return ensemble.words if ensemble is not None else "" if origin is None else origin.words
 
 
 def hash_weights(path: Path) -> str:

@@ -20,6 +20,7 @@ from rtk.config.errors import ConfigError, nearest
 from rtk.config.load import flatten
 from rtk.config.metric_names import FULL_SPECTRUM
 from rtk.config.overrides import typed_value
+from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import group_name
 
@@ -116,6 +117,8 @@ def read_entry(run: RunFolder, **attributes: Any) -> Entry:
         full = result.get("full_spectrum", {}).get("summary", {})
         metrics |= result["summary"] | {f"{FULL_SPECTRUM}{key}": value for key, value in full.items()}
     params = dict(flatten(run.config_tree()))
+    if (ensemble := read_ensemble(run.path)) is not None:  # else it would be taken for a seed of its members
+        params["ensemble"] = f"{len(ensemble.members)} by {ensemble.average}"
     return Entry(run, params, metrics, {"name": run.name, **attributes})
 
 

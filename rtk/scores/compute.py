@@ -13,7 +13,7 @@ from rtk.config.errors import wanted_of
 from rtk.scores.hyperparameters import checked_hyperparameters, defaults_of
 from rtk.scores.predictions import FitData, Predictions
 from rtk.scores.score import Score
-from rtk.scores.table import DEFAULT_SCORES, SCORES, recommended_scores
+from rtk.scores.table import DEFAULT_SCORES, DISAGREEMENT_SCORES, SCORES, recommended_scores
 from rtk.scores.variants import column_of
 
 # Images that are scored at a time, so that a score may use a few times N x C numbers.
@@ -179,15 +179,19 @@ def expand_scores(names: Iterable[str], backbone: str = "") -> tuple[str, ...]:
     """Names of scores, each once; names of sets stand for their scores.
 
     Args:
-        names: of scores, or `all` for every score, `sure_plus` for those of SURE+'s tables, `recommended`
-            for those that suit the backbone.
+        names: of scores, or `all` for every score of a network, `sure_plus` for those of SURE+'s tables,
+            `recommended` for those that suit the backbone, `disagreement` for those of an ensemble's members.
         backbone: `model.name`.
 
     Raises:
         ValueError: there is no score of a name.
     """
-    recommended = recommended_scores(backbone)
-    sets = {"all": tuple(SCORES), "sure_plus": DEFAULT_SCORES, "recommended": recommended}
+    sets = {
+        "all": tuple(name for name, score in SCORES.items() if not score.of_ensembles),
+        "sure_plus": DEFAULT_SCORES,
+        "recommended": recommended_scores(backbone),
+        "disagreement": DISAGREEMENT_SCORES,
+    }
     expanded = [name for given in names for name in sets.get(given, (given,))]
     return tuple(dict.fromkeys(get_score(name).name for name in expanded))
 

@@ -89,6 +89,8 @@ class FitData:
         validation: predictions of labelled in-distribution images that were not trained on.
         weight: (C, D) of the linear head, logits = features weightᵀ + bias.
         bias: (C,).
+        members: of an ensemble, weight (C, D_m) and bias (C,) of each head; their features stand side
+            by side, D is the sum of the D_m.
 
     Raises:
         ValueError: shapes do not fit together, labels are not known, or one is not in 0..C-1.
@@ -98,6 +100,7 @@ class FitData:
     validation: Predictions
     weight: Tensor
     bias: Tensor
+    members: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def __post_init__(self) -> None:
         wanted = self.train.width
@@ -108,6 +111,9 @@ class FitData:
             raise ValueError(f"weight: got shape {tuple(self.weight.shape)}, wanted (C, D) = {wanted}")
         if tuple(self.bias.shape) != wanted[:1]:
             raise ValueError(f"bias: got shape {tuple(self.bias.shape)}, wanted (C,) = ({wanted[0]},)")
+        widths = [weight.shape[1] for weight, _ in self.members]
+        if self.members and sum(widths) != wanted[1]:
+            raise ValueError(f"members: got features of {widths}, wanted {wanted[1]} in sum")
         _require_classes("train", self.train)
         _require_classes("validation", self.validation)
 

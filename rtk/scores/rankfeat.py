@@ -31,7 +31,7 @@ def rankfeat(
     """
     last, previous = last_stages(model)
     changed = {"both": (last, previous), "last": (last,), "previous": (previous,)}[stages]
-    logits = [forward_changed(model, images, stage, without_leading) for stage in changed]
+    logits = [forward_changed(model, images, stages_of, without_leading) for stages_of in changed]
     return energy(torch.stack(logits).mean(dim=0), temperature=temperature)
 
 

@@ -33,6 +33,7 @@ class Score:
         inputs: what is scored.
         passes: over images, in which a score of images is fitted.
         moves_pixels: a score of images does, by less than half precision tells apart.
+        of_ensembles: it is about the members of an ensemble, which a single network has none of.
         search: values that OpenOOD's automatic search tries, by hyper-parameter.
         rat_search: values that RAT's protocol tries, where it tunes the score.
     """
@@ -43,6 +44,7 @@ class Score:
     inputs: Literal["logits", "features", "images"] = "logits"
     passes: tuple[ImagePass, ...] = ()
     moves_pixels: bool = True
+    of_ensembles: bool = False
     search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     rat_search: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from rtk.scores import (
     averaged,
     calibrated,
     densities,
+    disagreement,
     gaussian,
     gradients,
     gradnorm,
@@ -50,6 +51,7 @@ _FAMILIES = (
     rankfeat.ROWS,
     adascale.ROWS,
     averaged.ROWS,
+    disagreement.ROWS,
 )
 
 SCORES: dict[str, Score] = {row.name: row for rows in _FAMILIES for row in rows}
@@ -57,12 +59,13 @@ SCORES: dict[str, Score] = {row.name: row for rows in _FAMILIES for row in rows}
 # Columns and words that a score would be taken for.
 _RESERVED = (
     *("set", "group", "sample_id", "label", "prediction", "is_correct", "logits", "features", "path"),
-    *("all", "sure_plus", "recommended"),
+    *("all", "sure_plus", "recommended", "disagreement"),
 )
 
 # The nine post-processors of SURE+'s tables (arXiv 2603.03903).
 DEFAULT_SCORES = ("msp", "openmax", "mds", "gram", "react", "klm", "vim", "knn", "sirc")
 
+DISAGREEMENT_SCORES = tuple(name for name, score in SCORES.items() if score.of_ensembles)
 
 # Whatever the network: softmax and logits, neighbours, the space that features leave.
 _RECOMMENDED = ("msp", "gen", "knn", "vim", "sirc")

@@ -19,6 +19,7 @@ from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import ImageDataset
 from rtk.data.sets.of_run import RunSets, describe_data, open_training_sets, trained_rows
 from rtk.runs.data_record import ENVIRONMENT, NO_RECORD, DataRecord, absolute
+from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder
 from rtk.runs.origin import is_imported
@@ -98,6 +99,8 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         ConfigError: where an override changes what may not change, or another process trains the run.
         TrainingError: where the run failed.
     """
+    if read_ensemble(run.path) is not None:
+        raise ConfigError(f"--resume: {run.name} is an ensemble, wanted one of its members")
     if is_imported(run.path):
         raise ConfigError(
             f"--resume: {run.name} was imported, so there is no training to go on with; "

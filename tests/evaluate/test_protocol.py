@@ -49,12 +49,14 @@ def predictions(seed: int, rows: int, shift: float = 0.0) -> Predictions:
 
 @pytest.fixture(scope="module")
 def fit() -> FitData:
-    return FitData(predictions(0, 300), predictions(1, 120), HEAD, torch.zeros(CLASSES))
+    bias = torch.zeros(CLASSES)
+    halves = tuple((2 * weight, bias) for weight in HEAD.split(WIDTH // 2, dim=1))  # of an ensemble
+    return FitData(predictions(0, 300), predictions(1, 120), HEAD, bias, halves)
 
 
 def test_named_sets_of_scores():
     assert expand_scores(["sure_plus", "msp"]) == DEFAULT_SCORES
-    assert expand_scores(["all"]) == tuple(SCORES)
+    assert expand_scores(["all", "disagreement"]) == tuple(SCORES)
     with pytest.raises(ValueError, match="msp"):
         expand_scores(["mps"])
 

@@ -53,14 +53,14 @@ def test_rankfeat_matches_openood(recorded, split):
         score = compute_image_score("rankfeat", net, maps, stages=stages)
         expected = recorded[f"own__rankfeat_block{block}_only__{split}"]
         np.testing.assert_allclose(score, expected, rtol=0, atol=2e-5)
-        logits.append(forward_changed(net, maps, getattr(net, f"layer{block}"), without_leading))
+        logits.append(forward_changed(net, maps, [getattr(net, f"layer{block}")], without_leading))
     both = energy(torch.stack(logits).mean(dim=0))
     np.testing.assert_allclose(both, recorded[f"openood__rankfeat__{split}"], rtol=0, atol=2e-5)
 
 
 def test_rankfeat_of_both_stages_takes_the_mean_of_their_logits(recorded):
     net, maps = LastStages(recorded, convolves=True), recorded["rankfeat__block3_map__test"]
-    logits = [forward_changed(net, maps, stage, without_leading) for stage in last_stages(net)]
+    logits = [forward_changed(net, maps, stages, without_leading) for stages in last_stages(net)]
     expected = 2 * energy(sum(logits) / 2 / 2)
     score = compute_image_score("rankfeat", net, maps, temperature=2.0)
     np.testing.assert_allclose(score, expected, rtol=1e-6)
@@ -95,8 +95,8 @@ def test_networks_have_stages_and_a_head(name, options):
         logits = model(images)
     weight, bias = head_weights(model)
     torch.testing.assert_close(found[0] @ weight.T + bias, logits)
-    for stage in last_stages(model):
-        assert not torch.equal(forward_changed(model, images, stage, without_leading), logits)
+    for stages in last_stages(model):
+        assert not torch.equal(forward_changed(model, images, stages, without_leading), logits)
     with torch.no_grad():
         assert torch.equal(model(images), logits)  # no hook is left
 

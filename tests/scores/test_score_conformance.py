@@ -51,7 +51,9 @@ OPTIONS = {
 }
 # NAC's bins are full with 50 of 1,000 images, which is much where there are 12 classes; 100 heads take long.
 BASE = {"nac": {"samples": 2400}, "weiper": {"repeats": 8}}
-OF_PREDICTIONS = [name for name, score in SCORES.items() if score.inputs != "images"]
+OF_PREDICTIONS = [
+    name for name, score in SCORES.items() if score.inputs != "images" and not score.of_ensembles
+]
 ROWS = [
     (name, BASE.get(name, {}) | options)
     for name in OF_PREDICTIONS
