@@ -24,12 +24,14 @@ from rtk.commands import (
     export,
     import_,
     init,
+    jobs,
     metrics,
     plan,
     predict,
     recipes,
     report,
     runs,
+    submit,
     sweep,
     sync,
     train,
@@ -43,6 +45,8 @@ COMMANDS = (
     evaluate,
     report,
     sweep,
+    submit,
+    jobs,
     compare,
     runs,
     checkpoints,
@@ -145,6 +149,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Parse; `key=value` and a recipe may stand anywhere, which argparse refuses after an option."""
     parser = build_parser()
     command = _command_parser(parser, words)
+    given = list(words)
     words, overrides = _split_overrides(command, words)
     options, rest = parser.parse_known_args(words)
     if rest and getattr(options, "recipe", "") is None and not rest[0].startswith("-"):
@@ -156,7 +161,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         options.overrides = [*options.overrides, *overrides]
     if rest:
         parser.error(_unrecognized(command, rest))
-    options.parser = parser  # for `rtk completion`
+    options.parser, options.words = parser, given  # for `rtk completion` and `rtk submit`
     return options
 
 

@@ -54,11 +54,15 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def print_aligned(rows: list[list[str]]) -> None:
-    """Print rows, the first of which holds the headings, in columns as wide as they are: never broken."""
+def print_aligned(rows: list[list[str]], is_text: Sequence[int] = (0,)) -> None:
+    """Print rows, the first of which holds the headings, in columns as wide as they are: never broken.
+
+    `is_text` holds the columns of words, which begin on the left.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *rest in rows:
-        print("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip())
+    for row in rows:
+        cells = enumerate(zip(row, widths, strict=True))
+        print("  ".join((str.ljust if i in is_text else str.rjust)(*cell) for i, cell in cells).rstrip())
 
 
 def print_table(title: str, rows: list[list[str]]) -> None:

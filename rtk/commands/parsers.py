@@ -40,6 +40,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """The option `--address`."""
+    parser.add_argument(
+        "--address",
+        metavar="URL",
+        help="the cluster's job server, http://HEAD:8265 (default: RAY_API_SERVER_ADDRESS or RAY_ADDRESS); "
+        "its token is that of RAY_AUTH_MODE and RAY_AUTH_TOKEN",
+    )
+
+
 def add_labels_by(parser: argparse.ArgumentParser) -> None:
     """The option `--labels-by`, the key `data.labels_by`."""
     parser.add_argument(

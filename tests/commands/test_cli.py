@@ -51,6 +51,13 @@ def test_help_loads_nothing_heavy():
         "runs ls",
         "runs show",
         "runs rm",
+        "submit train",
+        "submit sweep",
+        "submit evaluate",
+        "submit export",
+        "jobs ls",
+        "jobs logs",
+        "jobs stop",
     ],
 )
 def test_every_command_has_help_with_examples(command, capsys):

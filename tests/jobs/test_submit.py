@@ -1,27 +1,34 @@
-"""The demo-sized job through the `ray job submit` command line, on a local head with token authentication."""
+"""Demo-sized jobs by `rtk submit` and Ray's own command line, on a local head with token authentication."""
 
 from __future__ import annotations
 
+import json
 import os
-import re
+import pty
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
-import yaml
+
+from rtk.runs.checkpoint_faults import faults_of
+from rtk.runs.checkpoints import has_checkpoint
+from rtk.runs.folder import RunFolder
+from rtk.runs.listing import status_of
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["digits_demo", "model.width=4", "data.train_rows=256", "train.duration=1ep"]
+SMALL = ["digits_demo", "model.width=4", "data.train_rows=256", "train.duration=1ep", "train.workers=1"]
 
 
 def free_port() -> int:
@@ -63,7 +70,7 @@ def cluster(tmp_path_factory):
     head.append(f"--temp-dir={sockets}")
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(head, env=environment, stdout=log, stderr=log, cwd=folder)
-        environment["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+        environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
         try:
             _wait_until_ready(environment, process)
             yield environment
@@ -76,48 +83,95 @@ def cluster(tmp_path_factory):
 
 
 def _wait_until_ready(environment, process) -> None:
-    """A head lists jobs before its agent takes any, so a first job is tried until it runs."""
-    trial = ["ray", "job", "submit", "--", "true"]
-    for _ in range(60):
+    """A head answers before its agent takes any job, so a first one is tried until it is taken."""
+    token = Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    request = urllib.request.Request(
+        f"{environment['RAY_API_SERVER_ADDRESS']}/api/jobs/",
+        data=b'{"entrypoint": "true"}',
+        headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+    )
+    for _ in range(120):
         assert process.poll() is None, "the head ended"
-        if subprocess.run(trial, env=environment, capture_output=True, timeout=100).returncode == 0:
+        with suppress(OSError), urllib.request.urlopen(request, timeout=100):
             return
         time.sleep(1)
-    raise TimeoutError("no head within 60 tries")
+    raise TimeoutError("no head within 120 tries")
 
 
-def submit(environment, *command: str) -> subprocess.CompletedProcess:
-    arguments = ["ray", "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--", "python", *command]
-    return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+def run(environment, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=400
+    )
 
 
-def test_no_file_of_the_package_is_left_out():
-    from ray._private.runtime_env.packaging import _get_excludes
-
-    excludes = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["excludes"]
-    is_excluded = _get_excludes(ROOT, excludes)
-    assert not [path for path in (ROOT / "rtk").rglob("*.*") if is_excluded(path)]
-    assert is_excluded(ROOT / "tests" / "conftest.py")
-
-
-def test_train_and_evaluate(cluster, tmp_path):
-    trained = submit(cluster, "jobs/train.py", *SMALL, f"output={tmp_path}")
+def test_train_with_rtk_and_evaluate_with_ray(cluster, tmp_path):
+    trained = run(cluster, "rtk", "submit", "train", *SMALL, "--output", str(tmp_path), "--name", "first")
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    assert "finished" in trained.stdout
-    run = re.search(rf"finished: ({re.escape(str(tmp_path))}/\S+)", trained.stdout).group(1)
-    evaluated = submit(cluster, "jobs/evaluate.py", run)
+    assert f"finished: {tmp_path}/first" in trained.stdout
+    assert "job first succeeded" in trained.stderr
+    ray = ["ray", "job", "submit", "--runtime-env", "jobs/runtime_env.yaml", "--"]
+    evaluated = run(cluster, *ray, "python", "jobs/evaluate.py", f"{tmp_path}/first", "evaluate.actors=1")
     assert evaluated.returncode == 0, evaluated.stdout + evaluated.stderr
     assert "DS-AURC" in evaluated.stdout
-    assert Path(run, "evaluation", "report.html").exists()
+    assert (tmp_path / "first" / "evaluation" / "report.html").exists()
 
 
-def test_failure_shows_in_the_exit_status(cluster):
-    failed = submit(cluster, "jobs/train.py", "digits_demo", "optimzer.lr=1")
-    assert failed.returncode != 0
-    assert "nearest valid key is 'optimizer.lr'" in failed.stdout + failed.stderr
+def test_a_job_fails_with_its_own_exit_code(cluster, tmp_path):
+    """A place that only the cluster can know: what is wrong with keys is said before."""
+    failed = run(
+        cluster,
+        "rtk",
+        "submit",
+        "train",
+        "digits_demo",
+        "data.train=/nowhere",
+        "--output",
+        str(tmp_path),
+        "--json",
+    )
+    assert failed.returncode == 2
+    assert "data.train: /nowhere: does not exist" in failed.stderr
+    told = json.loads(failed.stdout)
+    assert (told["status"], told["exit_code"]) == ("failed", 2)
+
+
+def interrupt(environment, answer: str, *command: str, ready: Path | None = None) -> int:
+    """Exit code of a command at a terminal, where Ctrl-C is pressed and its question answered."""
+    terminal, its_end = pty.openpty()
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=its_end, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        os.close(its_end)
+        assert any(b"Running entrypoint" in line for line in process.stdout)
+        while ready is not None and not ready.exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        os.write(terminal, answer.encode())
+        said = process.communicate(timeout=200)[0].decode()
+    os.close(terminal)
+    assert "leave the job (l), stop it" in said
+    return process.returncode
+
+
+def test_ctrl_c_leaves_a_job_or_stops_it_with_a_checkpoint(cluster, tmp_path):
+    run_folder = tmp_path / "long"
+    long = ["train.duration=1000ep", "--output", str(tmp_path), "--name", "long"]
+    validated = run_folder / "best.json"
+    assert interrupt(cluster, "l\n", "rtk", "submit", "train", *SMALL, *long, ready=validated) == 130
+    newest = json.loads(run(cluster, "rtk", "jobs", "ls", "--json").stdout)[-1]
+    assert (newest["job"], newest["status"]) == ("long", "running")
+    assert interrupt(cluster, "s\n", "rtk", "jobs", "logs", "last", "--follow") == 143
+    assert run(cluster, "rtk", "jobs", "stop", "long").stdout == "long: stopped\n"
+    assert "interrupted" in run(cluster, "rtk", "jobs", "logs", "long").stdout
+    assert status_of(RunFolder(run_folder)) == "interrupted"
+    assert has_checkpoint(run_folder / "checkpoints" / "last")
+    assert not faults_of(run_folder / "checkpoints" / "last")
 
 
 def test_a_stranger_without_the_token_is_refused(cluster, tmp_path):
     (tmp_path / "wrong").write_text(secrets.token_hex(32))
     stranger = {**cluster, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "wrong")}
-    assert submit(stranger, "jobs/train.py", *SMALL).returncode != 0
+    refused = run(stranger, "rtk", "submit", "train", *SMALL, "--output", str(tmp_path))
+    assert refused.returncode == 2
+    assert "refuses this token" in refused.stderr
