@@ -25,6 +25,7 @@ from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import fitted_files, predict_datasets
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
+from rtk.evaluate.reuse import SETTINGS
 from rtk.evaluate.run_decision import decide_for_run
 from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, fit_data
@@ -133,6 +134,7 @@ def _evaluate(
     evaluation = Evaluation(config, predictions, fit, configured_ood(config), names)
     measured = PROTOCOLS[config.evaluate.protocol](evaluation)
     result = measured.result | {"run": run.name, "checkpoint": pool.checkpoint, "step": step}
+    result[SETTINGS] = config.evaluate.model_dump(mode="json")
     tested = predictions["test"]
     note_throughput(run.evaluation, measure_throughput(measured.tuned.states, as_predictions(tested)))
     result["calibration"] = calibration(tested["logits"], tested["label"], fit.validation)

@@ -11,6 +11,7 @@ from rtk.config.data import GROUPS
 from rtk.evaluate.predictions_file import read_stamp
 from rtk.metrics import accuracy, augrc, aurc, auroc, bootstrap_difference, ds_aurc, ds_f1, e_aurc, fpr_at_tpr
 from rtk.metrics.bootstrap import Interval
+from rtk.metrics.delong import auroc_difference
 from rtk.report.evaluated import EvaluatedRun
 
 Arrays = Sequence[np.ndarray]
@@ -66,6 +67,26 @@ def paired_difference(first: EvaluatedRun, second: EvaluatedRun, key: str) -> tu
     metric = _mean_over_sets(OOD_METRICS[name]) if group else _of_test(ERROR_METRICS[name])
     fewest = FEWEST if name in JOINT else int(np.clip(DRAWS // images, FEWEST, MOST))
     return bootstrap_difference(metric, *strata, resamples=fewest), images
+
+
+def paired_auroc(first: EvaluatedRun, second: EvaluatedRun, place: str) -> Interval | None:
+    """What the AUROC of the second run's OOD score has over that of the first's, by the test of DeLong.
+
+    Args:
+        first: the baseline.
+        second: a run, or the same one with another score.
+        place: `near` or `far`, the mean over whose sets it is, or the name of a set.
+
+    Returns:
+        The 95 % interval; None where they were not tested on the same images, or on splits of these.
+    """
+    group = place if place in GROUPS else ""
+    sets = first.sets_of(group) if group else [place]
+    if not _share(first, second, ["test", *sets], group):
+        return None
+    known = [entry.pair("test")[1] for entry in (first, second)]
+    others = [(first.pair(name)[1], second.pair(name)[1]) for name in sets]
+    return auroc_difference(known[0], known[1], others)
 
 
 def _share(first: EvaluatedRun, second: EvaluatedRun, sets: Sequence[str], group: str) -> bool:
