@@ -53,9 +53,9 @@ def _pruned(run: Any) -> list[str]:
     from rtk.config.errors import ConfigError
     from rtk.runs.checkpoint_faults import faults_of
     from rtk.runs.checkpoints import prune
-    from rtk.runs.folder import is_held
+    from rtk.runs.listing import is_running
 
-    if is_held(run.path):
+    if is_running(run):
         raise ConfigError(f"--prune: {run.name} is running, wanted a run that has ended")
     damaged = faults_of(run.checkpoints / "last")
     if damaged:  # what is older may be what it goes on from

@@ -102,13 +102,12 @@ def show(options: Options) -> int:
 def rm(options: Options) -> int:
     """`rtk runs rm`."""
     from rtk.config.errors import ConfigError
-    from rtk.runs.folder import RunFolder, is_held
-    from rtk.runs.listing import read_listed
-    from rtk.runs.sweep import sweep_of
+    from rtk.runs.folder import RunFolder
+    from rtk.runs.listing import is_running, read_listed
 
     paths = list(dict.fromkeys(_find(name, options.output) for name in options.runs))
     for path in paths:
-        if is_held((sweep_of(RunFolder(path)) or RunFolder(path)).path):
+        if is_running(RunFolder(path)):
             raise ConfigError(f"run: {path.name} is running, wanted one that has ended")
     found = [read_listed(path) for path in paths]
     if not options.yes and not _agreed(found):

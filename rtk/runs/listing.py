@@ -14,8 +14,10 @@ from rtk.runs.folder import RunFolder, is_held
 from rtk.runs.origin import is_imported
 from rtk.runs.results import read_result
 from rtk.runs.sweep import SWEEP_FILE, Sweep, read_tree, sweep_of, trials_of
+from rtk.runs.vitals import lives_elsewhere
 from rtk.runs.working_copy import size_of
 
+RUNNING = "RUNNING"
 STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
 
 
@@ -79,11 +81,18 @@ def status_of(run: RunFolder) -> str:
     """How a run or a sweep stands; one whose process has died without a word is `lost`."""
     if is_imported(run.path):
         return "imported"
-    noted = str((run.read_json("status.json") or {}).get("status"))
-    if noted != "RUNNING":
-        return STATUS.get(noted, "unknown")
+    noted = _noted(run)
+    return STATUS.get(noted, "unknown") if noted != RUNNING else "running" if is_running(run) else "lost"
+
+
+def is_running(run: RunFolder) -> bool:
+    """Whether a process trains a run or runs a sweep: here or, by its signs of life, on another machine."""
     folder = sweep_of(run) or run
-    return "running" if is_held(folder.path) else "lost"
+    return is_held(folder.path) or (_noted(run) == RUNNING and lives_elsewhere(folder))
+
+
+def _noted(run: RunFolder) -> str:
+    return str((run.read_json("status.json") or {}).get("status"))
 
 
 def _epochs(run: RunFolder) -> tuple[float, float | None]:

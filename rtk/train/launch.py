@@ -37,6 +37,7 @@ from rtk.train.initial import check_head, check_model
 from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
+from rtk.train.vitals import watched
 from rtk.train.workers import use_gpus, watch_workers
 
 SKIPPED_FILE = "skipped.csv"
@@ -193,7 +194,7 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
     started = time.monotonic()
     run.clear_stop()
     # MLflow's thread starts first: making its database takes as long as decoding the data.
-    with uploaded(run.path), mirrored(run) as mirror:
+    with uploaded(run.path), mirrored(run) as mirror, watched(run):
         # There is nothing to save before the workers have begun: an interrupt ends it at once.
         data = load_training_data(config, sets, run.path / SKIPPED_FILE)
         num_classes = len(sets.train.classes)

@@ -6,23 +6,45 @@ a thread that waits for another rank, or for ever, stands at the same place in t
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from rtk.runs.folder import RunFolder
 from rtk.runtime.repeating import repeating
 
 FOLDER = "ranks"  # in the run folder
 EVERY_SECONDS = 1.0
+LOOKS = 30  # over which shares of the time are taken
+GIB = 2**30
+COLLECTIVES = str(Path("torch", "distributed"))
+
+
+@dataclass
+class Meter:
+    """What the loop of the steps counts, for the pulse to tell.
+
+    Attributes:
+        step: steps done.
+        waited: seconds waited for data.
+    """
+
+    step: int = 0
+    waited: float = 0.0
 
 
 @contextmanager
-def beating(run: RunFolder, rank: int, node: str, every: float = EVERY_SECONDS) -> Iterator[None]:
+def beating(run: RunFolder, rank: int, node: str, every: float = EVERY_SECONDS) -> Iterator[Meter]:
     """Keep the pulse of the thread that calls, while the body runs.
 
     Args:
@@ -30,20 +52,60 @@ def beating(run: RunFolder, rank: int, node: str, every: float = EVERY_SECONDS) 
         rank: of this worker.
         node: id of its node in the Ray cluster.
         every: seconds between two looks.
+
+    Yields:
+        What the loop is to keep up to date.
     """
-    who = {"rank": rank, "pid": psutil.Process().pid, "started": psutil.Process().create_time(), "node": node}
+    process, meter = psutil.Process(), Meter()
+    who = {"rank": rank, "pid": process.pid, "started": process.create_time(), "node": node}
+    who["host"] = socket.gethostname()
     watched, beats, before = threading.get_ident(), 0, None
+    looks: deque[tuple[float, float, bool]] = deque(maxlen=LOOKS)
 
     def beat() -> None:
         nonlocal beats, before
+        looks.append((time.monotonic(), meter.waited, in_collective(watched)))
         place = place_of(watched)
         if place != before:
             beats, before = beats + 1, place
             with suppress(OSError):  # a full disk: who looks for a hang looks twice
-                run.write_json(f"{FOLDER}/{rank:05d}.json", {**who, "beats": beats})
+                state = {"beats": beats, "step": meter.step, **shares(looks), **memory(process)}
+                run.write_json(f"{FOLDER}/{rank:05d}.json", {**who, **state})
 
     with repeating(beat, every, "pulse"):
-        yield
+        yield meter
+
+
+def shares(looks: deque[tuple[float, float, bool]]) -> dict[str, float]:
+    """Shares of the time, from looks: when, seconds waited for data by then, whether in a collective.
+
+    Returns:
+        `samples`, `data_wait` and `collective`.
+    """
+    (began, waited, _), (now, by_now, _) = looks[0], looks[-1]
+    return {
+        "samples": len(looks),
+        "data_wait": min(1.0, (by_now - waited) / (now - began)) if now > began else 0.0,
+        "collective": sum(stood for _, _, stood in looks) / len(looks),
+    }
+
+
+def memory(process: psutil.Process) -> dict[str, float]:
+    """Memory of a rank in GiB, and the most that it has had of its GPU, once it has begun to use that."""
+    found = {"memory_gib": process.memory_info().rss / GIB}
+    if torch.cuda.is_initialized():  # who only asks what there is would fix it before the rank has chosen
+        found["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
+    return found
+
+
+def in_collective(thread: int) -> bool:
+    """Whether a thread is in an operation of all ranks, where it waits for the last of them."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if COLLECTIVES in frame.f_code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def place_of(thread: int) -> Any:

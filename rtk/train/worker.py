@@ -28,7 +28,7 @@ from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import set_learning_rate
 from rtk.train.going_on import mend_checkpoints
 from rtk.train.job import FAILURE_FILE, Report, TrainingData, TrainingJob
-from rtk.train.pulse import beating
+from rtk.train.pulse import Meter, beating
 from rtk.train.reporting import Reporter
 from rtk.train.saver import Saver
 from rtk.train.saving import SaveError
@@ -53,12 +53,14 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     import ray.train
 
     job: TrainingJob = arguments["job"]
-    with closing(job.run), beating(job.run, rank(), ray.get_runtime_context().get_node_id()):
+    with closing(job.run), beating(job.run, rank(), ray.get_runtime_context().get_node_id()) as meter:
         data: TrainingData = ray.get(arguments["data"])
-        return run_job(job, data, set_up_device(job.config), ray.train.report)
+        return run_job(job, data, set_up_device(job.config), ray.train.report, meter)
 
 
-def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: Report) -> dict[str, Any]:
+def run_job(
+    job: TrainingJob, data: TrainingData, device: torch.device, report: Report, meter: Meter | None = None
+) -> dict[str, Any]:
     """A worker's part of a run, wherever it runs; arguments and result as of `train_worker`.
 
     What would only fail again is returned as failed, so that Ray does not restart the workers. `report` is
@@ -72,7 +74,7 @@ def run_job(job: TrainingJob, data: TrainingData, device: torch.device, report: 
         state = build_state(job, device, data)
         start = _resume(job, state)
         with Saver(job) as saver:
-            return _train_steps(job, data, state, saver, start, report)
+            return _train_steps(job, data, state, saver, start, report, meter or Meter())
     except (NonFiniteLossError, SaveError) as error:  # on every rank
         return {"status": "failed", "message": str(error)}
     except ValueError as error:
@@ -101,7 +103,13 @@ def _resume(job: TrainingJob, state: TrainState) -> int:
 
 
 def _train_steps(
-    job: TrainingJob, data: TrainingData, state: TrainState, saver: Saver, start: int, report: Report
+    job: TrainingJob,
+    data: TrainingData,
+    state: TrainState,
+    saver: Saver,
+    start: int,
+    report: Report,
+    meter: Meter,
 ) -> dict[str, Any]:
     """Step, validate and save until the run is over or has to stop."""
     config, total, device = job.config, job.total_steps, state.engine.device
@@ -117,6 +125,7 @@ def _train_steps(
         rate = rate_at(config, step, job)
         set_learning_rate(state.engine, rate)
         losses = train_step(state, views, step, config.seed, config.train.accumulation, redrawn)
+        meter.step, meter.waited = step + 1, meter.waited + waited
         if rank() == 0:
             reporter.step(step, losses, rate, waited)
 

@@ -34,6 +34,7 @@ from rtk.tracking.uploading import uploaded
 from rtk.train.launch import SKIPPED_FILE
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
+from rtk.train.vitals import watched
 from rtk.tune.check import check_space, data_config, epochs, open_data
 from rtk.tune.study import DONE, open_study, remaining_trials
 from rtk.tune.trial import TrialPlan, run_trial
@@ -194,7 +195,13 @@ def _run(
     )
     for ended in study.get_trials(deepcopy=False, states=DONE):
         note_trial(sweep.path, ended)  # the driver may have been killed before it could
-    with uploaded(sweep.path), mirrored_sweep(sweep.path), progress_bar("trials") as progress:
+    folder = RunFolder(sweep.path)
+    with (
+        uploaded(sweep.path),
+        watched(folder),
+        mirrored_sweep(sweep.path),
+        progress_bar("trials") as progress,
+    ):
         searcher = StudySearcher(study, space, lambda trial: _ended(trial, sweep, study, space, progress))
         scheduler = build_scheduler(space, epochs(config, sets.train), study, sweep.path)
         try:

@@ -51,6 +51,7 @@ def test_help_loads_nothing_heavy():
         "runs ls",
         "runs show",
         "runs rm",
+        "status",
         "submit train",
         "submit sweep",
         "submit evaluate",

@@ -9,15 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from rtk.config import load_config
 from rtk.runs.folder import RunFolder
 from rtk.train import hang
 from rtk.train.hang import HangWatch
-from rtk.train.pulse import FOLDER, beating
+from rtk.train.pulse import FOLDER, beating, shares
+from rtk.train.vitals import TOLD, RankWatch
 
 WAITS = (
     "import threading\ndef all_reduce():\n    print(flush=True)\n    threading.Event().wait()\nall_reduce()"
@@ -125,6 +129,37 @@ def test_another_process_of_the_same_number_is_left_alone(run, ranks):
     assert hang.examine(other) is None
     hang.end(other)
     assert process.poll() is None
+
+
+def test_a_pulse_tells_what_the_rank_waits_for(run):
+    done = threading.Event()
+    there = Path(torch.distributed.__file__).with_name("waiting.py")  # by the name of its file, it is known
+    exec(compile("def all_reduce(event): event.wait()", there, "exec"), names := {})
+
+    def work() -> None:
+        with beating(run, 0, "node", every=0.02) as meter:
+            meter.step, meter.waited = 7, 1000.0
+            names["all_reduce"](done)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    file = run.path / FOLDER / "00000.json"
+    while not file.exists() or json.loads(file.read_text())["collective"] < 0.1:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    done.set()
+    thread.join()
+    pulse = json.loads(file.read_text())
+    assert pulse["step"] == 7
+    assert pulse["memory_gib"] > 0
+    (told,) = RankWatch(run).ranks()
+    assert told == {"silent": 0.0} | {key: pulse[key] for key in TOLD if key in pulse}
+
+
+def test_shares_of_the_time_are_between_the_first_look_and_the_last():
+    looks = deque([(10.0, 1.0, True), (12.0, 1.0, False), (14.0, 2.0, True), (18.0, 3.0, True)])
+    assert shares(looks) == {"samples": 4, "data_wait": 0.25, "collective": 0.75}
+    assert shares(deque([(10.0, 1.0, False)])) == {"samples": 1, "data_wait": 0.0, "collective": 0.0}
 
 
 def test_a_pulse_beats_while_its_thread_gets_anywhere(run):

@@ -1,0 +1,58 @@
+"""The driver's sign of life: how the ranks do, from their pulses, every few seconds, into `vitals.json`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from rtk.runs.folder import RunFolder
+from rtk.runs.vitals import write_vitals
+from rtk.runtime.repeating import repeating
+from rtk.train.pulse import FOLDER
+
+EVERY_SECONDS = 5.0
+TOLD = ("rank", "host", "step", "samples", "data_wait", "collective", "memory_gib", "gpu_memory_gib")
+
+
+@contextmanager
+def watched(run: RunFolder, every: float = EVERY_SECONDS) -> Iterator[None]:
+    """Write the vitals of a run or a sweep while the body runs, in a thread: no step waits for it."""
+    watch = RankWatch(run)
+
+    def look() -> None:
+        with suppress(OSError):  # a full disk: training goes on
+            write_vitals(run, watch.ranks())
+
+    with repeating(look, every, "vitals"):
+        yield
+
+
+class RankWatch:
+    """Reads the pulses of a run's ranks, and remembers since when each has been silent.
+
+    Args:
+        run: the run.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._heard: dict[int, tuple[Any, float]] = {}  # by rank: its beats, and when they last changed
+
+    def ranks(self) -> list[dict[str, Any]]:
+        """What each rank last told, and `silent`, the seconds in which it has got nowhere."""
+        return [self._told(pulse) for pulse in self._pulses()]
+
+    def _pulses(self) -> Iterator[dict[str, Any]]:
+        for file in sorted((self.run.path / FOLDER).glob("[0-9]*.json")):
+            with suppress(OSError, ValueError):  # of an earlier start, being deleted
+                yield json.loads(file.read_text(encoding="utf-8"))
+
+    def _told(self, pulse: dict[str, Any]) -> dict[str, Any]:
+        beats, now = (pulse["pid"], pulse["beats"]), time.monotonic()
+        before, since = self._heard.get(pulse["rank"], (None, now))
+        if beats != before:
+            self._heard[pulse["rank"]] = (beats, since := now)
+        return {key: pulse[key] for key in TOLD if key in pulse} | {"silent": now - since}
