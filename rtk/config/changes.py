@@ -67,6 +67,7 @@ CHANGES: dict[str, When] = {
     "train.max_restarts": T | R | I,
     "train.hang_timeout": T | R | I,
     "train.checkpoint_every": T | R | I,
+    "train.checkpoints_kept": T | R | I,
     "train.background_saves": T | R | I,
     "evaluate.": E,
     "deepspeed.": T,

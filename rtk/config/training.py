@@ -158,6 +158,11 @@ class TrainConfig(Section):
         description="epochs between checkpoints, the best included; or a time (10min), in the middle of an "
         "epoch too, and every epoch that is the best so far",
     )
+    checkpoints_kept: PositiveInt = Field(
+        2,
+        description="newest checkpoints that stay beside the best one; more of them are for an ensemble of "
+        "snapshots (rtk evaluate RUN --ensemble --snapshots)",
+    )
     background_saves: bool = Field(
         True, description="train on while a checkpoint is written, from a copy of it in main memory"
     )

@@ -109,6 +109,9 @@ def check_alike(chosen: Sequence[Chosen], configs: Sequence[RunConfig]) -> None:
     Raises:
         ConfigError: naming what differs, and both values.
     """
+    nested = next((one for one in chosen if read_ensemble(one.run.path) is not None), None)
+    if nested is not None:
+        raise ConfigError(f"--ensemble: {nested.run.name} is an ensemble itself, wanted single networks")
     records = [DataRecord.read(one.run.path) for one in chosen]
     counts = [read_state(one.run.checkpoints / one.checkpoint)["num_classes"] for one in chosen]
     for other in range(1, len(chosen)):

@@ -39,7 +39,7 @@ def is_measured(run: RunFolder, config: RunConfig, names: Iterable[str], checkpo
     return (
         all(result[key] == value for key, value in at.items())
         and set(names) <= result["scores"].keys()
-        and all(before[key] == getattr(now, key) for key in MEASURING)
+        and all(before.get(key) == getattr(now, key) for key in MEASURING)
         and now.bootstrap in (0, before["bootstrap"])
         and _given(before, names) == _given(now.model_dump(mode="json"), names)
         and result["groups"] == {name: entry.group for name, entry in configured_ood(config).items()}
@@ -74,7 +74,7 @@ def keeping(run: RunFolder, config: RunConfig) -> RunConfig:
     if before is None:
         return config
     now = config.evaluate.model_dump(mode="json")
-    kept = {key: before[key] for key in DECIDING}
+    kept = {key: before[key] for key in DECIDING if key in before}
     given = _as_mapping(before["scores"]) | _as_mapping(now["scores"])
     evaluate = EvaluateConfig.model_validate({**now, **kept, "scores": given})
     return config.model_copy(update={"evaluate": evaluate})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rtk.runs.atomic import write_json
 from rtk.runs.ensemble import read_ensemble
+from rtk.runs.interpolation import read_interpolation
 
 ORIGIN = "origin.json"
 
@@ -55,9 +56,9 @@ def read_origin(folder: Path) -> Origin | None:
 
 
 def said_of(folder: Path) -> str:
-    """What is said of a run that was imported or is an ensemble; nothing of one that rtk trained."""
-    origin, ensemble = read_origin(folder), read_ensemble(folder)
-    return ensemble.words if ensemble is not None else "" if origin is None else origin.words
+    """What is said of a run that was imported, joined or interpolated; nothing of one that rtk trained."""
+    found = read_ensemble(folder) or read_interpolation(folder) or read_origin(folder)
+    return "" if found is None else found.words
 
 
 def hash_weights(path: Path) -> str:

@@ -22,6 +22,7 @@ from rtk.config.metric_names import FULL_SPECTRUM
 from rtk.config.overrides import typed_value
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
+from rtk.runs.interpolation import read_interpolation
 from rtk.runs.names import group_name
 
 CONDITION = re.compile(r"^\s*(params|metrics|attributes)\.([\w./]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*$")
@@ -119,6 +120,8 @@ def read_entry(run: RunFolder, **attributes: Any) -> Entry:
     params = dict(flatten(run.config_tree()))
     if (ensemble := read_ensemble(run.path)) is not None:  # else it would be taken for a seed of its members
         params["ensemble"] = f"{len(ensemble.members)} by {ensemble.average}"
+    if (interpolation := read_interpolation(run.path)) is not None:
+        params["interpolation"] = interpolation.alpha
     return Entry(run, params, metrics, {"name": run.name, **attributes})
 
 

@@ -22,8 +22,10 @@ from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import LazyTensor, open_weights
 from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.data_record import DataRecord
+from rtk.runs.ensemble import checkpoint_identity, read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.runs.object_store import is_uri
+from rtk.runs.origin import hash_weights
 from rtk.runs.working_copy import bring
 from rtk.train.checkpoint import read_state
 from rtk.train.engine import partitioned_build, whole
@@ -129,10 +131,26 @@ def open_source(path: str) -> dict[str, LazyTensor]:
     return open_weights(found)
 
 
+def source_identity(path: str) -> str:
+    """SHA-256 of `model.weights`: of a file, of a folder's files, or of the manifest of a run's checkpoint.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    found = bring(path)
+    if (found / "config.yaml").is_file():
+        return checkpoint_identity(resolve_checkpoint(RunFolder.open(found).checkpoints / "best"))
+    if not found.exists():
+        raise ConfigError(f"model.weights: got {path!r}, where there is nothing")
+    return hash_weights(found)
+
+
 def _run_weights(run: RunFolder) -> dict[str, LazyTensor]:
     """Weights of a run's best checkpoint, averaged where it kept an average."""
     folder = resolve_checkpoint(run.checkpoints / "best")
     config = run.config()
+    if read_ensemble(run.path) is not None:
+        raise ConfigError(f"model.weights: {run.place} is an ensemble, wanted one network")
     if config.model.lora.rank:
         raise ConfigError(f"model.weights: {run.place} was trained with adapters, wanted a run without")
     with torch.device("meta"):

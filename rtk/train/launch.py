@@ -21,6 +21,7 @@ from rtk.data.sets.of_run import RunSets, describe_data, open_training_sets, tra
 from rtk.runs.data_record import ENVIRONMENT, NO_RECORD, DataRecord, absolute
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder, held
+from rtk.runs.interpolation import read_interpolation
 from rtk.runs.names import free_folder
 from rtk.runs.origin import is_imported
 from rtk.runs.stored_checkpoints import pull_checkpoints
@@ -33,7 +34,7 @@ from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
 from rtk.tracking.uploading import check_reachable, uploaded
 from rtk.train.going_on import step_reached
-from rtk.train.initial import check_head, check_model
+from rtk.train.initial import check_head, check_model, source_identity
 from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
@@ -88,7 +89,9 @@ def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     config = settle_on_cluster(config, num_classes, local_folder(config.output))
     run = RunFolder.create(config, name)
     config = run.config()  # names the run's copies of plug-ins, which its workers can read
-    run.write_json(ENVIRONMENT, {**describe_environment(config.plugins), **describe_data(sets)})
+    weights = config.model.weights
+    start = {} if weights is None else {"weights": source_identity(weights)}
+    run.write_json(ENVIRONMENT, {**describe_environment(config.plugins), **describe_data(sets), **start})
     with held(run.path, "run"):
         return _run_training(run, config, sets, resume=False)
 
@@ -102,6 +105,8 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     """
     if read_ensemble(run.path) is not None:
         raise ConfigError(f"--resume: {run.name} is an ensemble, wanted one of its members")
+    if read_interpolation(run.path) is not None:
+        raise ConfigError(f"--resume: {run.name} has interpolated weights, wanted the run that was trained")
     if is_imported(run.path):
         raise ConfigError(
             f"--resume: {run.name} was imported, so there is no training to go on with; "

@@ -123,7 +123,7 @@ class Saver:
                 self.run.add_notice(f"{lost}; training goes on")
             return
         if rank() == 0:
-            prune(self.run.checkpoints)
+            prune(self.run.checkpoints, self.job.config.train.checkpoints_kept)
             seconds = time.monotonic() - began
             waited = seconds if stalled is None else stalled
             times = {"system/checkpoint_seconds": seconds, "system/checkpoint_stall_seconds": waited}

@@ -41,22 +41,28 @@ def validate(
         `val/accuracy`, `val/aurc`, `val/nll`, and for each group of OOD sets `val/auroc_near`,
         `val/ds_f1_near`, `val/ds_aurc_near` and so on, means over its sets.
     """
-    assert sets.validation is not None
-    score = SCORES[config.validation_score].score
-    predict = partial(_predict, state.engine.module, batch_size=batch_size, ood_score=score)
     with state.evaluated() as others:
         if others and reestimate:
             _reestimate(state.engine.module, sets.train, batch_size)
         state.engine.module.eval()
-        with torch.no_grad():
-            id_set, ood_sets = (
-                predict(sets.validation),
-                {
-                    group: [predict(arrays) for arrays in members.values()]
-                    for group, members in sets.validation_groups.items()
-                },
-            )
+        metrics = validation_metrics(state.engine.module, sets, batch_size, config)
         state.engine.module.train()
+    return metrics
+
+
+@torch.no_grad()
+def validation_metrics(
+    model: nn.Module, sets: RunSets[ImageArrays], batch_size: int, config: EvaluateConfig
+) -> dict[str, float]:
+    """What `validate` returns, of a model in evaluation mode as it is."""
+    assert sets.validation is not None
+    score = SCORES[config.validation_score].score
+    predict = partial(_predict, model, batch_size=batch_size, ood_score=score)
+    id_set = predict(sets.validation)
+    ood_sets = {
+        group: [predict(arrays) for arrays in members.values()]
+        for group, members in sets.validation_groups.items()
+    }
     metrics = {
         "val/accuracy": float(id_set.correct.mean()),
         "val/aurc": aurc(id_set.confidence, id_set.correct),
@@ -91,11 +97,11 @@ def _joint(id_set: Predicted, ood_set: Predicted, method: Literal["exact", "grid
 
 def _reestimate(model: nn.Module, train: ImageArrays, batch_size: int) -> None:
     """BatchNorm statistics over the un-augmented training images, the mean over all ranks' batches."""
-    reestimate_batchnorm(model, _own_batches(model, train, batch_size))
+    reestimate_batchnorm(model, validation_batches(model, train, batch_size))
     mean_over_ranks_(list(float_buffers(model).values()))
 
 
-def _own_batches(model: nn.Module, arrays: ImageArrays, batch_size: int) -> Iterator[Tensor]:
+def validation_batches(model: nn.Module, arrays: ImageArrays, batch_size: int) -> Iterator[Tensor]:
     """This rank's share of each global batch of images, full ones alone.
 
     They are shuffled: files may be sorted by class, and statistics of a batch of one class are not those that

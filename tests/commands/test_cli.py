@@ -46,6 +46,8 @@ def test_help_loads_nothing_heavy():
         "doctor",
         "sweep",
         "compare",
+        "leaderboard",
+        "interpolate",
         "metrics",
         "sync",
         "runs ls",

@@ -34,6 +34,7 @@ from rtk.scores import fit_score
 from rtk.scores.decision import DecisionRule
 from rtk.scores.table import DISAGREEMENT_SCORES
 from rtk.train.imported import import_weights
+from rtk.train.initial import open_source
 from rtk.train.launch import resume_training
 from rtk.train.saving import save_weights
 from tests.models.published_networks import CifarResNet, settle
@@ -80,6 +81,10 @@ def test_its_run_holds_all_weights_and_says_where_they_come_from(runs, tmp_path)
     assert entry.params["ensemble"] == "2 by softmax"
     with pytest.raises(ConfigError, match="is an ensemble, wanted one of its members"):
         resume_training(made, [])
+    with pytest.raises(ConfigError, match="is an ensemble, wanted one network"):
+        open_source(str(made.path))
+    with pytest.raises(ConfigError, match="is an ensemble itself, wanted single networks"):
+        open_ensemble(of(made, made))
 
 
 def test_the_same_members_give_the_same_run(runs):

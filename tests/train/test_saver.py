@@ -72,6 +72,16 @@ def test_training_goes_on_meanwhile_and_the_checkpoint_is_of_before(job_with, mo
     assert 0 < times["system/checkpoint_stall_seconds"] < times["system/checkpoint_seconds"]
 
 
+@pytest.mark.parametrize("kept", [2, 3])
+def test_as_many_checkpoints_stay_as_are_wanted(job_with, kept):
+    job = job_with(f"train.checkpoints_kept={kept}")
+    with Saver(job) as saver:
+        for step in range(1, 6):
+            saver.save(state_of(step), step, None, is_final=step == 5)
+    steps = [int(path.name.rpartition("-")[2]) for path in numbered(job.run.checkpoints)]
+    assert steps == [3, 4, 5][-kept:]
+
+
 def test_the_next_save_waits_for_the_one_before(job_with, monkeypatch):
     job, disk = job_with(), SlowDisk(monkeypatch)
     last = job.run.checkpoints / "last"

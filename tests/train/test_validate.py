@@ -19,7 +19,7 @@ from rtk.metrics import ds_aurc, ds_f1, ood_detection
 from rtk.models import build_model
 from rtk.scores.logits import energy, msp
 from rtk.train.state import TrainState
-from rtk.train.validate import _own_batches, validate
+from rtk.train.validate import validate, validation_batches
 
 
 def arrays(count: int, seed: int) -> ImageArrays:
@@ -32,7 +32,7 @@ def test_batchnorm_statistics_do_not_come_from_images_of_one_class():
     images = np.repeat(np.arange(4, dtype=np.uint8), 32)[:, None, None, None] * np.ones((3, 2, 2), np.uint8)
     sorted_by_class = ImageArrays(images, np.repeat(np.arange(4), 32), np.arange(128))
     model = build_model(load_config("digits_ce", ["model.width=4"]).model, 8, 32)
-    batches = [(255 * batch[:, 0, 0, 0]).round() for batch in _own_batches(model, sorted_by_class, 32)]
+    batches = [(255 * batch[:, 0, 0, 0]).round() for batch in validation_batches(model, sorted_by_class, 32)]
     assert [len(batch) for batch in batches] == [32] * 4
     assert all(len(batch.unique()) == 4 for batch in batches)
     assert torch.equal(torch.cat(batches).sort().values, torch.arange(4.0).repeat_interleave(32))
