@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test test-fast lint types docs install clean
+.PHONY: demo test test-fast lint audit types docs install clean
 
 demo: install
 	$(RUN) rtk demo
@@ -20,6 +20,12 @@ lint: install
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) lint-imports
+	$(RUN) bandit --quiet --configfile pyproject.toml --recursive rtk jobs
+
+# Asks PyPI for the known vulnerabilities of what is installed, so it needs the internet: no part of .ci/run.
+audit: install
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit==2.10.1; }
+	build/audit/bin/pip-audit --strict --skip-editable --path $(VENV)/lib/python3*/site-packages
 
 types: install
 	$(RUN) mypy

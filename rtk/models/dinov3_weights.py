@@ -22,7 +22,7 @@ META_NAMES = {
     ".mlp.w3.": ".mlp.fc2.",
 }
 HUGGING_FACE_NAMES = {
-    "embeddings.cls_token": "cls_token",
+    "embeddings.cls_": "cls_",
     "embeddings.register_tokens": "reg_token",
     "embeddings.patch_embeddings.": "patch_embed.proj.",
     ".attention.o_proj.": ".attn.proj.",

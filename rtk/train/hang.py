@@ -134,7 +134,9 @@ def dump_stack(pid: int, status: str) -> str:
     # A process that is stopped cannot be paused.
     command += ["--nonblocking"] if status == psutil.STATUS_STOPPED else []
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=20, check=False)
+        done = subprocess.run(  # nosec B603  # the number of a process is all that is not fixed
+            command, capture_output=True, encoding="utf-8", timeout=20, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{NO_STACK}{error}"
     return done.stdout if done.returncode == 0 else f"{NO_STACK}{done.stderr.strip()}"

@@ -4,7 +4,7 @@ A pickle is a program that may call any importable function. Here every name it 
 rtk's own stand-ins, which record what they are given; any other name is refused before it is looked up.
 """
 
-import pickle
+import pickle  # nosec B403  # of the unpickler below, which resolves no name but its own stand-ins
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
