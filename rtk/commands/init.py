@@ -205,11 +205,11 @@ def _fitting(name: str, weights: Any, origin: str) -> dict[str, object]:
     Raises:
         ValueError: there is no such backbone, or the weights do not fit.
     """
-    import torch
 
     from rtk.config.model import ModelConfig
     from rtk.models import build_model
     from rtk.models.backbones import BACKBONES
+    from rtk.models.shapes_only import shapes_only
     from rtk.models.weights import fitting_weights
 
     values: dict[str, object] = {"name": name}
@@ -219,7 +219,7 @@ def _fitting(name: str, weights: Any, origin: str) -> dict[str, object]:
     else:
         # Of ImageNet, which nearly all published weights were trained on with these.
         values |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    with torch.device("meta"):
+    with shapes_only():
         model = build_model(ModelConfig.model_validate(values), 2, 224)
     fitting_weights(model, weights, origin, new_head=True)
     return values

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -18,6 +17,7 @@ from rtk.config.errors import ConfigError
 from rtk.config.model import ModelConfig
 from rtk.models import Classifier, build_model
 from rtk.models.ensemble import build_ensemble
+from rtk.models.shapes_only import shapes_only
 from rtk.scores.decision import DecisionRule
 
 FORMAT = 1
@@ -106,7 +106,7 @@ def build_described(folder: Path, description: Description) -> Classifier:
     path = folder / WEIGHTS
     size, count = description.preprocessing.image_size, len(description.classes)
     try:
-        with torch.device("meta"):
+        with shapes_only():
             wanted = _build(description, count, size)
         with safe_open(path, "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

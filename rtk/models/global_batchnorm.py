@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,8 +54,8 @@ def use_global_batch(model: nn.Module) -> None:
         ValueError: as `check_layers`.
     """
     check_layers(model)
-    # Collectives are no work for a compiler; torch's is loaded here, by workers: it takes seconds.
-    forward = torch.compiler.disable(_forward)
+    # Collectives are no work for torch's compiler, which is loaded (a second) where it is at work.
+    forward = torch.compiler.disable(_forward) if "torch._dynamo" in sys.modules else _forward
     for layer in batchnorm_layers(model):
         layer.forward = partial(forward, layer)  # type: ignore[method-assign]
 

@@ -19,6 +19,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
 
     Every parameter group has a `scale`, its factor on the scheduled learning rate (layer-wise decay).
     """
+    _leave_compiler_out()
     groups = parameter_groups(model, config.lr, config.layer_decay)
     if config.name == "adamw":
         return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
@@ -29,6 +30,14 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
     )
+
+
+def _leave_compiler_out() -> None:
+    """Let torch's optimisers run as they are: to be left alone by its compiler, they would load it."""
+    for method in vars(Optimizer).values():
+        original = getattr(method, "__wrapped__", None)
+        if original is not None and not hasattr(original, "__dynamo_disable"):
+            original.__dynamo_disable = original
 
 
 def parameter_groups(model: nn.Module, lr: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:

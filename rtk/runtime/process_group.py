@@ -1,32 +1,52 @@
-"""How the workers of a run reach one another: torch's process group, on Ray's network alone."""
+"""How the workers of a run reach one another: torch's process group, on Ray's network alone.
+
+Torch is imported where it is used, by the workers: Ray's controller, which only watches them, reads this
+module too, and Ray's own backend costs it, and so every start, a second.
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import ray
-from ray.train.torch import TorchConfig
-from torch.distributed import Store, TCPStore
+from ray.exceptions import GetTimeoutError
+from ray.train import get_context
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend, BackendConfig
 
-TorchBackend: Any = TorchConfig().backend_cls
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+CONNECTED_WITHIN = timedelta(minutes=30)  # torch's own time limit of a collective over gloo
+SECONDS_TO_DISCONNECT = 5.0
 
 
-class NodeNetworkBackend(TorchBackend):
-    """Ray Train's backend; the workers choose their network interface before they connect."""
+class NodeNetworkBackend(Backend):
+    """Ray Train's part that connects the workers before they train."""
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Connect the workers."""
-        worker_group.execute(use_interface_of_node)
-        worker_group.execute(listen_on_node_only)
-        super().on_start(worker_group, backend_config)
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
+        worker_group.execute(connect, address, port, backend)
+
+    def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Disconnect them; those that hang are left to be ended."""
+        with suppress(GetTimeoutError):
+            ray.get(worker_group.execute_async(disconnect), timeout=SECONDS_TO_DISCONNECT)
 
 
-class NodeNetworkConfig(TorchConfig):
-    """`TorchConfig` whose workers connect by the address that their node has in the Ray cluster.
+@dataclass
+class NodeNetworkConfig(BackendConfig):
+    """Of workers that connect by the address that their node has in the Ray cluster.
 
     By itself gloo takes the address of the host's name, which on many systems (Debian, Ubuntu) is the
     loopback address: then the workers of two nodes never find each other.
@@ -38,6 +58,38 @@ class NodeNetworkConfig(TorchConfig):
         return NodeNetworkBackend
 
 
+def connect(address: str, port: int, backend: str) -> None:
+    """Join this worker to the process group, whose store worker 0 keeps at an address.
+
+    The environment is that of `torchrun`, which libraries read.
+    """
+    import torch.distributed as dist
+
+    worker = get_context()
+    rank, world = worker.get_world_rank(), worker.get_world_size()
+    values = {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+        "RANK": rank,
+        "WORLD_SIZE": world,
+        "LOCAL_RANK": worker.get_local_rank(),
+        "LOCAL_WORLD_SIZE": worker.get_local_world_size(),
+        "NODE_RANK": worker.get_node_rank(),
+    }
+    os.environ.update({name: str(value) for name, value in values.items()})
+    use_interface_of_node()
+    store = store_at_address(address, port, world, is_master=rank == 0)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=CONNECTED_WITHIN)
+
+
+def disconnect() -> None:
+    """Leave the process group."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def use_interface_of_node() -> None:
     """Let gloo use the network interface of this node's address in Ray; a user's own setting wins."""
     name = interface_of(ray.util.get_node_ip_address())
@@ -45,23 +97,15 @@ def use_interface_of_node() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-def listen_on_node_only() -> None:
-    """Let the store by which the workers find each other listen at its own address, not on all interfaces.
+def store_at_address(address: str, port: int, world: int, is_master: bool) -> Store:
+    """A `TCPStore` that, where it is the one that serves, is reached at its own address alone."""
+    from torch.distributed import TCPStore
 
-    torch offers no other way than to hand it a socket, and Ray none to do that.
-    """
-    # By name: the package has a function of the same name.
-    module: Any = importlib.import_module("torch.distributed.rendezvous")
-    module.TCPStore = store_at_address
-
-
-def store_at_address(host_name: str, port: int, *, is_master: bool, **options: Any) -> Store:
-    """A `TCPStore` that, where it is the one that serves, is reached at its host's address alone."""
+    listening = None
     if is_master:
-        family = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host_name, port), family=family)
-        options["master_listen_fd"] = listening.detach()
-    return TCPStore(host_name=host_name, port=port, is_master=is_master, **options)
+        family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.create_server((address, port), family=family).detach()
+    return TCPStore(address, port, world, is_master, CONNECTED_WITHIN, master_listen_fd=listening)
 
 
 def interface_of(address: str) -> str | None:

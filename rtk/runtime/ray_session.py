@@ -18,6 +18,7 @@ SECONDS_TO_ANSWER = 20.0  # a cluster that is there answers within one
 QUIET_AND_QUICK = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default makes every report block for 2 s
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOG_LEVEL": "ERROR",
@@ -96,6 +97,14 @@ def _check_answer(address: str) -> None:
             f"RAY_ADDRESS: got {address!r}, where no Ray cluster has answered for {SECONDS_TO_ANSWER:g} s; "
             "without RAY_ADDRESS, Ray is started on this machine"
         )
+
+
+def is_own_session() -> bool:
+    """Whether this process has started the session that it is in: all of it is on this machine."""
+    import ray
+
+    node = ray._private.worker._global_node
+    return node is not None and node.is_head()
 
 
 def is_alive() -> bool:

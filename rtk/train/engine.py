@@ -46,6 +46,7 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
             "would be rounded to bf16; wanted bf16 (autocast)"
         )
     deepspeed = import_deepspeed()
+
     buffers = dict(model.named_buffers())
     trained = sum(full_numel(parameter) for parameter in model.parameters() if parameter.requires_grad)
     settings = deepspeed_config(config, trained)
@@ -67,7 +68,7 @@ def import_deepspeed() -> Any:
     """DeepSpeed, quiet, and set up so that it compiles nothing."""
     # Read when DeepSpeed is first imported; without it DeepSpeed guesses, and says so at length.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    with _without_mlflow():
+    with _without_mlflow(), _without_compiler():
         import deepspeed
     from deepspeed.runtime import compiler
     from deepspeed.utils import logger
@@ -90,6 +91,19 @@ def _without_mlflow() -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules["mlflow"]
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Let DeepSpeed's functions be as they are: to hide them from torch's compiler it would load that."""
+    compiler: Any = torch.compiler
+    disable = compiler.disable
+    if "torch._dynamo" not in sys.modules:
+        compiler.disable = lambda function, **_: function
+    try:
+        yield
+    finally:
+        compiler.disable = disable
 
 
 def partitioned_build(config: RunConfig) -> AbstractContextManager[None]:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from rtk.config.errors import ConfigError
 from rtk.config.schema import RunConfig
 from rtk.data.sets.builtin import is_missing
 from rtk.data.sets.class_names import label_map
 from rtk.data.sets.of_run import blamed_on, open_configured
 from rtk.models import Classifier, build_model
+from rtk.models.shapes_only import shapes_only
 from rtk.models.weights import classes_of, fitting_weights, load_weights
 from rtk.models.weights_file import Weights, read_weights
 from rtk.runs.data_record import ENVIRONMENT
@@ -130,7 +129,7 @@ def _count_classes(config: RunConfig, weights: Weights, origin: str) -> int:
     Raises:
         ConfigError: it has no head.
     """
-    with torch.device("meta"):
+    with shapes_only():
         model = build_model(config.model, 1, config.data.image_size)
     count = classes_of(model, weights)
     if count is None:

@@ -18,6 +18,7 @@ from rtk.models import Classifier, build_model
 from rtk.models.classifier import concatenates_views
 from rtk.models.global_batchnorm import check_layers
 from rtk.models.lora import add_adapters
+from rtk.models.shapes_only import shapes_only
 from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import LazyTensor, open_weights
 from rtk.runs.checkpoints import resolve_checkpoint
@@ -74,7 +75,7 @@ def check_model(config: RunConfig, num_classes: int) -> None:
     Raises:
         ValueError: naming the key, where there is no such model or option, or the weights do not fit.
     """
-    with torch.device("meta"):
+    with shapes_only():
         model = _build(config, num_classes)
         concatenates_views(config.train.concatenate_views, model)
     if shares_batch(config):
@@ -153,7 +154,7 @@ def _run_weights(run: RunFolder) -> dict[str, LazyTensor]:
         raise ConfigError(f"model.weights: {run.place} is an ensemble, wanted one network")
     if config.model.lora.rank:
         raise ConfigError(f"model.weights: {run.place} was trained with adapters, wanted a run without")
-    with torch.device("meta"):
+    with shapes_only():
         state = _build(config, read_state(folder)["num_classes"]).state_dict()
     read = weights_reader(folder)
     return {
@@ -169,7 +170,7 @@ def _build(config: RunConfig, num_classes: int) -> Classifier:
 
 
 def _parameters(config: RunConfig, num_classes: int) -> int:
-    with torch.device("meta"):
+    with shapes_only():
         return sum(parameter.numel() for parameter in _build(config, num_classes).parameters())
 
 

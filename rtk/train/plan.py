@@ -20,6 +20,7 @@ from rtk.data.sets.of_run import open_configured
 from rtk.models import build_model
 from rtk.models.classifier import concatenates_views
 from rtk.models.footprint import Footprint, measure_footprint
+from rtk.models.shapes_only import shapes_only
 from rtk.objectives import active_terms
 from rtk.objectives.objective import forward_passes, images_of_pass
 from rtk.optim.methods import first_pass_bytes, kept_bytes, second_pass_bytes
@@ -146,7 +147,7 @@ def images_per_pass(config: RunConfig) -> int:
 
 def describe_load(config: RunConfig, num_classes: int) -> Load:
     """What a run will hold, from its config and a trace of its model without data."""
-    with torch.device("meta"):
+    with shapes_only():
         model = build_model(config.model, num_classes, config.data.image_size)
     passes = forward_passes(
         active_terms(config.objective), concatenates_views(config.train.concatenate_views, model)

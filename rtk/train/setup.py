@@ -69,7 +69,9 @@ def set_up_device(config: RunConfig) -> torch.device:
     share = available_cpus() // ray.train.get_context().get_local_world_size()
     torch.set_num_threads(config.train.threads or max(1, share))
     if torch.cuda.is_available():
-        return ray.train.torch.get_device()
+        device: torch.device = ray.train.torch.get_device()
+        torch.cuda.set_device(device)
+        return device
     keep_freed_memory()
     return torch.device("cpu")
 

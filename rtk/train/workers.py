@@ -70,19 +70,19 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     """
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
 
     from rtk.runtime.process_group import NodeNetworkConfig
+    from rtk.runtime.ray_trainer import Trainer
     from rtk.train.worker import train_worker
 
     job.run.remove_json(FAILURE_FILE)  # of an earlier start
     if store_of(job.run.path) is not None:
         job = replace(job, desk=open_desk(job.run))
 
-    trainer = TorchTrainer(
+    trainer = Trainer(
         train_worker,
         train_loop_config={"job": job, "data": data},
-        torch_config=NodeNetworkConfig(),
+        backend_config=NodeNetworkConfig(),
         scaling_config=ScalingConfig(
             num_workers=job.config.train.workers,
             use_gpu=bool(resources.get("GPU")) if resources else use_gpus(),

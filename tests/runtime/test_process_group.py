@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from rtk.runtime.process_group import NodeNetworkConfig, interface_of, use_interface_of_node
+from rtk.runtime.ray_trainer import Trainer
 
 
 def test_interface_is_the_one_with_the_address():
@@ -44,19 +44,24 @@ def listeners(process: psutil.Process) -> set[str]:
 def ears_of_worker() -> dict[str, list[str]]:
     assert dist.get_world_size() == 2
     dist.barrier()  # gloo's own connections are there too
-    return {"addresses": sorted(listeners(psutil.Process()))}
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK")
+    variables = {name: os.environ[name] for name in names}
+    return {"addresses": sorted(listeners(psutil.Process())), "variables": variables}
 
 
 def test_on_one_machine_nothing_can_be_reached_from_another(ray_session, tmp_path):
-    trainer = TorchTrainer(
+    trainer = Trainer(
         ears_of_worker,
-        torch_config=NodeNetworkConfig(),
+        backend_config=NodeNetworkConfig(),
         scaling_config=ScalingConfig(num_workers=2),
         run_config=RunConfig(storage_path=str(tmp_path)),
     )
-    reached = set(trainer.fit().return_value["addresses"])
+    outcome = trainer.fit().return_value
+    reached = set(outcome["addresses"])
     assert reached  # the store and gloo listen
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             reached |= listeners(process)
     assert all(ip_address(address.removeprefix("::ffff:")).is_loopback for address in reached), reached
+    ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
+    assert outcome["variables"] == ours  # as torchrun sets them

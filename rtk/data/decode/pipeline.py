@@ -1,4 +1,4 @@
-"""Prepared Parquet to decoded arrays, by Ray Data: read -> decode in parallel -> one shared array.
+"""Prepared Parquet to decoded arrays: read -> decode, by Ray Data in parallel where it is much -> one array.
 
 Small sets are decoded once per run and then live in Ray's object store, where every worker of a node
 maps the same memory; augmentation happens in the worker, on batches (`rtk.data.views.maker`).
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rtk.config.data import DataConfig
 
 ROWS_PER_BLOCK = 512
+LITTLE = 8 << 20  # encoded bytes that one process decodes sooner than Ray Data starts
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def evaluation_selection(data: DataConfig, dataset: ImageDataset, rows: int | No
 def decode_datasets(
     selections: Mapping[str, Selection], progress: Progress | None = None, faults: FaultLog | None = None
 ) -> dict[str, ImageArrays]:
-    """Decode several data sets in one Ray Data pass (starting a pass costs seconds).
+    """Decode several data sets in one pass.
 
     Args:
         selections: what to decode, by name.
@@ -97,19 +98,13 @@ def decode_datasets(
     Raises:
         BadImageError: naming data set and row where an image cannot be decoded, or too many cannot.
     """
-    import ray
-
     faults = faults or FaultLog()
-    warn_of_full_cluster()
     blocks = [block for name, selection in selections.items() for block in encoded_blocks(name, selection)]
-    decoded = ray.data.from_arrow(blocks).map_batches(
-        decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
-    )
-    decoded.context.execution_options.preserve_order = True  # so that the first fault is the first row's
+    little = sum(block.nbytes for block in blocks) <= LITTLE
     images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in selections.items()}
     bad: dict[str, list[int]] = {name: [] for name in selections}
     done, total = 0, sum(len(selection) for selection in selections.values())
-    for block in decoded.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for block in map(decode_block, blocks) if little else _decoded_in_parallel(blocks):
         for fault in place(block, images):
             faults.add(fault, selections[fault.set].dataset.rows)
             bad[fault.set].append(fault.row)
@@ -117,6 +112,18 @@ def decode_datasets(
         if progress is not None:
             progress(done, total)
     return {name: _arrays(images[name], selection, bad[name]) for name, selection in selections.items()}
+
+
+def _decoded_in_parallel(blocks: list[pa.Table]) -> Iterator[pa.Table]:
+    """Decoded blocks in their order, by Ray Data."""
+    import ray
+
+    warn_of_full_cluster()
+    decoded = ray.data.from_arrow(blocks).map_batches(
+        decode_block, batch_size=ROWS_PER_BLOCK, batch_format="pyarrow", zero_copy_batch=True
+    )
+    decoded.context.execution_options.preserve_order = True  # so that the first fault is the first row's
+    yield from decoded.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def warn_of_full_cluster() -> None:

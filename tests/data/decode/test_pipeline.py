@@ -21,7 +21,13 @@ def write(folder, images, **columns):
     return open_dataset(folder)
 
 
-def test_several_sets_keep_their_order_size_and_ids(tmp_path, ray_session):
+@pytest.fixture(params=["in this process", "by Ray Data"])
+def way(request, monkeypatch, ray_session):
+    if request.param == "by Ray Data":
+        monkeypatch.setattr("rtk.data.decode.pipeline.LITTLE", 0)
+
+
+def test_several_sets_keep_their_order_size_and_ids(tmp_path, way):
     pixels = np.random.default_rng(0).integers(0, 256, (1300, 8, 8, 3), dtype=np.uint8)
     encoded = [encode_png(image) for image in pixels]
     plain = write(tmp_path / "plain", encoded)
@@ -34,7 +40,7 @@ def test_several_sets_keep_their_order_size_and_ids(tmp_path, ray_session):
     assert (arrays["b"].sample_ids == np.arange(500, 507)).all()
 
 
-def test_an_image_that_cannot_be_decoded_is_named(tmp_path, ray_session):
+def test_an_image_that_cannot_be_decoded_is_named(tmp_path, way):
     good = encode_png(np.zeros((8, 8, 3), np.uint8))
     broken = write(tmp_path / "broken", [good, good[:40], good])
     with pytest.raises(BadImageError, match="data set 'train', row 1: "):
