@@ -37,13 +37,14 @@ class LoadedModel:
     Args:
         run_place: of the run, which all nodes see.
         checkpoint: `best` or `last`.
-        threads: CPU threads to use.
+        threads: CPU threads to use; None: as many as the process uses already.
         precision: of predictions. Scores of images always run in fp32: a finite difference of bf16 logits
             is noise.
     """
 
-    def __init__(self, run_place: str, checkpoint: str, threads: int, precision: str) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, run_place: str, checkpoint: str, threads: int | None, precision: str) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(RunFolder.at(run_place), checkpoint).to(self.device)
         # Weights laid out as the images: otherwise every backward pass reorders them anew.
@@ -87,7 +88,7 @@ class Work(Protocol):
 
 
 class ModelActor:
-    """One process of a pool: loads the model when it gets its first block, and does one pass after another.
+    """What a process of a pool does: loads the model at its first block, then does one pass after another.
 
     A start that fails is so an error of that block, which the driver sees as it was raised.
 

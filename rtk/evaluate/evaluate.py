@@ -39,7 +39,6 @@ from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.runs.data_record import remember_classes
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import progress_bar
-from rtk.runtime.ray_session import start_ray
 from rtk.scores.selection import image_columns, wanted_scores
 from rtk.tracking.uploading import check_reachable
 from rtk.train.checkpoint import read_state
@@ -76,7 +75,6 @@ def evaluate_run(
     _check_classes(selections["train"].dataset, state["num_classes"])
     shifted = _shifted(config, selections, rows, corrupted, corrupted_sets)
     check_ensemble(run, config)
-    start_ray()
     check_reachable(run.path)
     selections = leave_out_undecodable(selections, config.data, run.evaluation)
     with Pool(run, checkpoint, config.evaluate) as pool:

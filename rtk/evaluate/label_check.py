@@ -83,10 +83,6 @@ def check_labels_with(
     files = prediction_files(run, selections, checkpoint)
     stored = {name: _stored_as(run, selections[name], file.stamp) for name, file in files.items()}
     needed = {stored[name]: selection for name, selection in selections.items()}
-    if any(file.lacking({})[0] for file in prediction_files(run, needed, checkpoint).values()):
-        from rtk.runtime.ray_session import start_ray
-
-        start_ray()
     with Pool(run, checkpoint) as pool:
         paths = predict_datasets(pool, needed, progress)
     trained = {name: _trained_on(run, config, selection) for name, selection in selections.items()}

@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from rtk.config.schema import EvaluateConfig
-from rtk.data.decode.blocks import Prepare, decoded_blocks
-from rtk.data.decode.pipeline import Selection, decode_block
+from rtk.data.decode.blocks import Prepare, blocks_here, decoded_blocks
+from rtk.data.decode.pipeline import Selection, decode_block, is_little
 from rtk.evaluate.actors import SECONDS, ModelActor, Work
 from rtk.evaluate.columns import as_matrix
 from rtk.runs.folder import RunFolder
 from rtk.runtime.console import Progress
 from rtk.runtime.environment import available_cpus
 from rtk.runtime.large_arrays import empty_array
+from rtk.runtime.ray_session import is_on_cluster, start_ray
+from rtk.tracking.uploading import check_reachable
 
 # Scores are fitted on it, but never computed for it.
 FIT_SET = "train"
@@ -61,7 +64,8 @@ class Counted:
 class Pool:
     """Actors with the model of a run: started by the first pass, kept for those that follow, ended on exit.
 
-    Starting one takes longer than many a pass: it imports torch and reads the weights.
+    Starting one takes longer than many a pass: it imports torch and reads the weights. So this process does
+    by itself what is little, on one machine, unless `evaluate.actors` asks for some.
 
     Args:
         run: a trained run.
@@ -77,6 +81,7 @@ class Pool:
         self.settings = settings or run.config().evaluate
         self.actors: list[Any] = []
         self._passes = 0
+        self._here = ModelActor(run.place, checkpoint, None, run.config().train.precision)
 
     def __enter__(self) -> Pool:
         return self
@@ -105,10 +110,13 @@ class Pool:
         Raises:
             Exception: what an actor raised, such as a `BadImageError`.
         """
-        import ray
-
-        self.actors = self.actors or self._start()
         self._passes += 1
+        if self._does_by_itself(selections):
+            for block in blocks_here(selections, self.settings.batch_size, prepare):
+                yield self._here.process(self._passes, work, block)
+            return
+        ray = start_ray()
+        self.actors = self.actors or self._start()
         shared = ray.put(work)
         free = deque(self.actors * QUEUED)
         busy: dict[Any, Any] = {}
@@ -120,10 +128,15 @@ class Pool:
         while busy:
             yield _finished(busy, free)
 
+    def _does_by_itself(self, selections: Mapping[str, Selection]) -> bool:
+        wanted = bool(self.actors or self.settings.actors or is_on_cluster())
+        return not wanted and torch.cuda.device_count() < 2 and is_little(selections)
+
     def _start(self) -> list[Any]:
         """The actors; they hold no CPU, or decoding would wait for ever where they have taken all."""
         import ray
 
+        check_reachable(self.run.path)
         gpus = int(ray.cluster_resources().get("GPU", 0))
         wanted = self.settings.actors or max(1, gpus)
         size = min(wanted, gpus) if gpus else wanted

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rtk.runtime.console import Progress
+from rtk.runtime.ray_session import start_ray
 
 
 def in_turn(
@@ -30,8 +31,7 @@ def in_parallel(
         arguments: of each call.
         progress: called with the number of calls done and their total.
     """
-    import ray
-
+    ray = start_ray()
     task = ray.remote(function)
     references = [task.remote(*given) for given in arguments]
     pending = references

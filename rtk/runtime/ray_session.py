@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -56,6 +57,8 @@ def start_ray(dashboard: bool = False) -> Any:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+        if address == "local":
+            atexit.register(ray.shutdown)  # before Ray's own, which sleeps for a second first
         raise_termination()  # Ray's own handler would end the process with exit code 15
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     return ray
@@ -105,6 +108,14 @@ def is_own_session() -> bool:
 
     node = ray._private.worker._global_node
     return node is not None and node.is_head()
+
+
+def is_on_cluster() -> bool:
+    """Whether the session is, or will be, one that others have started and that may have other machines."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return not is_own_session()
+    return bool(os.environ.get("RAY_ADDRESS", "").strip())
 
 
 def is_alive() -> bool:

@@ -46,8 +46,11 @@ def check_input(key: str, file: str) -> None:
 
 
 def nodes_without(file: str) -> list[str]:
-    """Addresses of the other nodes that could run workers and do not have a file."""
+    """Addresses of the other nodes that could run workers and do not have a file; none without Ray."""
     import ray
+
+    if not ray.is_initialized():
+        return []
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()

@@ -1,7 +1,7 @@
 """Blocks of data sets of any size, read and decoded by Ray tasks as they are asked for.
 
 Whoever asks holds references only: tasks read the files and others decode what these have read, each no more
-than a few blocks ahead.
+than a few blocks ahead. A few images are decoded in this process instead, before others would have started.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rtk.data.decode.faults import Fault
-from rtk.data.decode.pipeline import ROWS_PER_BLOCK, FilePart, Selection, decode_block, file_parts
+from rtk.data.decode.pipeline import (
+    ROWS_PER_BLOCK,
+    FilePart,
+    Selection,
+    decode_block,
+    encoded_blocks,
+    file_parts,
+    is_little,
+)
 from rtk.runtime.console import Progress
+from rtk.runtime.ray_session import start_ray
 
 READERS = 4  # files that are read at a time: storage in a cloud takes its time for each
 AHEAD = 2  # blocks that a task has ready before they are asked for
@@ -35,8 +44,7 @@ def decoded_blocks(
         size: images of a block.
         prepare: what is done with a block of encoded images.
     """
-    import ray
-
+    ray = start_ray()
     ahead = {"num_returns": "streaming", "_generator_backpressure_num_objects": AHEAD}
     decode = ray.remote(num_cpus=1, scheduling_strategy="SPREAD", **ahead)(_decode)
     shared = ray.put(prepare)
@@ -52,6 +60,15 @@ def decoded_blocks(
     yield from _as_ready((decode.remote(shared, block) for block in encoded), cpus)
 
 
+def blocks_here(
+    selections: Mapping[str, Selection], size: int, prepare: Prepare = decode_block
+) -> Iterator[pa.Table]:
+    """The same blocks, decoded one after the other in this process."""
+    for name, selection in selections.items():
+        for block in encoded_blocks(name, selection, size):
+            yield from _decode(prepare, block)
+
+
 def find_faults(selections: Mapping[str, Selection], progress: Progress | None = None) -> Iterator[Fault]:
     """Decode data sets for nothing but those of their images that cannot be, which come in any order.
 
@@ -59,16 +76,20 @@ def find_faults(selections: Mapping[str, Selection], progress: Progress | None =
         selections: data sets by name.
         progress: called with the number of images done and their total.
     """
-    import ray
-
     done, total = 0, sum(len(selection) for selection in selections.values())
-    for reference in decoded_blocks(selections, ROWS_PER_BLOCK, _without_pixels):
-        block = ray.get(reference)
+    find = blocks_here if is_little(selections) else _gathered_blocks
+    for block in find(selections, ROWS_PER_BLOCK, _without_pixels):
         bad = block.filter(pc.is_valid(block["reason"]))
         yield from (Fault(**row) for row in bad.to_pylist())
         done += len(block)
         if progress is not None:
             progress(done, total)
+
+
+def _gathered_blocks(selections: Mapping[str, Selection], size: int, prepare: Prepare) -> Iterator[pa.Table]:
+    import ray
+
+    yield from map(ray.get, decoded_blocks(selections, size, prepare))
 
 
 def _without_pixels(block: pa.Table) -> pa.Table:

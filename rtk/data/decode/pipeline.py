@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rtk.config.data import DataConfig
 
 ROWS_PER_BLOCK = 512
-LITTLE = 8 << 20  # encoded bytes that one process decodes sooner than Ray Data starts
+LITTLE = 8 << 20  # bytes of files that one process decodes sooner than others start
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,13 @@ class Selection:
         return np.concatenate(parts)[self.kept]
 
     @property
+    def stored_bytes(self) -> float:
+        """Bytes of the files that hold the rows, as far as they are used."""
+        dataset = self.dataset
+        whole = sum(info.size or 0 for info in dataset.filesystem.get_file_info(list(dataset.files)))
+        return whole * len(self) / max(1, dataset.rows)
+
+    @property
     def columns(self) -> list[str]:
         """Columns to read for decoding and for naming what cannot be decoded."""
         return [name for name in ("image", "sample_id", "path") if name in self.dataset.columns]
@@ -100,7 +107,7 @@ def decode_datasets(
     """
     faults = faults or FaultLog()
     blocks = [block for name, selection in selections.items() for block in encoded_blocks(name, selection)]
-    little = sum(block.nbytes for block in blocks) <= LITTLE
+    little = is_little(selections)
     images = {name: np.empty((len(s), 3, s.size, s.size), np.uint8) for name, s in selections.items()}
     bad: dict[str, list[int]] = {name: [] for name in selections}
     done, total = 0, sum(len(selection) for selection in selections.values())
@@ -112,6 +119,11 @@ def decode_datasets(
         if progress is not None:
             progress(done, total)
     return {name: _arrays(images[name], selection, bad[name]) for name, selection in selections.items()}
+
+
+def is_little(selections: Mapping[str, Selection]) -> bool:
+    """Whether data sets are decoded in this process before Ray has started others."""
+    return sum(selection.stored_bytes for selection in selections.values()) <= LITTLE
 
 
 def _decoded_in_parallel(blocks: list[pa.Table]) -> Iterator[pa.Table]:
