@@ -138,7 +138,8 @@ class TrainConfig(Section):
     )
     precision: Literal["auto", "fp32", "bf16", "bf16_weights"] = Field(
         "auto",
-        description="bf16: autocast, the weights stay fp32 (auto: where the machine has the instructions); "
+        description="bf16: autocast, the weights stay fp32 (auto: where that is faster: the device "
+        "has the instructions, and a CPU no depthwise convolutions to run); "
         "bf16_weights: the model in bf16 too, with fp32 masters on the shards (not with BatchNorm)",
     )
     channels_last: bool = Field(True, description="NHWC memory layout for convolutions")

@@ -27,8 +27,8 @@ from rtk.data.views.augment import to_float
 from rtk.deploy.description import DESCRIPTION, FORMAT, WEIGHTS, build_described, read_description
 from rtk.metrics.prediction_sets import prediction_sets
 from rtk.models import Classifier
+from rtk.models.precision import is_faster_in_bf16
 from rtk.runs.atomic import write_tensors
-from rtk.runtime.environment import supports_bf16
 from rtk.scores import FittedScore, Predictions, apply_score
 from rtk.scores.decision import LIKELY_WRONG, DecisionRule
 from rtk.scores.storage import load_fitted, save_fitted
@@ -60,7 +60,7 @@ class PackagedModel:
         config: of the model.
         classes: names, in the order of the logits.
         preprocessing: of its images.
-        bf16: predict under bf16 autocast where the machine has the instructions, as in training.
+        bf16: predict under bf16 autocast where that is faster.
         rule: the scores to decide by, and their thresholds.
         scores: fitted, by name.
         origin: run and step that it comes from.
@@ -139,7 +139,7 @@ class PackagedModel:
     def placed(self, device: str | None = None) -> PackagedModel:
         """Itself, with its model on a device (None: a GPU where there is one) and ready to predict."""
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.bf16 and supports_bf16(place.type):
+        if self.bf16 and is_faster_in_bf16(self.model, place.type):
             self.model.autocast_dtype = torch.bfloat16
         self.model.to(place).eval()
         return self

@@ -11,10 +11,11 @@ from rtk.models.batchnorm import batchnorm_buffers
 from rtk.models.classifier import concatenates_views
 from rtk.models.global_batchnorm import use_global_batch
 from rtk.models.layers import suits_channels_last
+from rtk.models.precision import runs_in_bf16
 from rtk.objectives import TermSetup, active_terms
 from rtk.optim import build_optimizer
 from rtk.optim.methods import build_methods
-from rtk.runtime.environment import available_cpus, supports_bf16
+from rtk.runtime.environment import available_cpus
 from rtk.runtime.ray_session import hide_unassigned_gpus
 from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import build_engine, method_setup
@@ -36,7 +37,8 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
     model = initial_model(config, job.num_classes, pretrained=not job.resume).to(device)
     if config.train.channels_last and suits_channels_last(model):
         model.memory_format = torch.channels_last
-    model.autocast_dtype = autocast_dtype(config.train.precision, device)
+    if runs_in_bf16(config.train.precision, model, device.type):
+        model.autocast_dtype = torch.bfloat16
     concatenate = concatenates_views(config.train.concatenate_views, model)
     if shares_batch(config):
         use_global_batch(model)
@@ -52,12 +54,6 @@ def build_state(job: TrainingJob, device: torch.device, data: TrainingData | Non
     terms = active_terms(config.objective, None if data is None else setup, course)
     apart = [] if shares_batch(config) else batchnorm_buffers(model)
     return TrainState(engine, shards, methods, terms, apart, concatenate)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or on `auto` where the machine has the instructions."""
-    wanted = precision.startswith("bf16") or (precision == "auto" and supports_bf16(device.type))
-    return torch.bfloat16 if wanted else None
 
 
 def set_up_device(config: RunConfig) -> torch.device:
