@@ -22,7 +22,7 @@ from rtk.models.shapes_only import shapes_only
 from rtk.models.weights import fitting_weights, load_weights
 from rtk.models.weights_file import LazyTensor, open_weights
 from rtk.runs.checkpoints import resolve_checkpoint
-from rtk.runs.data_record import DataRecord
+from rtk.runs.data_record import DataRecord, absolute
 from rtk.runs.ensemble import checkpoint_identity, read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.runs.object_store import is_uri
@@ -130,6 +130,14 @@ def open_source(path: str) -> dict[str, LazyTensor]:
     if (found / "config.yaml").is_file():
         return _run_weights(RunFolder.open(found))
     return open_weights(found)
+
+
+def with_placed_weights(config: RunConfig) -> RunConfig:
+    """A config whose `model.weights` is an absolute path: workers have another working folder."""
+    if config.model.weights is None:
+        return config
+    model = config.model.model_copy(update={"weights": absolute(config.model.weights)})
+    return config.model_copy(update={"model": model})
 
 
 def source_identity(path: str) -> str:

@@ -34,7 +34,7 @@ from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
 from rtk.tracking.uploading import check_reachable, uploaded
 from rtk.train.going_on import step_reached
-from rtk.train.initial import check_head, check_model, source_identity
+from rtk.train.initial import check_head, check_model, source_identity, with_placed_weights
 from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
@@ -80,6 +80,7 @@ def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     """
     if name is not None:
         free_folder(name, config.output)
+    config = with_placed_weights(config)
     sets = open_for_training(config)
     num_classes = len(sets.train.classes)
     check_model(config, num_classes)

@@ -23,6 +23,7 @@ from rtk.runs.working_copy import local_folder, pull
 from rtk.tracking.sending import mirrored
 from rtk.train.checkpoint import read_state
 from rtk.train.going_on import mend_checkpoints
+from rtk.train.initial import with_placed_weights
 from rtk.train.launch import TrainingError, launch_training, open_for_training, resume_training, total_steps
 
 
@@ -59,6 +60,7 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], name: str) -> list[Seed
     Raises:
         ConfigError: config, data or cluster do not fit, or there are runs of these names with other values.
     """
+    config = with_placed_weights(config)  # as it is written down
     configs = {seed: config.model_copy(update={"seed": seed}) for seed in seeds}
     runs = {seed: _folder(config, seed_run_name(name, seed)) for seed in seeds}
     if (_folder(config, name).path / "config.yaml").exists():

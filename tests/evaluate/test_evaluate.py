@@ -20,6 +20,7 @@ from rtk.config import load_config
 from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
+from rtk.deploy.packaged_model import PackagedModel
 from rtk.evaluate import measure
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.label_check import check_labels_with
@@ -27,11 +28,12 @@ from rtk.evaluate.model import load_model
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
 from rtk.evaluate.run_decision import current_decision
 from rtk.evaluate.score_table import rows_of, score_table
-from rtk.evaluate.sets import evaluation_config
+from rtk.evaluate.sets import evaluation_config, evaluation_selections
 from rtk.metrics import aurc, ds_aurc
 from rtk.metrics.label_errors import label_errors
 from rtk.report.run_page import write_report
 from rtk.report.run_tables import write_run_tables
+from rtk.runs.checkpoints import forget, prune
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result, read_scores
 from rtk.scores import fit_score
@@ -39,6 +41,7 @@ from rtk.scores.decision import DecisionRule, decide
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import send_evaluation
 from rtk.train.launch import launch_training
+from rtk.train.saving import save_weights
 from tests.evaluate.conftest import SMALL
 from tests.train.ranks import workers_forked
 
@@ -306,3 +309,36 @@ def test_labels_are_checked_by_predictions_made_for_it(run, tmp_path):
     assert (found["changed"].images, found["changed"].trained_on) == (last, 0)
     assert (found["train"].images, found["train"].trained_on) == (train.rows, 256)
     assert len(list((run.evaluation / "predictions").glob("checked-*.parquet"))) == 2
+
+
+def test_an_ensemble_is_measured_exported_and_ranked_as_one_run(run, tmp_path, capsys):
+    copy = copy_of(run, tmp_path)
+    best, other = load_model(copy), load_model(copy)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    forget(copy.checkpoints / "last")  # which may be a third
+    save_weights(copy.checkpoints / "second", other, {"step": 99, "num_classes": 8, "metrics": None})
+    prune(copy.checkpoints, kept=0)
+    command = ["evaluate", str(copy.path), "--ensemble", "--snapshots", "--scores", "msp", "--risk", "0.5"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    made = RunFolder.open(tmp_path / result["run"])
+    assert {"msp", "knn", "mutual_information", "pairwise_kl", "vote_share"} == result["scores"].keys()
+    saved = read_predictions(made.evaluation / "predictions" / "test.parquet")
+    arrays = decode_datasets({"test": evaluation_selections(made.config())["test"]})["test"]
+    images = torch.from_numpy(arrays.images).float() / 255
+    with torch.no_grad():
+        shares = torch.stack([model(images) for model in (best, other)]).double().softmax(2).mean(0)
+    found = torch.from_numpy(saved["logits"]).double().softmax(1)
+    torch.testing.assert_close(found, shares, rtol=0, atol=1e-4)
+    assert main(["export", str(made.path), "--no-mlflow"]) == 0
+    packaged = PackagedModel.load(made.path / "export")
+    with torch.no_grad():
+        torch.testing.assert_close(packaged.model(images).double().softmax(1), shares, rtol=0, atol=1e-4)
+    before = (made.evaluation / "metrics.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["leaderboard", str(made.path), "--scores", "msp", "vote_share", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["score"] for row in rows} == {"msp", "vote_share"}
+    assert (made.evaluation / "metrics.json").stat().st_mtime_ns == before  # nothing was measured again

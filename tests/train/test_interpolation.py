@@ -20,7 +20,7 @@ from rtk.runs.interpolation import read_interpolation
 from rtk.runs.origin import said_of
 from rtk.runs.results import read_entry
 from rtk.train.imported import import_weights
-from rtk.train.initial import source_identity
+from rtk.train.initial import source_identity, with_placed_weights
 from rtk.train.interpolation import (
     Ends,
     best_share,
@@ -144,6 +144,15 @@ def test_images_to_choose_on_are_not_tested_on(run):
     held, trained = (set(selections[name].kept.tolist()) for name in ("validation", "train"))
     assert held
     assert not held & trained
+
+
+def test_a_relative_path_of_weights_is_one_for_workers_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.pt").touch()
+    named = {name: load_config("digits_ce", [f"model.weights={name}"]) for name in ("w.pt", "s3://b/w.pt")}
+    placed = {name: with_placed_weights(config).model.weights for name, config in named.items()}
+    assert placed == {"w.pt": str(tmp_path / "w.pt"), "s3://b/w.pt": "s3://b/w.pt"}
+    assert with_placed_weights(load_config("digits_ce")).model.weights is None
 
 
 def test_what_cannot_be_interpolated_is_refused(run, tmp_path):
