@@ -119,9 +119,19 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
+def gauges() -> Iterator[str]:
+    """What Prometheus is offered."""
+    from rtk.train.gauges import OF_RANK, OF_RUN, OF_TERM, description
+
+    yield from ["| metric | labels | what it is |", "|---|---|---|"]
+    for names, labels in ((OF_RUN, "run"), (OF_TERM, "run, term"), (OF_RANK, "run, rank")):
+        yield from (_row(f"`ray_{name}`", labels, description(name)) for name in names)
+
+
 TABLES = {
     "commands": commands,
     "evaluation_keys": evaluation_keys,
+    "gauges": gauges,
     "keys": keys,
     "recipes": recipes,
     "resume_keys": resume_keys,

@@ -1,4 +1,4 @@
-"""The driver's sign of life: how the ranks do, from their pulses, every few seconds, into `vitals.json`."""
+"""The driver's sign of life: how the ranks do, from their pulses, into `vitals.json` and Ray's metrics."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from rtk.runs.folder import RunFolder
 from rtk.runs.vitals import write_vitals
 from rtk.runtime.repeating import repeating
+from rtk.train.gauges import Exporter
 from rtk.train.pulse import FOLDER
 
 EVERY_SECONDS = 5.0
@@ -19,12 +20,14 @@ TOLD = ("rank", "host", "step", "samples", "data_wait", "collective", "memory_gi
 
 @contextmanager
 def watched(run: RunFolder, every: float = EVERY_SECONDS) -> Iterator[None]:
-    """Write the vitals of a run or a sweep while the body runs, in a thread: no step waits for it."""
-    watch = RankWatch(run)
+    """Tell the vitals of a run or a sweep while the body runs, in a thread: no step waits for it."""
+    watch, exporter = RankWatch(run), Exporter()
 
     def look() -> None:
+        ranks = watch.ranks()
         with suppress(OSError):  # a full disk: training goes on
-            write_vitals(run, watch.ranks())
+            write_vitals(run, ranks)
+        exporter.export(run.name, run.read_json("progress.json") or {}, ranks)
 
     with repeating(look, every, "vitals"):
         yield

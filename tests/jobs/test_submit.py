@@ -44,12 +44,14 @@ def cluster(tmp_path_factory):
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
-    gcs, dashboard = free_port(), free_port()
+    gcs, dashboard, metrics = free_port(), free_port(), free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RTK_CACHE": str(folder / "cache"),
+        "RAY_metrics_report_interval_ms": "1000",
+        "METRICS": f"http://127.0.0.1:{metrics}/metrics",
     }
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     head = [
@@ -60,6 +62,7 @@ def cluster(tmp_path_factory):
         "--num-cpus=2",
         f"--port={gcs}",
         f"--dashboard-port={dashboard}",
+        f"--metrics-export-port={metrics}",
     ]
     head += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
     # Ports of its own, for the tests' Ray session has an agent on the default one.
@@ -154,11 +157,27 @@ def interrupt(environment, answer: str, *command: str, ready: Path | None = None
     return process.returncode
 
 
+def wait_for_metrics(address: str, name: str) -> set[str]:
+    """Names of the metrics of a run that Ray offers to Prometheus, once those of its ranks are among them."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(address, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+            found = {line.partition("{")[0] for line in lines if f'run="{name}"' in line}
+            if "ray_rtk_rank_straggler" in found and "ray_rtk_loss" in found:
+                return found
+        time.sleep(1)
+    raise TimeoutError(f"no metrics of {name}")
+
+
 def test_ctrl_c_leaves_a_job_or_stops_it_with_a_checkpoint(cluster, tmp_path):
     run_folder = tmp_path / "long"
     long = ["train.duration=1000ep", "--output", str(tmp_path), "--name", "long"]
     validated = run_folder / "best.json"
     assert interrupt(cluster, "l\n", "rtk", "submit", "train", *SMALL, *long, ready=validated) == 130
+    collected = wait_for_metrics(cluster["METRICS"], "long")
+    assert {"ray_rtk_step", "ray_rtk_epoch", "ray_rtk_learning_rate", "ray_rtk_loss"} <= collected
+    assert {"ray_rtk_validation_aurc", "ray_rtk_rank_memory_bytes", "ray_rtk_rank_straggler"} <= collected
     newest = json.loads(run(cluster, "rtk", "jobs", "ls", "--json").stdout)[-1]
     assert (newest["job"], newest["status"]) == ("long", "running")
     assert interrupt(cluster, "s\n", "rtk", "jobs", "logs", "last", "--follow") == 143
