@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rtk.commands.output import print_json, warn_of_unlike
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
+
+if TYPE_CHECKING:
+    from rtk.report.differences import Difference
 
 
 def add(commands: Parsers) -> None:
@@ -44,7 +49,7 @@ def add(commands: Parsers) -> None:
 def run(options: Options) -> int:
     """`rtk compare`."""
     from rtk.report.comparison import compare as compare_runs
-    from rtk.report.comparison_table import as_csv, as_records, as_text, heading, shown_difference
+    from rtk.report.comparison_table import as_csv, as_records, as_text
     from rtk.report.differences import difference_records
     from rtk.runs.origin import said_of
 
@@ -70,14 +75,21 @@ def run(options: Options) -> int:
         )
         return 0
     print(found.title, as_text(found.groups, found.metrics), sep="\n\n")
-    for one in found.differences:
-        sure = "significant" if one.is_significant else "not significant"
-        shown = [shown_difference(one.metric, number) for number in (one.difference, one.low, one.high)]
-        interval = f"{shown[0]} [{shown[1]}, {shown[2]}]"
-        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.over})")
+    print_differences(found.differences)
     for entry in (entry for group in found.groups for entry in group.entries):
         if said := said_of(entry.run.path):
             print(f"{entry.name}: {said}")
     for path in written:
         print(f"written: {path}")
     return 0
+
+
+def print_differences(found: Sequence[Difference]) -> None:
+    """Print a line for each metric of each group beside the baseline's, with its 95 % interval."""
+    from rtk.report.comparison_table import heading, shown_difference
+
+    for one in found:
+        sure = "significant" if one.is_significant else "not significant"
+        shown = [shown_difference(one.metric, number) for number in (one.difference, one.low, one.high)]
+        interval = f"{shown[0]} [{shown[1]}, {shown[2]}]"
+        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.over})")

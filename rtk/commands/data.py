@@ -61,7 +61,7 @@ def _add_prepare(actions: Parsers) -> None:
     add_json(parser)
 
 
-def add_layout(parser: argparse.ArgumentParser) -> None:
+def add_layout(parser: argparse._ActionsContainer) -> None:
     """The options that decide how folders are understood."""
     parser.add_argument(
         "--split-folders",

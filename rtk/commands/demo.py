@@ -1,4 +1,4 @@
-"""`rtk demo`: the whole story, from pictures that ship with scikit-learn."""
+"""`rtk demo`: the whole story, from pictures that ship with scikit-learn or from a folder of one's own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rtk.commands import demo_photos
 from rtk.commands.output import print_json, print_table
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
 
@@ -21,15 +22,22 @@ def add(commands: Parsers) -> None:
         commands,
         "demo",
         run,
-        "train and compare a baseline and SURE+ on pictures that ship with scikit-learn",
+        "train and compare a baseline and SURE+ on pictures that ship with scikit-learn, or on your own",
         """rtk demo
         rtk demo --seeds 5
-        rtk demo --json --output /tmp/demo""",
+        rtk demo --json --output /tmp/demo
+        rtk demo --photos flowers/ --hold-out tulip --weights efficientnet_lite0.safetensors""",
     )
-    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="repeat with seeds 0..N-1")
+    parser.add_argument(
+        "--seeds",
+        type=positive,
+        metavar="N",
+        help="repeat with seeds 0..N-1 (default: 1; with --photos 2)",
+    )
     parser.add_argument(
         "--output", "--out", default="runs", metavar="DIR", help="folder of the runs (default: runs)"
     )
+    demo_photos.add_options(parser)
     add_json(parser)
 
 
@@ -37,7 +45,10 @@ def run(options: Options) -> int:
     """`rtk demo`."""
     from rtk.report.tables import metric_rows
 
-    result = run_demo(options.output, options.seeds)
+    demo_photos.check_options(options)
+    if options.photos:
+        return demo_photos.run(options)
+    result = run_demo(options.output, options.seeds or 1)
     if options.json:
         print_json(result)
         return 0

@@ -68,9 +68,9 @@ def init(options: Options) -> int:
         raise ConfigError(f"--out: {out} exists already")
     if options.model and not options.weights:
         raise ConfigError("--model: wanted --weights FILE with it")
-    pretrained = _pretrained(options.weights, options.model) if options.weights else None
-    prepared = _prepared(source, Path(options.data or Path("data", name)), options)
-    found = _pictures(prepared, pretrained)
+    pretrained = find_pretrained(options.weights, options.model) if options.weights else None
+    prepared = prepare_pictures(source, Path(options.data or Path("data", name)), options)
+    found = read_pictures(prepared, pretrained)
     _write(out, found)
     if options.json:
         print_json({"recipe": str(out), "classes": list(found.classes), **found.sets})
@@ -83,7 +83,7 @@ def init(options: Options) -> int:
     return 0
 
 
-def _prepared(source: Path, out: Path, options: Options) -> Path:
+def prepare_pictures(source: Path, out: Path, options: Options) -> Path:
     """The folder or file of prepared sets: the source itself, or what is made of it."""
     from rtk.data.prepare.prepare import prepare
     from rtk.data.prepare.sources import open_source
@@ -109,7 +109,7 @@ def _prepared(source: Path, out: Path, options: Options) -> Path:
         ).out
 
 
-def _pictures(prepared: Path, pretrained: Pretrained | None) -> Pictures:
+def read_pictures(prepared: Path, pretrained: Pretrained | None) -> Pictures:
     """What a recipe has to know of prepared sets.
 
     Raises:
@@ -119,7 +119,7 @@ def _pictures(prepared: Path, pretrained: Pretrained | None) -> Pictures:
     from rtk.config.starter import Pictures
     from rtk.data.prepare.inspect import inspect_dataset
 
-    sets = {"train": prepared} if prepared.suffix == ".parquet" else dict(_roles(prepared))
+    sets = {"train": prepared} if prepared.suffix == ".parquet" else dict(find_roles(prepared))
     if "train" not in sets:
         there = ", ".join(sorted(path.name for path in prepared.glob("*.parquet")))
         raise ConfigError(
@@ -141,7 +141,8 @@ def _pictures(prepared: Path, pretrained: Pretrained | None) -> Pictures:
     )
 
 
-def _roles(folder: Path) -> Iterator[tuple[str, Path]]:
+def find_roles(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Role and path of the prepared sets of a folder."""
     for role, names in ROLES.items():
         for name in names:
             if (path := folder / f"{name}.parquet").exists():
@@ -157,7 +158,7 @@ def _usual_side(report: InspectReport) -> int:
     return sides[len(sides) // 2]
 
 
-def _pretrained(weights: str, model: str | None) -> Pretrained:
+def find_pretrained(weights: str, model: str | None) -> Pretrained:
     """The weights with the backbone that they fit.
 
     Raises:
@@ -217,12 +218,22 @@ def _fitting(name: str, weights: Any, origin: str) -> dict[str, object]:
         stem = next((one for key, one in weights.items() if key.endswith("conv1.weight")), None)
         values |= {"width": stem.shape[0]} if stem is not None else {}
     else:
-        # Of ImageNet, which nearly all published weights were trained on with these.
-        values |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+        values |= _normalisation(name)
     with shapes_only():
         model = build_model(ModelConfig.model_validate(values), 2, 224)
     fitting_weights(model, weights, origin, new_head=True)
     return values
+
+
+def _normalisation(name: str) -> dict[str, object]:
+    """Mean and standard deviation that timm notes of a backbone's own weights, or else ImageNet's."""
+    import timm
+
+    from rtk.models.backbones import timm_name
+
+    noted = timm.get_pretrained_cfg(timm_name(name))
+    mean, std = (noted.mean, noted.std) if noted else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    return {"mean": list(mean), "std": list(std)}
 
 
 def _write(out: Path, pictures: Pictures) -> None:

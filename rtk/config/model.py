@@ -23,8 +23,8 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """Backbone, head, and the weights to start from.
 
-    `resnet18`, `resnet110` and `wrn28_10` have the CIFAR stem; `resnet18_imagenet`, `resnet50` and `dinov3_*`
-    are timm's; `timm/NAME` is any other of timm's.
+    `resnet18`, `resnet110` and `wrn28_10` have the CIFAR stem; `resnet18_imagenet`, `resnet50`,
+    `efficientnet_lite0` and `dinov3_*` are timm's; `timm/NAME` is any other of timm's.
     """
 
     name: str = Field("resnet18", description="backbone, such as resnet18, wrn28_10, dinov3_l16 or timm/NAME")

@@ -41,6 +41,7 @@ _ROWS = (
     Backbone("wrn28_10", lambda width: WideResNet(28, width), 160),
     Backbone("resnet18_imagenet", timm="resnet18"),
     Backbone("resnet50", timm="resnet50"),
+    Backbone("efficientnet_lite0", timm="tf_efficientnet_lite0"),
     Backbone("dinov3_s16", timm="vit_small_patch16_dinov3"),
     Backbone("dinov3_b16", timm="vit_base_patch16_dinov3"),
     Backbone("dinov3_l16", timm="vit_large_patch16_dinov3"),
