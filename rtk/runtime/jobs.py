@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from rtk.config.errors import ConfigError
 from rtk.runtime.ray_session import QUIET_AND_QUICK
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"  # Ray lets it win over whatever address a program names
+MIB = 2**20
 CONNECT_SECONDS = 20.0
 GIVE_UP_SECONDS = 120.0  # without an answer while a job is watched
 AGAIN_SECONDS = 2.0
@@ -108,6 +110,7 @@ def submit(client: Any, name: str, command: str, excludes: Sequence[str] = ()) -
     Raises:
         ConfigError: the cluster has a job of this name, or the folder is too large.
     """
+    check_size(Path.cwd(), excludes)
     try:
         client.submit_job(entrypoint=command, submission_id=name, runtime_env=runtime_environment(excludes))
     except ValueError as error:
@@ -116,6 +119,33 @@ def submit(client: Any, name: str, command: str, excludes: Sequence[str] = ()) -
         if "already exists" not in str(error):
             raise
         raise ConfigError(f"--name: the cluster has had a job {name!r} already") from None
+
+
+def check_size(folder: Path, excludes: Sequence[str] = ()) -> None:
+    """Refuse a folder that is too large to be sent, before it is packed; Ray would find that out at the end.
+
+    Raises:
+        ConfigError: naming its largest file.
+    """
+    from ray._private.runtime_env import packaging
+
+    sizes: dict[Path, int] = {}
+
+    def note(path: Path) -> None:
+        if path.is_file():
+            sizes[path] = path.stat().st_size
+
+    is_left_out = packaging._get_excludes(folder, runtime_environment(excludes)["excludes"])
+    packaging._dir_travel(
+        folder, [is_left_out], note, include_gitignore=True, logger=logging.getLogger("rtk")
+    )
+    total, most = sum(sizes.values()), packaging.GCS_STORAGE_MAX_SIZE
+    if total >= most:
+        largest = max(sizes, key=lambda path: sizes[path])
+        raise ConfigError(
+            f"submit: {folder} holds {total / MIB:,.0f} MiB to be sent ({largest.relative_to(folder)} alone "
+            f"{sizes[largest] / MIB:,.0f}), wanted less than {most / MIB:,.0f}; --exclude leaves files out"
+        )
 
 
 def jobs_of(client: Any) -> list[Any]:

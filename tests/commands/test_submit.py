@@ -11,7 +11,8 @@ import yaml
 
 from rtk.cli import _parse, main
 from rtk.commands import submit
-from rtk.runtime.jobs import JobLog, exit_code, runtime_environment
+from rtk.config import ConfigError
+from rtk.runtime.jobs import JobLog, check_size, exit_code, runtime_environment
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "http://127.0.0.1:1"
@@ -95,6 +96,17 @@ def test_a_recipe_outside_of_the_folder_is_refused(tmp_path, monkeypatch, capsys
     assert main(["submit", "train", "../mine.yaml", "--output", "/shared"]) == 2
     assert "../mine.yaml is not in" in capsys.readouterr().err
     assert job_of("submit train digits_demo data.train='${CLUSTERS_OWN}/a.parquet' --output /shared")
+
+
+def test_a_folder_that_is_too_large_is_refused_before_it_is_packed(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: digits_demo\n")
+    for name in ("weights.pth", "data.parquet", "ignored.bin"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(600 * 2**20)  # takes no room on the disk
+    (tmp_path / ".gitignore").write_text("*.bin\n")
+    with pytest.raises(ConfigError, match=r"holds 600 MiB to be sent \(weights.pth alone 600\)"):
+        check_size(tmp_path)
+    check_size(tmp_path, ["*.pth"])
 
 
 @pytest.mark.parametrize(
