@@ -1,14 +1,14 @@
 """rtk trains image classifiers that know when they are wrong, and proves it.
 
-`rtk.train`, `rtk.evaluate`, `rtk.compare` and `rtk.load_model` do what the commands do (see `rtk.api`).
-They are imported when they are first used, so that `import rtk` takes no time.
+`rtk.train`, `rtk.evaluate`, `rtk.ensemble`, `rtk.compare` and `rtk.load_model` do what the commands do (see
+`rtk.api`). They are imported when they are first used, so that `import rtk` takes no time.
 """
 
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "evaluate", "load_model", "train"]
+__all__ = ["__version__", "compare", "ensemble", "evaluate", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rtk.report.notebook import ComparedRuns, Figure
 
@@ -205,6 +205,33 @@ def evaluate(
     send_evaluation(folder)
     send_rest(folder.path)
     return Evaluation(folder.path, result, _measured(folder.name, result), report)
+
+
+def ensemble(
+    runs: Sequence[TrainedRun | Place],
+    average: Literal["softmax", "logits"] = "softmax",
+    *,
+    name: str | None = None,
+    output: Place = "runs",
+) -> TrainedRun:
+    """Join runs to one network, as `rtk evaluate --ensemble`: a run of its own, to be evaluated and exported.
+
+    Args:
+        runs: what `train` returned, run folders or names; the name of a `--seeds` group stands for its runs.
+        average: what is averaged over them.
+        name: of the new run; None: made of its members, so that the same ones give the same run.
+        output: folder where names of runs are looked for.
+
+    Raises:
+        ConfigError: fewer than two, or of other classes, images or test sets.
+    """
+    from rtk.evaluate.ensemble import check_same_sets, chosen_members, open_ensemble
+    from rtk.runs.seeds import open_runs
+
+    places = [str(run.path if isinstance(run, TrainedRun) else run) for run in runs]
+    chosen = chosen_members(open_runs(places, str(output)), "best", snapshots=False)
+    check_same_sets(chosen, [one.run.config() for one in chosen])
+    return TrainedRun(open_ensemble(chosen, average, name).path, "finished", {})
 
 
 def compare(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import rtk
 from rtk.cli import main
 from rtk.config import ConfigError, load_config
 from rtk.deploy.description import build_described, read_description
@@ -93,6 +94,9 @@ def test_the_same_members_give_the_same_run(runs):
     assert open_ensemble(of(*runs)) == made
     assert (made.checkpoints / "best.json").stat().st_mtime_ns == before
     assert open_ensemble(of(*runs), "logits") != made
+    assert rtk.ensemble([run.path for run in runs]).path == made.path
+    with pytest.raises(ConfigError, match="wanted two networks or more"):
+        rtk.ensemble([runs[0].path])
     named = open_ensemble(of(*runs), name="both")
     assert named.name == "both"
     with pytest.raises(ConfigError, match="--name: .*both exists already; wanted another --name"):
