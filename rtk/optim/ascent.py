@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -33,25 +34,38 @@ def dot(some: list[Tensor], others: list[Tensor]) -> Tensor:
     return torch.stack([product.to(products[0].device, dtype) for product in products]).sum()
 
 
-def take_off_average_(gradient: Tensor, average: Tensor, sigma: float, lmbda: float) -> None:
-    """Turn a gradient g into F-SAM's direction, and move its average m on.
+def take_off_average_(gradients: list[Tensor], averages: list[Tensor], sigma: float, lmbda: float) -> None:
+    """Turn gradients g into F-SAM's directions, and move their averages m on.
 
     The direction is g - sigma * m; m becomes lmbda * m + (1 - lmbda) * g (Li et al. 2024, algorithm 1).
 
     Args:
-        gradient: g, of any shape; becomes the direction.
-        average: m, of the same shape and dtype.
+        gradients: g, of any shapes; become the directions.
+        averages: m, of the same shapes and dtypes.
         sigma: share of the average that is taken off.
         lmbda: decay of the average.
     """
-    # By parts, for a shard may be as large as all weights.
-    for g, m in zip(_parts(gradient), _parts(average), strict=True):
-        direction = torch.sub(g, m, alpha=sigma)
-        m.lerp_(g, 1 - lmbda)
-        g.copy_(direction)
+    for g, m in zip(_portions(gradients), _portions(averages), strict=True):
+        directions = torch._foreach_sub(g, m, alpha=sigma)
+        torch._foreach_lerp_(m, g, 1 - lmbda)
+        torch._foreach_copy_(g, directions)
+
+
+def _portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Views that make up some tensors, about `PART` elements at a time: a shard may hold all weights."""
+    portion: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        for part in _parts(tensor) if tensor.numel() > PART else (tensor,):
+            if portion and size + part.numel() > PART:
+                yield portion
+                portion, size = [], 0
+            portion.append(part)
+            size += part.numel()
+    if portion:
+        yield portion
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Views that make up a tensor, of about `PART` elements each; rows, so that any strides will do."""
-    rows = torch.atleast_1d(tensor)
-    return rows.split(max(1, PART * len(rows) // max(1, tensor.numel())))
+    """Views of `PART` elements at most, where rows are no longer; rows, so that any strides will do."""
+    return tensor.split(max(1, PART * len(tensor) // tensor.numel()))

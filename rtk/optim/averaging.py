@@ -111,8 +111,11 @@ class WeightAverage(Method):
         self._take_in_new_owners()
         live = [owner.data.to(average.dtype) for owner, average in self.weights.items()]
         torch._foreach_lerp_(list(self.weights.values()), live, rate)
-        for name, buffer in float_buffers(self.model).items():
-            self.buffers[name].lerp_(buffer.to(self.buffers[name].dtype), rate)
+        buffers = float_buffers(self.model)
+        averages = [self.buffers[name] for name in buffers]
+        live = [buffer.to(average.dtype) for buffer, average in zip(buffers.values(), averages, strict=True)]
+        if averages:
+            torch._foreach_lerp_(averages, live, rate)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -169,9 +172,14 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def float_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Floating-point buffers that belong to the model's state, by name."""
-    state = model.state_dict(keep_vars=True)
-    names = [name for name, _ in model.named_buffers() if name in state]
-    return {name: state[name] for name in names if state[name].is_floating_point()}
+    return {
+        f"{prefix}.{name}" if prefix else name: buffer
+        for prefix, module in model.named_modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+        and name not in module._non_persistent_buffers_set
+        and buffer.is_floating_point()
+    }
 
 
 @torch.no_grad()

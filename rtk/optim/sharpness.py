@@ -183,8 +183,8 @@ class SharpnessAware(Optimizer, Method):
         """
         if self._backup is None:
             raise RuntimeError("restore() without ascend(): there is nothing to go back to")
-        for key, saved in self._backup:
-            key.data.copy_(saved)
+        if self._backup:
+            torch._foreach_copy_([key.data for key, _ in self._backup], [saved for _, saved in self._backup])
         self._backup = None
 
     def _norm(self, tensors: list[Tensor]) -> Tensor:
@@ -202,9 +202,8 @@ class SharpnessAware(Optimizer, Method):
         """Keep the weights for `restore`, and move them."""
         self._backup = [(key, key.data.clone()) for key in keys]
         try:
-            if scale:  # else a gradient is not finite, and would make the weights so
-                for key, direction in zip(keys, directions, strict=True):
-                    key.data.add_(direction, alpha=scale)
+            if scale and keys:  # else a gradient is not finite, and would make the weights so
+                torch._foreach_add_([key.data for key in keys], directions, alpha=scale)
             self.shards.publish()
         except BaseException:
             self.restore()
@@ -212,12 +211,14 @@ class SharpnessAware(Optimizer, Method):
 
     def _take_off_average(self, keys: list[Tensor], gradients: list[Tensor]) -> None:
         """Turn gradients into F-SAM's directions, in place; move its average on."""
+        known = []
         for key, gradient in zip(keys, gradients, strict=True):
             kept = self.state[key]
-            if GRADIENT_AVERAGE not in kept:
+            if GRADIENT_AVERAGE in kept:
+                known.append((gradient, kept[GRADIENT_AVERAGE]))
+            else:
                 kept[GRADIENT_AVERAGE] = gradient.clone()
-                continue
-            take_off_average_(gradient, kept[GRADIENT_AVERAGE], self.sigma, self.lmbda)
+        take_off_average_([g for g, _ in known], [m for _, m in known], self.sigma, self.lmbda)
 
     def tensors(self) -> dict[str, list[Tensor]]:
         """What it keeps of the weights (F-SAM's gradient average), once there is something."""

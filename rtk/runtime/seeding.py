@@ -13,4 +13,7 @@ def seed_torch(*key: int) -> None:
     resumed run needs no generator state, and both passes of SAM drop the same units.
     """
     state = np.random.SeedSequence(list(key)).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(state))
+    # Not `torch.manual_seed`, which notes a stack trace for every kind of accelerator that is not there.
+    torch.default_generator.manual_seed(int(state))
+    if torch.cuda.is_initialized():  # before that nothing is drawn there
+        torch.cuda.manual_seed_all(int(state))

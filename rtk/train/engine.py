@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 from rtk.config.schema import RunConfig
 from rtk.models.batchnorm import batchnorm_layers
 from rtk.optim.method import MethodSetup
-from rtk.runtime.ranks import rank
+from rtk.runtime.ranks import rank, world_size
 from rtk.train.zero_shards import (
     EngineShards,
     UnreducedShards,
     compile_no_collectives,
     full_numel,
     is_cut,
+    is_replicated,
     undo_first_step,
 )
 
@@ -53,6 +54,8 @@ def build_engine(model: nn.Module, optimizer: Optimizer, config: RunConfig) -> A
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     _keep_buffers(model, buffers)
     undo_first_step(engine)
+    if world_size() == 1 and is_replicated(engine):
+        engine.enable_backward_allreduce = False
     return engine
 
 
@@ -138,7 +141,7 @@ def deepspeed_config(config: RunConfig, trained: int = REDUCE_BUCKET) -> dict[st
     """
     raw = dict(config.deepspeed)
     bucket = {"reduce_bucket_size": max(1, min(trained, REDUCE_BUCKET))}
-    zero = {"stage": config.train.zero_stage, **bucket, **raw.pop("zero_optimization", {})}
+    zero = {"stage": needed_stage(config), **bucket, **raw.pop("zero_optimization", {})}
     return {
         **raw,
         "train_batch_size": config.train.batch_size,
@@ -150,6 +153,13 @@ def deepspeed_config(config: RunConfig, trained: int = REDUCE_BUCKET) -> dict[st
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
+
+
+def needed_stage(config: RunConfig) -> int | str:
+    """ZeRO stage of a run; a lone worker has nobody to share with, and pays for 1 in time and memory."""
+    stage, masters = config.train.zero_stage, config.train.precision == "bf16_weights"
+    alone = config.train.workers == 1 and not masters and "zero_optimization" not in config.deepspeed
+    return 0 if stage == 1 and alone else stage
 
 
 def method_setup(engine: Any, shards: EngineShards, steps_per_epoch: int = 1) -> MethodSetup:
@@ -165,6 +175,10 @@ def backward(engine: Any, loss: Tensor, reduce: bool) -> None:
     """
     engine.set_gradient_accumulation_boundary(reduce)
     engine.backward(loss)
+    if reduce and not engine.enable_backward_allreduce:
+        for parameter in engine.module.parameters():
+            if parameter.requires_grad and parameter.grad is None:  # as DeepSpeed does where it reduces them
+                parameter.grad = torch.zeros_like(parameter)
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:

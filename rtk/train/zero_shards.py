@@ -232,6 +232,11 @@ def engine_shards(engine: Any) -> EngineShards:
     return PartitionedOptimizerShards(engine) if stage < 3 else PartitionedWeightShards(engine)
 
 
+def is_replicated(engine: Any) -> bool:
+    """Whether every rank holds all weights, in fp32, and nothing else of them."""
+    return engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled()
+
+
 def undo_first_step(engine: Any) -> None:
     """Undo the step on zero gradients that DeepSpeed's optimiser of ZeRO-0 in bf16 takes when it is built."""
     if engine.zero_optimization_stage() == 0 and engine.bfloat16_enabled():
