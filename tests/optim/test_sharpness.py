@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from rtk.optim import SharpnessAware
+from rtk.optim import SharpnessAware, ascent
 
 BASES = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=5e-4),
@@ -92,6 +92,17 @@ def test_zero_gradient_leaves_the_weights_in_place():
 def test_an_optimiser_that_evaluates_the_loss_itself_is_refused():
     with pytest.raises(ValueError, match="base_optimizer: got LBFGS"):
         SharpnessAware(torch.optim.LBFGS([nn.Parameter(torch.ones(3))]))
+
+
+@pytest.mark.parametrize("part", [1, 7, 50, 10**6])
+def test_average_is_taken_off_whatever_the_portions(monkeypatch, part):
+    monkeypatch.setattr(ascent, "PART", part)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3,), (), (5, 4), (40, 2), (1,), (60,)]
+    gradients, averages = ([torch.rand(shape, generator=generator) for shape in shapes] for _ in range(2))
+    expected = [(g - 0.7 * m, 0.9 * m + 0.1 * g) for g, m in zip(gradients, averages, strict=True)]
+    ascent.take_off_average_(gradients, averages, 0.7, 0.9)
+    torch.testing.assert_close(list(zip(gradients, averages, strict=True)), expected)
 
 
 def test_learning_rate_schedules_reach_the_base_optimizer():
