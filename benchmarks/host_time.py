@@ -3,7 +3,7 @@
     python benchmarks/host_time.py [--rounds 30] [--steps 10] [--zero 0 1] [--profile]
 
 ResNet-18 of width 1 on two images of 8 x 8 pixels, three views, F-SAM, EMA, in fp32, on one thread. The sides
-take turns in one process, so many steps at a time. `--profile` prints where rtk's steps spend most, by function.
+take turns in one process, so many steps at a time. `--profile` prints where rtk's steps spend most.
 The last line is the time of rtk's step over that of the plain one.
 """
 
