@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -14,30 +16,34 @@ if TYPE_CHECKING:
     from rtk.config.training import OptimizerConfig
 
 
+def uncompiled(kind: type[Optimizer]) -> Any:
+    """A torch optimiser of the same name and mathematics that does not load torch's compiler, a second.
+
+    torch's own load it to be left alone by it: in `step`, and in the methods that all of them have.
+    """
+    for method in vars(Optimizer).values():
+        original = getattr(method, "__wrapped__", None)
+        if original is not None and not hasattr(original, "__dynamo_disable"):
+            original.__dynamo_disable = original
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {"step": step, "__module__": kind.__module__})
+
+
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     """The torch optimiser that a config describes, over the parameters that take gradients.
 
     Every parameter group has a `scale`, its factor on the scheduled learning rate (layer-wise decay).
     """
-    _leave_compiler_out()
     groups = parameter_groups(model, config.lr, config.layer_decay)
     if config.name == "adamw":
-        return AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    return SGD(
+        return uncompiled(AdamW)(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    return uncompiled(SGD)(
         groups,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
     )
-
-
-def _leave_compiler_out() -> None:
-    """Let torch's optimisers run as they are: to be left alone by its compiler, they would load it."""
-    for method in vars(Optimizer).values():
-        original = getattr(method, "__wrapped__", None)
-        if original is not None and not hasattr(original, "__dynamo_disable"):
-            original.__dynamo_disable = original
 
 
 def parameter_groups(model: nn.Module, lr: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
