@@ -180,9 +180,11 @@ def is_worse(row: BoardRow, best: BoardRow, column: Column) -> bool:
     """
     seeds = sorted(row.runs.keys() & best.runs.keys())
     if len(seeds) > 1:
-        pairs = [(_value(one.runs[s].result, one.score, column) for one in (best, row)) for s in seeds]
-        gains = [column.better * (b - a) for b, a in pairs if b is not None and a is not None]
-        interval = paired_t(gains)
+        ahead, behind = (
+            [_value(one.runs[s].result, one.score, column) for s in seeds] for one in (best, row)
+        )
+        pairs = zip(ahead, behind, strict=True)
+        interval = paired_t([column.better * (b - a) for b, a in pairs if b is not None and a is not None])
         return interval is not None and interval.low > 0
     found = [
         _over_images(one, row.score, other, best.score, column)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,26 @@ def test_seeds_are_compared_by_a_paired_t_test(board):
     certain = paired_t([0.1, 0.1 + 1e-9])
     assert certain.low > 0
     assert paired_t([0.1, 0.2]).low < 0  # two seeds say little
+
+
+@pytest.mark.parametrize(
+    ("gains", "wanted"),
+    [((0.02, 0.03, 0.025), True), ((-0.03, 0.05, 0.02), False), ((0.02, 0.02), True), ((0.01, 0.03), False)],
+)
+def test_every_seed_counts(make_run, read, gains, wanted):
+    """Also where the last one alone, or the means, would say otherwise."""
+    (made,) = read(make_run("one"))
+
+    def row(score, values):
+        runs = {
+            seed: replace(made, result={**made.result, "scores": {score: {"auroc_near": value}}})
+            for seed, value in enumerate(values)
+        }
+        return BoardRow("m", score, {NEAR: values}, runs)
+
+    base = [0.7, 0.8, 0.6][: len(gains)]
+    ahead = [value + gain for value, gain in zip(base, gains, strict=True)]
+    assert is_worse(row("msp", base), row("knn", ahead), NEAR) == wanted
 
 
 def test_single_runs_are_compared_over_their_images(board):
