@@ -89,7 +89,8 @@ class EvaluateConfig(Section):
     knn_k: PositiveInt = Field(50, description="neighbour whose distance is the kNN score")
     batch_size: PositiveInt = Field(256, description="images per forward pass")
     actors: PositiveInt | None = Field(
-        None, description="processes that predict; null: one per GPU, or one on a cluster without any"
+        None,
+        description="processes that predict; null: one per GPU, or one without any; on one machine none for 8 MiB of files",
     )
 
     @model_validator(mode="after")
