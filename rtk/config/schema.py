@@ -90,7 +90,8 @@ class EvaluateConfig(Section):
     batch_size: PositiveInt = Field(256, description="images per forward pass")
     actors: PositiveInt | None = Field(
         None,
-        description="processes that predict; null: one per GPU, or one without any; on one machine none for 8 MiB of files",
+        description="processes that predict; null: one per GPU, or one without any; on one machine none for "
+        "8 MiB of files",
     )
 
     @model_validator(mode="after")
