@@ -72,7 +72,7 @@ def read_standing(run: RunFolder) -> Standing:
     progress = run.read_json("progress.json") or {}
     latest = _latest(run) if "step" not in progress else progress
     ranks = vitals.get("ranks", []) if is_running else []
-    checkpoint_step, checkpoint_age = _checkpoint(run)
+    checkpoint_step, checkpoint_age = last_checkpoint(run)
     return Standing(
         run=run.name,
         status=status,
@@ -102,8 +102,8 @@ def _latest(run: RunFolder) -> dict[str, Any]:
     )
 
 
-def _checkpoint(run: RunFolder) -> tuple[int | None, float | None]:
-    """Step and age in seconds of the last checkpoint."""
+def last_checkpoint(run: RunFolder) -> tuple[int | None, float | None]:
+    """Step and age in seconds of the last checkpoint that is known here."""
     with suppress(CheckpointError, ValueError, TypeError, KeyError):
         manifest = read_manifest(resolve_checkpoint(run.checkpoints / "last"))
         saved = datetime.fromisoformat(manifest["saved"]).timestamp()

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from rtk.runs.vitals import Rank, stragglers
 
 LOSS = "train/loss/"
+CHECKPOINT_AGE = "checkpoint_age"
 BYTES_PER_GIB = 2**30
 
 # Name: what it is; the key of `progress.json` or of a rank's vitals; what to multiply that by.
@@ -19,6 +20,7 @@ OF_RUN: Gauges = {
     "rtk_step": ("optimiser steps done", "step", 1),
     "rtk_epoch": ("epochs done", "epoch", 1),
     "rtk_seconds_left": ("time until the run is over, by its mean speed, seconds", "seconds_left", 1),
+    "rtk_checkpoint_age_seconds": ("age of the last checkpoint of a run on a file system", CHECKPOINT_AGE, 1),
     "rtk_images_per_second": ("training images a second over all ranks", "train/images_per_second", 1),
     "rtk_data_wait": ("share of the time in which rank 0 waits for data", "train/data_wait", 1),
     "rtk_learning_rate": ("learning rate", "train/lr", 1),

@@ -9,9 +9,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from rtk.runs.folder import RunFolder
+from rtk.runs.standing import last_checkpoint
 from rtk.runs.vitals import write_vitals
+from rtk.runs.working_copy import store_of
 from rtk.runtime.repeating import repeating
-from rtk.train.gauges import Exporter
+from rtk.train.gauges import CHECKPOINT_AGE, Exporter
 from rtk.train.pulse import FOLDER
 
 EVERY_SECONDS = 5.0
@@ -27,10 +29,16 @@ def watched(run: RunFolder, every: float = EVERY_SECONDS) -> Iterator[None]:
         ranks = watch.ranks()
         with suppress(OSError):  # a full disk: training goes on
             write_vitals(run, ranks)
-        exporter.export(run.name, run.read_json("progress.json") or {}, ranks)
+        exporter.export(run.name, (run.read_json("progress.json") or {}) | _checkpoint_age(run), ranks)
 
     with repeating(look, every, "vitals"):
         yield
+
+
+def _checkpoint_age(run: RunFolder) -> dict[str, float]:
+    """Age of the last checkpoint; on object storage it is not asked for, which others write there."""
+    age = None if store_of(run.path) is not None else last_checkpoint(run)[1]
+    return {} if age is None else {CHECKPOINT_AGE: age}
 
 
 class RankWatch:
