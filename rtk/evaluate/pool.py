@@ -29,6 +29,8 @@ from rtk.tracking.uploading import check_reachable
 FIT_SET = "train"
 # Blocks that an actor has been given at a time: the next is there when it is done with one.
 QUEUED = 2
+# Work of making corrupted images of one, as a multiple of decoding it.
+PREPARING = 64
 
 
 @dataclass
@@ -111,7 +113,7 @@ class Pool:
             Exception: what an actor raised, such as a `BadImageError`.
         """
         self._passes += 1
-        if self._does_by_itself(selections):
+        if self._does_by_itself(selections, 1 if prepare is decode_block else PREPARING):
             for block in blocks_here(selections, self.settings.batch_size, prepare):
                 yield self._here.process(self._passes, work, block)
             return
@@ -128,9 +130,9 @@ class Pool:
         while busy:
             yield _finished(busy, free)
 
-    def _does_by_itself(self, selections: Mapping[str, Selection]) -> bool:
+    def _does_by_itself(self, selections: Mapping[str, Selection], work: float) -> bool:
         wanted = bool(self.actors or self.settings.actors or is_on_cluster())
-        return not wanted and torch.cuda.device_count() < 2 and is_little(selections)
+        return not wanted and torch.cuda.device_count() < 2 and is_little(selections, work)
 
     def _start(self) -> list[Any]:
         """The actors; they hold no CPU, or decoding would wait for ever where they have taken all."""

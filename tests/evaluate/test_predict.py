@@ -68,7 +68,7 @@ def fresh(run, tmp_path, count) -> RunFolder:
     return RunFolder(folder)
 
 
-def pool_of(actors: int) -> EvaluateConfig:
+def pool_of(actors: int | None) -> EvaluateConfig:
     return EvaluateConfig(actors=actors, batch_size=8)
 
 
@@ -148,6 +148,17 @@ def test_any_number_of_actors_gives_the_same_also_where_one_is_killed(
     found = predicted(folder, selections, count, scores=IMAGE_SCORES, progress=killer if kills else None)
     assert bool(killer.killed) == kills
     assert_identical(columns(found), columns(alone[1]))
+
+
+def test_what_is_little_is_done_without_actors_and_is_the_same(run, selections, alone, tmp_path, monkeypatch):
+    folder = fresh(run, tmp_path, 0)
+    with Pool(folder, "best", pool_of(None)) as pool:
+        found = predict_datasets(pool, selections, scores=IMAGE_SCORES)
+        assert not pool.actors
+        assert_identical(columns(found), columns(alone[1]))
+        monkeypatch.setattr("rtk.data.decode.pipeline.LITTLE", 0)
+        predict_datasets(pool, selections, scores=("doctor_perturbed", *IMAGE_SCORES))  # a score more
+        assert len(pool.actors) == 1
 
 
 def test_only_what_is_missing_is_computed(run, selections, tmp_path, monkeypatch):

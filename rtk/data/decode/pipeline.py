@@ -121,9 +121,14 @@ def decode_datasets(
     return {name: _arrays(images[name], selection, bad[name]) for name, selection in selections.items()}
 
 
-def is_little(selections: Mapping[str, Selection]) -> bool:
-    """Whether data sets are decoded in this process before Ray has started others."""
-    return sum(selection.stored_bytes for selection in selections.values()) <= LITTLE
+def is_little(selections: Mapping[str, Selection], work: float = 1.0) -> bool:
+    """Whether this process is done with data sets before Ray has started others.
+
+    Args:
+        selections: the data sets.
+        work: what is done with an image, as a multiple of decoding it.
+    """
+    return work * sum(selection.stored_bytes for selection in selections.values()) <= LITTLE
 
 
 def _decoded_in_parallel(blocks: list[pa.Table]) -> Iterator[pa.Table]:
