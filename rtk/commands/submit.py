@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rtk.commands import evaluate, export, sweep, train
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_address, add_json
+from rtk.runtime.interrupts import heed_interrupt
 
 if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
@@ -169,6 +170,7 @@ def follow(client: Any, name: str, as_json: bool = False) -> int:
 
 def _watch(log: JobLog) -> Any:
     """Details of a job once it has ended; None where it was left."""
+    heed_interrupt()
     while True:
         try:
             return log.follow()

@@ -64,6 +64,12 @@ def wanted_signals() -> list[int]:
     return [number for number in SIGNALS if not (number == signal.SIGHUP and ignores_hangup)]
 
 
+def heed_interrupt() -> None:
+    """Have Ctrl-C raise `KeyboardInterrupt` also where a shell has told this process to ignore it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def raise_termination() -> None:
     """Have `SIGNALS` but Ctrl-C's raise `KeyboardInterrupt(number)` where this is the main thread."""
     repeats = Repeats()

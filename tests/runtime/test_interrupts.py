@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from rtk.runtime import interrupts
-from rtk.runtime.interrupts import SIGNALS, Interrupts, raise_termination
+from rtk.runtime.interrupts import SIGNALS, Interrupts, heed_interrupt, raise_termination
 
 
 @pytest.fixture
@@ -69,3 +69,13 @@ def test_handlers_are_given_back(own_handler):
     with Interrupts():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_interrupt_is_heeded_also_where_a_shell_had_it_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        heed_interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
