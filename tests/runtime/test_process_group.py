@@ -48,11 +48,12 @@ def ears_of_worker() -> dict[str, list[str]]:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK")
     variables = {name: os.environ[name] for name in names}
     addresses = sorted(listeners(psutil.Process()))
-    beside = [process.cmdline()[0] for process in psutil.Process().parent().children()]
+    beside = {process.pid: process.cmdline()[0] for process in psutil.Process().parent().children()}
     return {"addresses": addresses, "variables": variables, "processes": beside}
 
 
 def test_on_one_machine_nothing_can_be_reached_from_another(ray_session, tmp_path):
+    before = {str(process.pid) for process in psutil.Process().children(recursive=True)}
     trainer = Trainer(
         ears_of_worker,
         backend_config=NodeNetworkConfig(),
@@ -68,7 +69,8 @@ def test_on_one_machine_nothing_can_be_reached_from_another(ray_session, tmp_pat
     assert all(ip_address(address.removeprefix("::ffff:")).is_loopback for address in reached), reached
     ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
     assert outcome["variables"] == ours  # as torchrun sets them
-    actors = Counter(name.split(".")[0] for name in outcome["processes"] if name.startswith("ray::"))
+    begun = {pid: name for pid, name in outcome["processes"].items() if str(pid) not in before}
+    actors = Counter(name.split(".")[0] for name in begun.values() if name.startswith("ray::"))
     assert actors["ray::RayTrainWorker"] == 2
     # Of what Ray starts beside them for a cluster, nothing is there.
     helpers = {"PreemptionWatcher", "PlacementGroupCleaner", "DatasetManager", "_AutoscalingCoordinatorActor"}
