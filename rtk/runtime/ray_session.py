@@ -23,6 +23,7 @@ QUIET_AND_QUICK = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default makes every report block for 2 s
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_USE_DATASOURCE_V2": "0",  # it starts an actor for the footers of Parquet files, at each pass
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the rest is in Ray's log files
 }
