@@ -20,11 +20,10 @@ from rtk.data.views.augment import to_float
 from rtk.evaluate.columns import as_lists
 from rtk.evaluate.model import load_model
 from rtk.evaluate.throughput import OUTPUTS
-from rtk.models.precision import runs_in_bf16
+from rtk.models.precision import is_faster_in_bf16
 from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
 from rtk.runs.working_copy import fetch
-from rtk.runtime.environment import supports_bf16
 from rtk.scores import ImagePass, compute_image_score, get_score
 from rtk.scores.hyperparameters import defaults_of
 from rtk.scores.variants import fit_of, score_of, scoring_of
@@ -50,7 +49,7 @@ class LoadedModel:
         model = load_model(RunFolder.at(run_place), checkpoint).to(self.device)
         # Weights laid out as the images: otherwise every backward pass reorders them anew.
         self.model = model.requires_grad_(False).to(memory_format=model.memory_format)
-        if supports_bf16(self.device.type) and runs_in_bf16(precision, model, self.device.type):
+        if precision != "fp32" and is_faster_in_bf16(model, self.device.type):  # as a package of it does
             self.model.autocast_dtype = torch.bfloat16
 
     def images(self, block: pa.Table) -> Tensor:
