@@ -47,13 +47,13 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, way):
         decode_datasets({"train": Selection(broken, 8)})
 
 
-def test_rows_that_are_left_out_are_as_if_not_there(tmp_path, ray_session):
+def test_rows_that_are_left_out_are_as_if_not_there(tmp_path, way):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     encoded = [encode_png(image) for image in pixels]
     encoded[3], encoded[20] = b"", encoded[20][:40]
     dataset = write(tmp_path / "some", encoded, sample_id=np.arange(100, 140))
     selection = Selection(dataset, 8, rows=30)
-    found = [(fault.row, fault.sample_id) for fault in find_faults({"some": selection})]
+    found = sorted((fault.row, fault.sample_id) for fault in find_faults({"some": selection}))
     assert found == [(3, 103), (20, 120)]
     selection = replace(selection, left_out=(3, 20))
     rows = np.delete(np.arange(30), [3, 20])
