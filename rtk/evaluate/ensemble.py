@@ -24,7 +24,7 @@ from rtk.runs.data_record import ENVIRONMENT, DataRecord
 from rtk.runs.ensemble import EnsembleRecord, Member, checkpoint_identity, read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import free_folder, group_name
-from rtk.runs.stored_checkpoints import pull_checkpoints, remove_folder
+from rtk.runs.stored_checkpoints import pull_checkpoints, whole_or_gone
 from rtk.runs.working_copy import place_of
 from rtk.scores.selection import wanted_scores
 from rtk.scores.table import DISAGREEMENT_SCORES
@@ -252,7 +252,7 @@ def _write(
     """The folder, complete or not there at all."""
     members = [load_model(one.run, one.checkpoint) for one in chosen]
     run = RunFolder.create(_config_of(chosen, configs), name)
-    try:
+    with whole_or_gone(run.path):
         run.write_json(ENVIRONMENT, _environment_of([one.run for one in chosen]))
         record.write(run.path)
         states = [read_state(one.run.checkpoints / one.checkpoint) for one in chosen]
@@ -261,10 +261,6 @@ def _write(
         with torch.no_grad():
             save_weights(run.checkpoints / "best", join_classifiers(members, record.average), progress)
         note_status(run, "FINISHED", state="ensemble")
-    except BaseException:
-        remove_folder(run.path)
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
     return run
 
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -86,6 +87,17 @@ def remove_folder(folder: Path) -> None:
     if store is not None:
         for name in sorted(store.entries(), key=lambda name: not name.endswith("manifest.json")):
             store.delete(name)
+
+
+@contextmanager
+def whole_or_gone(folder: Path) -> Iterator[None]:
+    """Delete a folder that the body writes, and what is stored of it, where that fails."""
+    try:
+        yield
+    except BaseException:
+        remove_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _lacking(folder: Path, sizes: Mapping[str, int]) -> list[str]:

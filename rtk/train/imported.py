@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from rtk.runs.data_record import ENVIRONMENT
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import free_folder
 from rtk.runs.origin import Origin, hash_weights
-from rtk.runs.stored_checkpoints import remove_folder
+from rtk.runs.stored_checkpoints import whole_or_gone
 from rtk.runtime.environment import describe_environment
 from rtk.tracking.status import note_status
 from rtk.train.saving import save_weights
@@ -151,7 +150,7 @@ def _write(
 ) -> RunFolder:
     """The folder, complete or not there at all."""
     run = RunFolder.create(config, name)
-    try:
+    with whole_or_gone(run.path):
         known = {"data": {}, "classes": list(classes), "folder": str(Path.cwd())}
         if not classes:
             del known["classes"]  # to be written down by the first evaluation
@@ -160,8 +159,4 @@ def _write(
         progress = {"step": 0, "num_classes": num_classes, "metrics": None, "imported": origin.sha256}
         save_weights(run.checkpoints / "best", model, progress)
         note_status(run, "FINISHED", state="imported")
-    except BaseException:
-        remove_folder(run.path)
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
     return run

@@ -6,7 +6,6 @@ CVPR 2022, arXiv 2109.01903). BatchNorm's statistics are no weights: they are re
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.interpolation import Interpolation
 from rtk.runs.names import free_folder
 from rtk.runs.origin import said_of
-from rtk.runs.stored_checkpoints import remove_folder
+from rtk.runs.stored_checkpoints import whole_or_gone
 from rtk.runs.working_copy import place_of
 from rtk.runtime.console import progress_bar
 from rtk.runtime.environment import supports_bf16
@@ -206,7 +205,7 @@ def _write(
     """The folder, complete or not there at all."""
     free_folder(name, place_of(run.path.parent), way_out="--name gives another")
     made = RunFolder.create(config.model_copy(update={"output": place_of(run.path.parent)}), name)
-    try:
+    with whole_or_gone(made.path):
         made.write_json(ENVIRONMENT, run.read_json(ENVIRONMENT) or {})
         record.write(made.path)
         progress: dict[str, Any] = {"step": record.step, "num_classes": model.head.used_weights()[0].shape[0]}
@@ -214,8 +213,4 @@ def _write(
         metrics = None if best is None else {key: value for key, value in best.items() if key != "alpha"}
         save_weights(made.checkpoints / "best", model.cpu(), {**progress, "metrics": metrics})
         note_status(made, "FINISHED", state="interpolated")
-    except BaseException:
-        remove_folder(made.path)
-        shutil.rmtree(made.path, ignore_errors=True)
-        raise
     return made
