@@ -22,6 +22,7 @@ from rtk.train.pulse import FOLDER
 LOOK_SECONDS = 2.0
 APART_SECONDS = 1.0  # between two dumps of a stack
 NO_STACK = "no stack: "
+TRIES = 5  # py-spy sometimes meets a process of which it cannot make sense, and can a moment later
 ANSWER_SECONDS = 60.0  # a node that does not answer in this time is lost, not hung
 
 
@@ -133,6 +134,15 @@ def dump_stack(pid: int, status: str) -> str:
     command = [str(beside) if beside.exists() else "py-spy", "dump", "--pid", str(pid)]
     # A process that is stopped cannot be paused.
     command += ["--nonblocking"] if status == psutil.STATUS_STOPPED else []
+    found = NO_STACK
+    for _ in range(TRIES):
+        found = _output(command)
+        if not found.startswith(NO_STACK):
+            break
+    return found
+
+
+def _output(command: Sequence[str]) -> str:
     try:
         done = subprocess.run(  # nosec B603  # the number of a process is all that is not fixed
             command, capture_output=True, encoding="utf-8", timeout=20, check=False

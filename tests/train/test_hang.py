@@ -26,14 +26,15 @@ from rtk.train.vitals import TOLD, RankWatch
 WAITS = (
     "import threading\ndef all_reduce():\n    print(flush=True)\n    threading.Event().wait()\nall_reduce()"
 )
-# Whenever one looks, it is at another depth.
+# Whenever one looks, it is in another function. (Of a deep recursion py-spy often cannot read the stack.)
 WORKS = """
 from itertools import cycle
-def step(depth):
-    return depth and step(depth - 1)
+names = [f"step_{number}" for number in range(1000)]
+exec("\\n".join(f"def {name}():\\n    return sum(range(1000))" for name in names))
+steps = [globals()[name] for name in names]
 print(flush=True)
-for depth in cycle(range(900)):
-    step(depth)
+for step in cycle(steps):
+    step()
 """
 
 

@@ -124,7 +124,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, uninterr
 
 def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, reference, capsys):
     """From the checkpoint before the last, which is damaged."""
-    when_step(tmp_path, 6, lambda folder: (folder / "stop").touch())
+    when_step(tmp_path, 9, lambda folder: (folder / "stop").touch())  # in the second epoch of eight steps
     stopped = train(config(*SMOOTH, "train.zero_stage=auto"))
     assert stopped.status == "interrupted"
     assert stopped.run.config().train.zero_stage == 0  # all of so small a model fits
