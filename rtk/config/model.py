@@ -37,7 +37,7 @@ class ModelConfig(Section):
     head: Literal["linear", "cosine", "abet", "projection"] = Field(
         "linear",
         description="classifier on the features; cosine: SURE's; abet: a cosine over a temperature that is "
-        "learnt from the features (AbeT), whose OOD score is `energy`; projection: for objective.palm, which "
+        "learnt from the features (AbeT), whose OOD score is `abet`; projection: for objective.palm, which "
         "trains the features by a projection of them, and a linear classifier that does not",
     )
     temperature: PositiveFloat = Field(8.0, description="scale of the cosine head's logits")

@@ -92,8 +92,7 @@ class AbetHead(nn.Module):
     """Logits = cosine of feature and class weight / T, with a T of each image (AbeT, arXiv 2301.12321).
 
     T = sigmoid(BatchNorm(v . f + b)) + 1e-12. Cosines have 1e-4 added to both lengths, as in the published
-    code. The score of AbeT, log sum exp of the logits, is the energy without the factor T before it (which
-    would work against the score): rtk's `energy`. `reject` as of `LinearHead`.
+    code. Its score, log sum exp of the logits, is `abet` (`rtk.scores.abet`). `reject` as of `LinearHead`.
     """
 
     def __init__(self, features: int, classes: int, reject: bool = False) -> None:

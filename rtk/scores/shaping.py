@@ -41,7 +41,7 @@ def react(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     2111.12797).
     """
     features = predictions.features
-    return _head_energy(features.minimum(tensors["threshold"].to(features)), tensors)
+    return head_energy(features.minimum(tensors["threshold"].to(features)), tensors)
 
 
 def fit_vra(
@@ -94,7 +94,7 @@ def vra(
     low, high = tensors["low"].to(features), tensors["high"].to(features)
     kept = torch.where(features > high, high, features + shift)
     kept = torch.where(features < low, low if below == "threshold" else 0, kept)
-    return _head_energy(kept, tensors)
+    return head_energy(kept, tensors)
 
 
 def ash(
@@ -124,7 +124,7 @@ def ash(
         kept = largest * _mass_ratio(features, largest).exp()
     else:
         kept = largest
-    return _head_energy(torch.zeros_like(features).scatter(1, places, kept), tensors)
+    return head_energy(torch.zeros_like(features).scatter(1, places, kept), tensors)
 
 
 def scale(predictions: Predictions, tensors: dict[str, Tensor], *, percentile: Percentile = 85.0) -> Tensor:
@@ -135,7 +135,7 @@ def scale(predictions: Predictions, tensors: dict[str, Tensor], *, percentile: P
     """
     features = predictions.features
     largest = features.topk(_num_kept(features, percentile), dim=1).values
-    return _head_energy(features * _mass_ratio(features, largest).exp(), tensors)
+    return head_energy(features * _mass_ratio(features, largest).exp(), tensors)
 
 
 def fit_dice(fit_data: FitData, *, percentile: Percentile = 90.0) -> dict[str, Tensor]:
@@ -156,10 +156,11 @@ def dice(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     Source: Sun & Li, "DICE: leveraging sparsification for out-of-distribution detection", ECCV 2022 (arXiv
     2111.09805).
     """
-    return _head_energy(predictions.features, tensors)
+    return head_energy(predictions.features, tensors)
 
 
-def _head_energy(features: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+def head_energy(features: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    """E (N,) of features (N, D) under the head of `fit_head`, or one made of it."""
     weight, bias = tensors["weight"].to(features), tensors["bias"].to(features)
     return energy(torch.addmm(bias, features, weight.T))
 

@@ -6,6 +6,7 @@ import re
 
 from rtk.config.plugin_files import add_row
 from rtk.scores import (
+    abet,
     adascale,
     averaged,
     calibrated,
@@ -44,6 +45,7 @@ _FAMILIES = (
     gradnorm.ROWS,
     sirc.ROWS,
     shaping.ROWS,
+    abet.ROWS,
     gradients.ROWS,
     radius.ROWS,
     minimal.ROWS,

@@ -53,7 +53,7 @@ def test_logits_and_the_score_equal_the_recorded_ones(recorded):
     temperature = (head.temperature(features).sigmoid() + 1e-12).squeeze(1)
     np.testing.assert_allclose(temperature, data["abet__eval_temperature"], rtol=0, atol=1e-4)
     used = head.used_features(features)
-    score = SCORES["energy"].score(logits)
+    score = SCORES["abet"].score(logits)
     np.testing.assert_allclose(score, data["abet__plain__ablated_energy_score"], rtol=0, atol=1e-4)
     weight, bias = head.used_weights()
     torch.testing.assert_close(used @ weight.T + bias, logits)
