@@ -44,6 +44,8 @@ NEEDS = (
     Need("sharpness.sigma", "sharpness.variant", _one_of("fsam")),
     Need("sharpness.lmbda", "sharpness.variant", _one_of("fsam")),
     Need("sharpness.alpha", "sharpness.variant", _one_of("looksam")),
+    Need("sharpness.share", "sharpness.variant", _one_of("esam")),
+    Need("sharpness.perturbed", "sharpness.variant", _one_of("esam")),
     Need("sharpness.every", "sharpness.variant", lambda variant: variant != "msam"),
     Need("sharpness.redraw_views", "sharpness.variant", lambda variant: variant != "msam"),
     Need("schedule.warmup_shape", "schedule.warmup", lambda warmup: warmup not in ("0ep", "0steps")),

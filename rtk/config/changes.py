@@ -56,6 +56,7 @@ CHANGES: dict[str, When] = {
     "sharpness.sigma": T | P,
     "sharpness.lmbda": T | P,
     "sharpness.alpha": T | P,
+    "sharpness.perturbed": T | P,
     "schedule.": T,
     "averaging.": T,
     "averaging.decay": T | P,

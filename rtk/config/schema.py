@@ -17,7 +17,14 @@ from rtk.config.model import ModelConfig
 from rtk.config.objective import ObjectiveConfig
 from rtk.config.plugin_files import load_plugins
 from rtk.config.sections import Fraction, PositiveInt, Scores, Section
-from rtk.config.training import AveragingConfig, OptimizerConfig, ScheduleConfig, SharpnessConfig, TrainConfig
+from rtk.config.training import (
+    AveragingConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SharpnessConfig,
+    TrainConfig,
+    images_of_share,
+)
 
 # Set by rtk from the rest of the config; two sources of truth would drift apart.
 DEEPSPEED_OWNED = (
@@ -157,6 +164,7 @@ class RunConfig(Section):
             raise ValueError(
                 "sharpness.variant: got msam with optimizer.momentum 0, along which it moves; wanted more"
             )
+        self._check_choice(micro_batches)
         self._check_course()
         if self.train.compile and self.train.zero_stage == 3:
             raise ValueError(
@@ -209,10 +217,19 @@ class RunConfig(Section):
         if len({text.endswith("ep") for text in texts}) == 1:
             check_course(self.objective, self.train.duration, 1)
 
+    def _check_choice(self, micro_batches: int) -> None:
+        chosen = images_of_share(self.sharpness.share, self.train.batch_size)
+        if self.sharpness.variant == "esam" and (not chosen or chosen % micro_batches):
+            raise ValueError(
+                f"sharpness.share: got {self.sharpness.share:g}, {chosen} of train.batch_size "
+                f"{self.train.batch_size}, wanted a multiple of train.workers times train.accumulation "
+                f"({micro_batches})"
+            )
+
     def _check_local_ascent(self) -> None:
         if self.sharpness.sync == "global":
             return
-        kept = {"fsam": "gradient average", "looksam": "kept gradient", "msam": "momentum"}
+        kept = {"fsam": "gradient average", "looksam": "kept gradient", "msam": "momentum", "esam": "choice"}
         if self.sharpness.variant in kept:
             raise ValueError(
                 f"sharpness.sync: got local with variant {self.sharpness.variant}, whose "

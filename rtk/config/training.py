@@ -44,14 +44,20 @@ class OptimizerConfig(Section):
         return self
 
 
+def images_of_share(share: float, images: int) -> int:
+    """How many of some images a share of them is, rounded down."""
+    return int(share * images + 1e-9)  # 0.29 * 100 is less than 29
+
+
 class SharpnessConfig(Section):
     """Sharpness-aware minimisation around the base optimiser."""
 
-    variant: Literal["none", "sam", "asam", "fsam", "looksam", "msam"] = Field(
+    variant: Literal["none", "sam", "asam", "fsam", "looksam", "msam", "esam"] = Field(
         "none",
         description="SAM (Foret 2021), adaptive (Kwon 2021) or Friendly SAM (Li 2024): two passes per step; "
         "looksam (Liu 2022): two in one of `every` steps, whose outcome the others use again; msam (Becker "
-        "2024): one, at weights moved along the momentum",
+        "2024): one, at weights moved along the momentum; esam (Du 2022): the second learns from `share` of "
+        "the images alone",
     )
     rho: PositiveFloat = Field(0.05, description="radius of the ascent step, L2 norm over all weights")
     sigma: Weight = Field(1.0, description="F-SAM: share of the gradient average that is taken off")
@@ -68,11 +74,33 @@ class SharpnessConfig(Section):
         description="ascend in one step of this many; the others are plain steps, which is known to lose "
         "accuracy (arXiv 2203.02714), or with looksam (5 there) use the last ascent again",
     )
+    share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="ESAM: share of a batch, over all workers, that the second pass learns from: the images "
+        "whose loss rose most",
+    )
+    perturbed: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="ESAM: chance of each weight tensor to be moved, drawn anew in each step; 1: all are",
+    )
     redraw_views: Literal["mixup"] | bool = Field(
         False,
         description="draw mixed, PixMix and AugMix views anew for the second pass; mixup: RegMixup's alone, "
         "as the published code",
     )
+
+    @model_validator(mode="after")
+    def _chooses_from_the_same_views(self) -> SharpnessConfig:
+        if self.variant == "esam" and self.redraw_views:
+            raise ValueError(
+                "sharpness.redraw_views: got other views for the second pass with variant esam, which "
+                "compares the loss of each image with that in the first; wanted false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _looks_less_often(self) -> SharpnessConfig:

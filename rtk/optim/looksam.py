@@ -76,6 +76,7 @@ class LookSam(SharpnessAware):
             self._square = None
         elif self.state:
             self._add()
+        super().before_step()
 
     def _keep(self, square: Tensor) -> None:
         firsts, seconds = self._kept(), dense(self.shards.gradients())

@@ -26,9 +26,12 @@ class Method:
 
     Attributes:
         averaged: whether `ascend` takes gradients that are averaged over the ranks.
+        second_pass_share: share of a batch's images, of all ranks together, that the second pass learns from:
+            those whose loss rose most.
     """
 
     averaged: bool = True
+    second_pass_share: float = 1.0
 
     def tensors(self) -> dict[str, list[Tensor]]:
         """The live tensors that it keeps of the owned weights, like `Shards.weights()`, by kind."""

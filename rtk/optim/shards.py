@@ -6,11 +6,35 @@ Alone, the "shard" is every parameter; under DeepSpeed it is the part that the r
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A run of one parameter's elements inside one of this rank's shards.
+
+    Attributes:
+        name: of the parameter, the same on every rank.
+        offset: first element, in the flattened parameter.
+        numel: number of elements.
+        shard: index into `weights()`.
+        start: first element, in the flattened shard.
+    """
+
+    name: str
+    offset: int
+    numel: int
+    shard: int
+    start: int
+
+    def of(self, tensors: list[Tensor]) -> Tensor:
+        """Its elements (numel,) in tensors of this rank's shards, as a view."""
+        return tensors[self.shard].reshape(-1)[self.start : self.start + self.numel]
 
 
 class Shards(Protocol):
@@ -27,6 +51,9 @@ class Shards(Protocol):
 
     def weights(self) -> list[Tensor]:
         """Owned weights, one for each of `owners()`: tensors of any shape, changed in place by the caller."""
+
+    def fragments(self) -> list[Fragment]:
+        """Which parameters, or parts of them, the weights are."""
 
     def gradients(self) -> list[Tensor]:
         """Gradients averaged over ranks (where `averaged`), one for each of `weights()`, of the same shape.
@@ -69,6 +96,10 @@ class LocalShards:
     def weights(self) -> list[Tensor]:
         """Their data."""
         return [parameter.data for parameter in self.owners()]
+
+    def fragments(self) -> list[Fragment]:
+        """Every parameter whole, named by its place in the optimiser."""
+        return [Fragment(str(index), 0, p.numel(), index, 0) for index, p in enumerate(self.owners())]
 
     def gradients(self) -> list[Tensor]:
         """Gradients; zeros for a parameter that the loss does not reach."""

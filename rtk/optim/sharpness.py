@@ -1,6 +1,6 @@
 """Sharpness-aware minimisation: SAM, ASAM and Friendly SAM around any torch optimiser.
 
-`looksam.py` and `msam.py` build on the class here; `sharpness_row.py` picks by the config.
+`looksam.py`, `msam.py` and `esam.py` build on the class here; `sharpness_row.py` picks by the config.
 """
 
 from __future__ import annotations
@@ -148,8 +148,11 @@ class SharpnessAware(Optimizer, Method):
                 closure()
         self.before_step()
         self.base.step()
-        self.steps += 1
         return loss
+
+    def before_step(self) -> None:
+        """Count the step that the optimiser is about to take."""
+        self.steps += 1
 
     def ascends_at(self, step: int) -> bool:
         """Whether the update with this number (from 0) has an ascent."""
@@ -172,7 +175,7 @@ class SharpnessAware(Optimizer, Method):
         norm = self._norm(directions)
         if self.adaptive:
             torch._foreach_mul_(directions, weights)  # s^2 * d
-        self._move(keys, directions, (self.rho / (norm + EPSILON)).item() if norm.isfinite() else 0.0)
+        self._move(keys, directions, (self._radius / (norm + EPSILON)).item() if norm.isfinite() else 0.0)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -186,6 +189,11 @@ class SharpnessAware(Optimizer, Method):
         if self._backup:
             torch._foreach_copy_([key.data for key, _ in self._backup], [saved for _, saved in self._backup])
         self._backup = None
+
+    @property
+    def _radius(self) -> float:
+        """Length of the move."""
+        return self.rho
 
     def _norm(self, tensors: list[Tensor]) -> Tensor:
         return self.shards.sum_over_shards(sum_of_squares(tensors)).sqrt()
@@ -227,7 +235,8 @@ class SharpnessAware(Optimizer, Method):
         return {self.kind: [self.state[key][self.kind] for key in self.shards.owners()]}
 
     def resume(self, saved: Collection[str], step: int) -> None:
-        """Make room for what it kept; the number of steps is the caller's."""
+        """Make room for what it kept, and count on."""
+        self.steps = step
         if self.kind in saved:
             pairs = zip(self.shards.owners(), self.shards.weights(), strict=True)
             self.state = defaultdict(dict, {key: {self.kind: zeros_of(weight)} for key, weight in pairs})

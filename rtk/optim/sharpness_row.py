@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rtk.optim.esam import EfficientSam
 from rtk.optim.looksam import ORTHOGONAL_GRADIENT, LookSam
 from rtk.optim.method import MethodRow, MethodSetup
 from rtk.optim.msam import MomentumSam
@@ -22,6 +23,16 @@ def build_sharpness(config: RunConfig, setup: MethodSetup) -> SharpnessAware | N
         return None
     if settings.variant == "msam":
         return MomentumSam(setup.optimizer, settings.rho, setup.shards)
+    if settings.variant == "esam":
+        return EfficientSam(
+            setup.optimizer,
+            settings.rho,
+            settings.share,
+            settings.perturbed,
+            settings.every,
+            config.seed,
+            setup.shards,
+        )
     if settings.variant == "looksam":
         return LookSam(setup.optimizer, settings.rho, settings.alpha, settings.every, setup.shards)
     return SharpnessAware(

@@ -61,6 +61,26 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def take_rows(rows: Tensor, chosen: Tensor) -> Tensor:
+    """This rank's equal part (k / R, ...) of chosen rows of all ranks', in rank order.
+
+    Args:
+        rows: (n, ...), the same number on each of the R ranks.
+        chosen: ascending indices int64 (k,) into all R * n rows, the same on every rank; R divides k.
+    """
+    if world_size() == 1:
+        return rows[chosen]
+    part = len(chosen) // world_size()
+    owners = chosen // len(rows)
+    takers = torch.arange(len(chosen), device=chosen.device) // part
+    own = owners == rank()
+    sent = takers[own].bincount(minlength=world_size()).tolist()
+    received = owners[takers == rank()].bincount(minlength=world_size()).tolist()
+    taken = rows.new_empty((part, *rows.shape[1:]))
+    dist.all_to_all_single(taken, rows[chosen[own] - rank() * len(rows)], received, sent)
+    return taken
+
+
 def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Values of all ranks, in rank order, on every rank; by a group of all of them, or the default one."""
     if world_size() == 1:

@@ -67,6 +67,8 @@ class Load:
         images: bytes of a rank's views of a batch.
         terms: backward passes of one gradient (terms of the loss that go alone, micro-batches).
         passes: gradients of one update (2 with SAM).
+        looks: forward passes besides, to choose the images of the second one (ESAM).
+        exchanged: bytes of a rank's views that the second pass may take to other ranks.
         moments: numbers that the base optimiser keeps of a weight.
         averages: bytes that the methods keep of a weight between steps (F-SAM's average, EMA).
         backup: bytes that they keep of a weight while it is moved; with `local` on every rank of all.
@@ -95,6 +97,8 @@ class Load:
     autocast: bool
     bucket: int
     live: int
+    looks: int = 0
+    exchanged: int = 0
 
 
 def count_classes(config: RunConfig) -> int:
@@ -149,23 +153,29 @@ def describe_load(config: RunConfig, num_classes: int) -> Load:
     """What a run will hold, from its config and a trace of its model without data."""
     with shapes_only():
         model = build_model(config.model, num_classes, config.data.image_size)
-    passes = forward_passes(
-        active_terms(config.objective), concatenates_views(config.train.concatenate_views, model)
+    terms, together = (
+        active_terms(config.objective),
+        concatenates_views(config.train.concatenate_views, model),
     )
+    passes = forward_passes(terms, together)
+    looks = forward_passes([term for term in terms if not term.attacks], together)
     precision = config.train.precision
     if precision == "bf16_weights":
         model.bfloat16()
     model.autocast_dtype = None if precision == "fp32" else torch.bfloat16
-    images = images_per_pass(config) * max(images_of_pass(together) for together in passes)
+    images = images_per_pass(config) * max(images_of_pass(groups) for groups in passes)
     footprint = measure_footprint(model, config.data.image_size, images, config.train.checkpoint_activations)
-    return _load(config, footprint, len(passes))
+    return _load(config, footprint, len(passes), len(looks))
 
 
-def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
+def _load(config: RunConfig, model: Footprint, passes: int, looks: int) -> Load:
     backups = [first_pass_bytes(config), second_pass_bytes(config)]
     zero: dict[str, Any] = deepspeed_config(config, model.trained)["zero_optimization"]
     looked_at = {(term.view, term.name if term.attacks else None) for term in active_terms(config.objective)}
     pixels = config.train.batch_size // config.train.workers * 3 * config.data.image_size**2
+    images = FP32 * pixels * sum(view.versions for view, _ in looked_at)
+    # Chosen images are copied, and may come from other ranks.
+    chosen = round(config.sharpness.share * images) if config.sharpness.variant == "esam" else 0
     stateless = config.optimizer.name == "sgd" and not config.optimizer.momentum
     return Load(
         ranks=config.train.workers,
@@ -173,7 +183,7 @@ def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
         frozen=model.frozen,
         weight_bytes=2 if config.train.precision == "bf16_weights" else FP32,
         activations=model.activations,
-        images=FP32 * pixels * sum(view.versions for view, _ in looked_at),
+        images=images + chosen,
         terms=passes * config.train.accumulation,
         passes=2 if backups[1] else 1,
         moments=0 if stateless else MOMENTS[config.optimizer.name],
@@ -185,6 +195,8 @@ def _load(config: RunConfig, model: Footprint, passes: int) -> Load:
         autocast=config.train.precision != "fp32",
         bucket=zero["reduce_bucket_size"],
         live=int(zero.get("stage3_max_live_parameters", 1e9)),
+        looks=looks * config.train.accumulation if chosen else 0,
+        exchanged=chosen,
     )
 
 
@@ -270,10 +282,12 @@ def _communication(stage: int, load: Load) -> int:
     size, whole = load.weight_bytes * load.trained, load.weight_bytes * (load.trained + load.frozen)
     reductions = load.passes - load.local  # a local ascent reduces nothing
     if stage == 0:
-        return round(share * 2 * size * reductions)
+        return round(share * (2 * size * reductions + load.exchanged))
     gathers = 1 if load.local else 1 + load.moves  # after the step, and after the ascent
     if stage < 3:
-        return round(share * size * (reductions * (load.terms if stage == 2 else 1) + gathers))
+        reduced = reductions * (load.terms if stage == 2 else 1)
+        return round(share * (size * (reduced + gathers) + load.exchanged))
     # Every forward pass gathers all weights; the backward pass does so again unless they are all kept.
     again = 2 if load.trained + load.frozen > load.live else 1
-    return round(share * load.terms * load.passes * (size + again * whole))
+    gradients = load.terms * load.passes * (size + again * whole)
+    return round(share * (gradients + load.looks * whole + load.exchanged))

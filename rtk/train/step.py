@@ -14,6 +14,7 @@ from rtk.objectives.objective import Observer, compute_losses, forward_passes
 from rtk.runtime.ranks import gather_rows, mean_over_ranks_, rank
 from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import backward
+from rtk.train.risen import ImageLosses, chosen_views, image_losses
 from rtk.train.state import TrainState
 
 
@@ -49,12 +50,19 @@ def train_step(
     batches, seen = micro_batches(views, accumulation), Seen()
     ascent, terms = state.ascent_at(step), state.terms_at(step)
     reduce = ascent is None or ascent.averaged
+    before = ImageLosses() if ascent is not None and ascent.second_pass_share < 1 else None
     with state.first_pass():
-        losses = back_propagate(state, terms, batches, noise, reduce=reduce, observe=seen.observe)
+        losses = back_propagate(
+            state, terms, batches, noise, reduce=reduce, observe=seen.observe, images=before
+        )
     if ascent is not None:
         with ascent.ascended():
             if redrawn is not None:
-                batches = micro_batches(redrawn, accumulation)
+                views, batches = redrawn, micro_batches(redrawn, accumulation)
+            if before is not None:
+                after = image_losses(state, terms, batches, noise)
+                kept = chosen_views(views, before.rows(), after, ascent.second_pass_share)
+                batches = micro_batches(kept, accumulation)
             again = back_propagate(state, terms, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
     try:
@@ -105,11 +113,13 @@ def back_propagate(
     first_pass: bool = True,
     reduce: bool = True,
     observe: Observer | None = None,
+    images: ImageLosses | None = None,
 ) -> dict[str, Tensor]:
     """Gradients of the weighted sum of some terms; mean loss (a scalar tensor) of each.
 
     `noise` seeds dropout and drop path, so that both passes of SAM drop the same units. Without `reduce`
-    the gradients stay this rank's own. `observe` is called with what the terms that keep a state see.
+    the gradients stay this rank's own. `observe` is called with what the terms that keep a state see;
+    `images` notes the loss of each image.
     """
     seed_torch(*noise)
     losses: dict[str, Tensor] = {}
@@ -117,6 +127,8 @@ def back_propagate(
     for number, views in enumerate(batches, 1):
         passes = compute_losses(state.engine, views, terms, first_pass, state.concatenate, observe)
         for together in passes:
+            if images is not None:
+                images.note(number, together)
             means = {term: per_sample.mean() / len(batches) for term, per_sample in together}
             last = number == len(batches) and final in means
             total = torch.stack([term.weight * loss for term, loss in means.items()]).sum()

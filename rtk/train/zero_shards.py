@@ -7,7 +7,6 @@ is upgraded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,30 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rtk.optim.shards import LocalShards, add_to_gradients, wide_gradient
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """A run of one parameter's elements inside one of this rank's shards.
-
-    Attributes:
-        name: parameter name in the model.
-        offset: first element, in the flattened parameter.
-        numel: number of elements.
-        shard: index into `weights()`.
-        start: first element, in the flattened shard.
-    """
-
-    name: str
-    offset: int
-    numel: int
-    shard: int
-    start: int
-
-    def of(self, tensors: list[Tensor]) -> Tensor:
-        """Its elements (numel,) in tensors of this rank's shards, as a view."""
-        return tensors[self.shard].reshape(-1)[self.start : self.start + self.numel]
+from rtk.optim.shards import Fragment, LocalShards, add_to_gradients, wide_gradient
 
 
 class ReplicatedShards(LocalShards):

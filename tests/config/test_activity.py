@@ -16,6 +16,7 @@ def values(*overrides: str) -> dict[str, object]:
     [
         ("sharpness.rho", "sharpness.variant=none", "sharpness.variant=sam"),
         ("sharpness.lmbda", "sharpness.variant=sam", "sharpness.variant=fsam"),
+        ("sharpness.share", "sharpness.variant=sam", "sharpness.variant=esam"),
         ("averaging.decay", "averaging.kind=swa", "averaging.kind=ema"),
         ("optimizer.betas", "optimizer.name=sgd", "optimizer.name=adamw"),
         ("objective.regmixup.beta", "objective.regmixup.weight=0", "objective.regmixup.weight=0.5"),

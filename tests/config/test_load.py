@@ -43,6 +43,16 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
             ["sharpness.sync=local", "sharpness.variant=sam", "train.precision=bf16_weights"],
             r"sharpness.sync: got local, .* bf16",
         ),
+        (["sharpness.sync=local", "sharpness.variant=esam"], r"variant esam, whose choice is over all"),
+        (
+            ["sharpness.variant=esam", "sharpness.redraw_views=mixup"],
+            r"sharpness.redraw_views: got other views .* esam",
+        ),
+        (
+            ["sharpness.variant=esam", "train.workers=4", "sharpness.share=0.1"],
+            r"sharpness.share: got 0.1, 6 of train.batch_size 64, wanted a multiple of .* \(4\)",
+        ),
+        (["sharpness.variant=esam", "sharpness.share=0.01"], r"sharpness.share: got 0.01, 0 of"),
         ("train.select=val/f1", r"train.select: got 'val/f1', .*'val/accuracy'"),
         ("deepspeed.train_batch_size=3", r"deepspeed.train_batch_size: rtk sets this"),
         ("deepspeed.zero_optimization.stage=3", r"got 3, set train.zero_stage instead"),

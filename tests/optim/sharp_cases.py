@@ -7,7 +7,7 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler as schedules
 
-from rtk.optim import LookSam, SharpnessAware
+from rtk.optim import EfficientSam, LookSam, SharpnessAware
 
 RHO, SIGMA, LMBDA, STEPS = 0.3, 0.7, 0.8, 4
 
@@ -69,6 +69,8 @@ def flat(net):
 def sharp(net, base, variant, **options):
     if variant == "looksam":
         return LookSam(BASES[base](groups(net)), rho=RHO, every=2)
+    if variant == "esam":
+        return EfficientSam(BASES[base](groups(net)), rho=RHO)
     options = {"rho": RHO, "sigma": SIGMA, "lmbda": LMBDA, **options}
     return SharpnessAware(BASES[base](groups(net)), variant, **options)
 

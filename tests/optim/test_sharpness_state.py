@@ -41,7 +41,7 @@ def pickled(net, optimizer, base):
 @pytest.mark.parametrize("carry", [carried_by_state, deep_copied, pickled])
 @pytest.mark.parametrize("base", BASES)
 def test_saved_copied_or_pickled_it_goes_on_as_if_nothing_had_been(base, carry):
-    for variant in (*VARIANTS, "looksam"):
+    for variant in (*VARIANTS, "looksam", "esam"):
         whole = network()
         train(whole, sharp(whole, base, variant))
         net = network()

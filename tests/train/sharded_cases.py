@@ -18,8 +18,17 @@ from torch.nn.functional import cross_entropy
 from rtk.config.load import build_config
 from rtk.data.views.maker import View
 from rtk.objectives import TermSetup, active_terms
-from rtk.optim import LookSam, MomentumSam, SharpnessAware, WeightAverage, ema_rate
+from rtk.optim import (
+    EfficientSam,
+    LookSam,
+    MomentumSam,
+    SharpnessAware,
+    WeightAverage,
+    ema_rate,
+    most_risen,
+)
 from rtk.optim.methods import build_methods
+from rtk.optim.shards import Fragment, LocalShards
 from rtk.runtime.ranks import rank, world_size
 from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import build_engine, method_setup, set_learning_rate
@@ -95,8 +104,12 @@ CASES += [
     for variant, every, bases in (
         ("looksam", 3, ("sgd", "adamw", "adamw", "sgd")),
         ("msam", 1, ("adamw", "sgd", "sgd", "adamw")),
+        ("esam", 1, ("sgd", "adamw", "sgd", "adamw")),
     )
     for stage, base in zip(STAGES, bases, strict=True)
+]
+CASES += [
+    Case("esam", stage, tiny=stage == 3, frozen=True, crl=True, ascood=True, every=2) for stage in STAGES
 ]
 BF16_CASES = [
     Case(stage=stage, precision=precision, accumulation=2)
@@ -110,6 +123,7 @@ MUTATIONS = [
     for stage in stages
 ]
 MUTATIONS.append(Case("looksam", every=3, mutation="no_addition"))
+MUTATIONS += [Case("esam", mutation=mutation) for mutation in ("no_choice", "other_draws")]
 
 
 class Net(nn.Module):
@@ -190,11 +204,25 @@ def reference(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     return _whole(dataclasses.replace(case, **apart))
 
 
-def sharpness_of(case: Case, base: torch.optim.Optimizer) -> SharpnessAware:
+class NamedShards(LocalShards):
+    """Unsharded weights by the names that the engine's have."""
+
+    def __init__(self, base: torch.optim.Optimizer, net: nn.Module) -> None:
+        super().__init__(base)
+        self.names = {id(parameter): name for name, parameter in net.named_parameters()}
+
+    def fragments(self) -> list[Fragment]:
+        pairs = enumerate(self.owners())
+        return [Fragment(self.names[id(p)], 0, p.numel(), index, 0) for index, p in pairs]
+
+
+def sharpness_of(case: Case, base: torch.optim.Optimizer, net: nn.Module) -> SharpnessAware:
     if case.variant == "looksam":
         return LookSam(base, rho=0.3, every=case.every)
     if case.variant == "msam":
         return MomentumSam(base, rho=0.3)
+    if case.variant == "esam":
+        return EfficientSam(base, rho=0.3, every=case.every, shards=NamedShards(base, net))
     variant = "fsam" if case.variant == "fsam" else "sam"
     adaptive = case.variant == "asam"
     return SharpnessAware(base, variant, rho=0.3, lmbda=0.8, adaptive=adaptive, every=case.every)
@@ -204,7 +232,7 @@ def sharpness_of(case: Case, base: torch.optim.Optimizer) -> SharpnessAware:
 def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     net = Net(case).double()
     base = build_base(case.base, net)
-    sharpness = sharpness_of(case, base)
+    sharpness = sharpness_of(case, base, net)
     average = WeightAverage(sharpness.shards, net, RATE)
     others = batches(2 if case.redraw else 1)
     right = torch.zeros(2 * BATCH)
@@ -224,8 +252,13 @@ def _whole(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
             with sharpness.first_pass():
                 loss_of(net, *one, case, ranked).backward()
             if ascends:
+                before = plain_losses(net, *two, case, ranked).detach()
                 sharpness.ascend()
-                loss_of(net, *two, case, ranked).backward()
+                chosen = torch.arange(len(two[0]))
+                if case.variant == "esam":
+                    after = plain_losses(net, *two, case, ranked).detach()
+                    chosen = most_risen(before, after, BATCH // 2)
+                loss_of(net, two[0][chosen], two[1][chosen], case, ranked, chosen).backward()
                 sharpness.restore()
             if case.crl:
                 right[samples(step)] += found
@@ -250,20 +283,17 @@ def loss_of(
     y: torch.Tensor,
     case: Case,
     ranked: tuple[torch.Tensor, int] | None = None,
+    rows: torch.Tensor | slice = slice(None),
 ) -> torch.Tensor:
     """Cross-entropy, with RAT that of the attacked images (equations 11 and 12), with ASCOOD its divergence.
 
-    `ranked`: times right of every sample, and the step, for CRL.
+    `ranked`: times right of every sample, and the step, for CRL. `rows`: of the batch, which x is.
     """
     x = x.double().requires_grad_(True)
     logits = net(x)
     loss = cross_entropy(logits, y)
     if ranked is not None:
-        right, step = ranked
-        share = ((right - right.min()) / max(1, max(1, step // 2) - right.min()))[samples(step)].double()
-        confidence, difference = logits.softmax(1).amax(1), share - share.roll(-1)
-        gap = confidence - confidence.roll(-1)
-        loss = loss + CRL_WEIGHT * (difference.abs() - difference.sign() * gap).relu().mean()
+        loss = loss + CRL_WEIGHT * ring(logits, ranked, rows).mean()
     if case.ascood:
         (gradient,) = torch.autograd.grad(logits.gather(1, y[:, None]).sum(), x, retain_graph=True)
         least = gradient.flatten(1).abs().sort(1, descending=True).values[:, 2].view(-1, 1, 1, 1)
@@ -275,6 +305,28 @@ def loss_of(
     side = torch.where(logits.argmax(1) == y, 1.0, -1.0).view(-1, 1, 1, 1)
     attacked = (x + EPS * side * gradient.sign()).clamp(0, 1).detach()
     return loss + RAT_WEIGHT * cross_entropy(net(attacked), y)
+
+
+def ring(logits: torch.Tensor, ranked: tuple[torch.Tensor, int], rows: torch.Tensor | slice) -> torch.Tensor:
+    """CRL's losses of images and the next ones, around."""
+    right, step = ranked
+    share = ((right - right.min()) / max(1, max(1, step // 2) - right.min()))[samples(step)][rows].double()
+    confidence, difference = logits.softmax(1).amax(1), share - share.roll(-1)
+    return (difference.abs() - difference.sign() * (confidence - confidence.roll(-1))).relu()
+
+
+@torch.no_grad()
+def plain_losses(
+    net: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    case: Case,
+    ranked: tuple[torch.Tensor, int] | None,
+) -> torch.Tensor:
+    """Loss of each image by the terms that attack nothing."""
+    logits = net(x.double())
+    losses = cross_entropy(logits, y, reduction="none")
+    return losses if ranked is None else losses + CRL_WEIGHT * ring(logits, ranked, slice(None))
 
 
 def sharded(case: Case, start: str = "", stop: str = "") -> tuple[torch.Tensor, torch.Tensor]:
@@ -309,6 +361,10 @@ def _build(case: Case) -> tuple[nn.Module, WeightAverage, TrainState]:
     average = WeightAverage(shards, net, RATE)
     methods = {**build_methods(config, method_setup(engine, shards)), "averaging": average}
     _mutate(shards, case.mutation)
+    if case.mutation == "no_choice":
+        methods["sharpness"].second_pass_share = 1.0
+    elif case.mutation == "other_draws":
+        methods["sharpness"].seed = 1
     setup = TermSetup(3, np.arange(2 * BATCH), torch.device("cpu"), steps_per_epoch=2)
     terms = active_terms(config.objective, lambda: setup)
     return net, average, TrainState(engine, shards, methods, terms, [])

@@ -26,8 +26,8 @@ PLACES = {  # name: ranks, ZeRO stage, nothing persistent under ZeRO-3
     "2 x zero3": (2, 3, False),
     "2 x zero3 tiny": (2, 3, True),
 }
-# What LookSAM keeps, in the middle of its cycle, and the momentum that MSAM moves along.
-CHEAPER = [Case("looksam", base="adamw", every=3, clip=True), Case("msam", base="sgd")]
+# What LookSAM keeps, in the middle of its cycle, the momentum that MSAM moves along, and ESAM's draws.
+CHEAPER = [Case("looksam", base="adamw", every=3, clip=True), Case("msam", base="sgd"), Case("esam")]
 MOVES = [(one, other) for one in PLACES for other in PLACES]
 
 

@@ -66,7 +66,13 @@ def test_a_local_ascent_backs_up_all_weights_and_saves_communication():
 
 @pytest.mark.parametrize(
     ("variant", "kept", "backup", "passes", "moves"),
-    [("none", 0, 0, 1, 0), ("fsam", 4, 4, 2, 1), ("looksam", 4, 4, 2, 1), ("msam", 0, 4, 1, 1)],
+    [
+        ("none", 0, 0, 1, 0),
+        ("fsam", 4, 4, 2, 1),
+        ("looksam", 4, 4, 2, 1),
+        ("msam", 0, 4, 1, 1),
+        ("esam", 0, 4, 2, 1),
+    ],
 )
 def test_what_a_sharpness_aware_step_keeps_and_sends(variant, kept, backup, passes, moves):
     config = load_config("digits_ce", [f"sharpness.variant={variant}", "sharpness.every=5"])
@@ -74,6 +80,21 @@ def test_what_a_sharpness_aware_step_keeps_and_sends(variant, kept, backup, pass
     assert (load.averages, load.backup, load.passes, load.moves) == (kept, backup, passes, moves)
     gathered = plan_stage(1, replace(LOAD, passes=1, moves=moves)).communication
     assert gathered == (2 + moves) * 3500
+
+
+def test_the_choice_of_images_is_counted():
+    """Copies of those chosen, which may travel, and forward passes that gather weights under ZeRO-3."""
+    sam, esam = (
+        describe_load(load_config("digits_ce", [f"sharpness.variant={name}", "sharpness.share=0.25"]), 10)
+        for name in ("sam", "esam")
+    )
+    assert (sam.looks, sam.exchanged) == (0, 0)
+    assert (esam.looks, esam.exchanged) == (1, sam.images / 4)
+    assert esam.images == sam.images * 1.25
+    more = replace(LOAD, looks=3, exchanged=800)
+    for stage, gathered in enumerate((0, 0, 0, 3 * 4000)):
+        sent = plan_stage(stage, more).communication - plan_stage(stage, LOAD).communication
+        assert sent == (gathered + 800) * 7 / 8
 
 
 def test_weights_that_zero3_keeps_gathered_are_gathered_once_a_pass():
