@@ -32,6 +32,11 @@ class AscoodConfig(TermConfig):
         "shuffle", description="pixels change places, or values are moved along the gradient"
     )
     share: float = Field(0.1, gt=0, le=1, description="share of the pixels (shuffle) or values that change")
+    leading: Literal["signed", "absolute"] = Field(
+        "signed",
+        description="shuffle: pixels with the largest sum over channels of exp(gradient), as its code, or of "
+        "|gradient|, which takes those that speak against the class too",
+    )
     alpha: PositiveFloat = Field(
         10.0, description="gradient: factor of the gradient that is added, both of normalised images"
     )
@@ -85,9 +90,10 @@ def shuffled(images: Tensor, pixels: Tensor, order: Tensor) -> Tensor:
     return flat.scatter(2, places, colours).view_as(images)
 
 
-def leading_pixels(gradient: Tensor, share: float) -> Tensor:
-    """Indices (n, k) of the pixels with the largest sum over channels of exp(gradient), as in the code."""
-    summed = gradient.exp().sum(1).flatten(1)
+def leading_pixels(gradient: Tensor, share: float, by: Literal["signed", "absolute"] = "signed") -> Tensor:
+    """Indices (n, k) of the pixels that lead by a gradient (n, 3, H, W): see `AscoodConfig.leading`."""
+    sizes = gradient.exp() if by == "signed" else gradient.abs()
+    summed = sizes.sum(1).flatten(1)
     return summed.topk(int(summed.shape[1] * share)).indices
 
 
@@ -99,7 +105,7 @@ def made_outliers(model: nn.Module, clean: CleanPass, config: AscoodConfig) -> T
     assert gradient is not None
     if config.outliers == "gradient":
         return moved_along(images, gradient, config.share, config.alpha * getattr(model, "std", 1.0))
-    pixels = leading_pixels(gradient, config.share)
+    pixels = leading_pixels(gradient, config.share, config.leading)
     return shuffled(images, pixels, torch.rand(pixels.shape, device=pixels.device).argsort(1))
 
 

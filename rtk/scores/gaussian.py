@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -58,8 +60,17 @@ def rmds(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
     return _rmds(predictions, tensors, Tensor.double)
 
 
-def fit_mds_pp(fit_data: FitData) -> dict[str, Tensor]:
-    """`fit_mds` of features of unit length."""
+def fit_mds_pp(fit_data: FitData, *, centres: Literal["classes", "all"] = "classes") -> dict[str, Tensor]:
+    """`fit_mds` of features of unit length.
+
+    Args:
+        fit_data: its training images are used.
+        centres: distances are to the nearest mean of a class, or to the mean of all images, under their
+            covariance (SSD, arXiv 2103.12051; PALM's code), so that labels do not matter.
+    """
+    if centres == "all":
+        one = _background(fit_data.train, exact_unit_rows)
+        return {"whitening": one["background_whitening"], "class_means": one["background_mean"]}
     return _class_gaussians(fit_data.train, fit_data.train.known_labels, exact_unit_rows)
 
 
@@ -74,7 +85,8 @@ def mds_pp(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:
 
 def fit_rmds_pp(fit_data: FitData) -> dict[str, Tensor]:
     """`fit_rmds` of features of unit length."""
-    return fit_mds_pp(fit_data) | _background(fit_data.train, exact_unit_rows)
+    classes = _class_gaussians(fit_data.train, fit_data.train.known_labels, exact_unit_rows)
+    return classes | _background(fit_data.train, exact_unit_rows)
 
 
 def rmds_pp(predictions: Predictions, tensors: dict[str, Tensor]) -> Tensor:

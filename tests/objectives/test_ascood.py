@@ -79,6 +79,22 @@ def test_shuffled_outliers_equal_the_recorded_ones(recorded):
     np.testing.assert_allclose(found, data["openood__ascood_shuffle__outliers"], rtol=0, atol=1e-10)
 
 
+def test_pixels_lead_by_their_signed_or_their_absolute_gradient():
+    gradient = torch.zeros(1, 3, 2, 2)
+    gradient[0, :, 0, 1], gradient[0, 0, 1, 0], gradient[0, 1, 1, 1] = -2.0, 1.0, 0.5
+    assert leading_pixels(gradient, 0.5).tolist() == [[2, 3]]
+    assert leading_pixels(gradient, 0.5, "absolute").tolist() == [[1, 2]]
+    view = View(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+    clean = true_logit_pass(net, view)
+    for by in ("signed", "absolute"):
+        made = made_outliers(net, clean, AscoodConfig(share=0.5, leading=by))
+        moved = (made != view.images).any(dim=1).flatten(1)
+        chosen = leading_pixels(clean.images.grad, 0.5, by)
+        assert not moved.scatter(1, chosen, False).any()
+        assert moved.any()
+
+
 @pytest.mark.parametrize("outliers", ["gradient", "shuffle"])
 def test_loss_and_gradient_equal_the_recorded_ones(recorded, outliers):
     """Recorded in one pass over images and outliers, whose statistics BatchNorm shares."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy, normalize
 
 from rtk.config import ConfigError, load_config
@@ -13,6 +14,7 @@ from rtk.models.heads import PROJECTED, ProjectionHead
 from rtk.objectives import TERMS, Observed, TermSetup
 from rtk.objectives.palm import PalmConfig, Prototypes, likelihood_losses, prototype_contrast, sinkhorn
 from rtk.runtime.ranks import rank, world_size
+from rtk.train.initial import initial_model
 from tests.train.ranks import run_on_ranks
 
 CLASSES = 5
@@ -117,6 +119,26 @@ def test_everything_else_sees_a_linear_head():
     logits, features = model.forward_features(torch.rand(2, 3, 32, 32))
     weight, bias = model.head.used_weights()
     torch.testing.assert_close(features @ weight.T + bias, logits)
+
+
+def test_a_classifier_can_be_fitted_after_training(tmp_path):
+    """The backbone is taken over, and every parameter but those of a new linear head is frozen."""
+    torch.manual_seed(0)
+    trained = build_model(ModelConfig(width=2, head="projection"), 4).eval()
+    save_file(trained.state_dict(), tmp_path / "palm.safetensors")
+    changes = [
+        f"model.weights={tmp_path}/palm.safetensors",
+        "model.head_weights=new",
+        "model.freeze_layers=9",
+    ]
+    config = load_config("digits_ce", [*changes, "model.width=2", "model.freeze_batchnorm=true"])
+    model = initial_model(config, 4).train()
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert learning == ["head.weight", "head.bias"]
+    images = torch.rand(3, 3, 32, 32)
+    features = model.forward_features(images)[1]
+    torch.testing.assert_close(features, trained.forward_features(images)[1])
+    assert not torch.equal(model.head.weight, trained.head.weight)
 
 
 @pytest.mark.parametrize(

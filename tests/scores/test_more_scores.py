@@ -100,6 +100,18 @@ def test_scores_match_the_formula_in_double_precision(recorded, split, name, key
     np.testing.assert_allclose(score, recorded[f"{key}__{split}"], rtol=0, atol=tolerance)
 
 
+def test_mahalanobis_of_all_images_is_that_of_one_gaussian(recorded, split):
+    """The form of PALM's code, without classes."""
+    double = torch.float64
+    train, seen = (recorded[f"feat_{name}"].astype(np.float64) for name in ("train", split))
+    train, seen = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, seen))
+    centred = seen - train.mean(axis=0)
+    precision = np.linalg.pinv(np.cov(train.T, bias=True))
+    fit = fit_data(recorded, double)
+    found = compute_score("mds_pp", said(recorded, split, double), fit, centres="all")
+    np.testing.assert_allclose(found, -np.einsum("nd,de,ne->n", centred, precision, centred), rtol=1e-8)
+
+
 def test_gradnorm_is_the_gradient_of_the_head(recorded, split):
     """OpenOOD's target has the weight 1 a class, the paper's 1/C."""
     predictions = said(recorded, split, torch.float64)

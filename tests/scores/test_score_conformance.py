@@ -41,6 +41,7 @@ OPTIONS = {
         {"confidence": "none"},
     ],
     "nac": [{"spacing": "uniform"}],
+    "mds_pp": [{"centres": "all"}],
     "neco": [{"standardize": False}, {"times_max_logit": False}],
     "vra": [{"scope": "pooled"}, {"below": "threshold"}, {"shift": 0.3}],
     "ash": [{"variant": "b"}, {"variant": "p"}],
