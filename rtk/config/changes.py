@@ -63,6 +63,8 @@ CHANGES: dict[str, When] = {
     "train.": T,
     "train.duration": T | R,
     "train.workers": R,
+    "train.min_workers": R,
+    "train.wait_for_workers": R | I,
     "train.zero_stage": R,
     "train.threads": T | R | I,
     "train.max_restarts": T | R | I,

@@ -152,19 +152,13 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
-        micro_batches = self.train.workers * self.train.accumulation
-        if self.train.batch_size % micro_batches:
-            raise ValueError(
-                f"train.batch_size: got {self.train.batch_size}, "
-                f"wanted a multiple of train.workers times train.accumulation ({micro_batches})"
-            )
+        self._check_batch()
         self._check_local_ascent()
         without = self.optimizer.name == "sgd" and not self.optimizer.momentum
         if self.sharpness.variant == "msam" and without:
             raise ValueError(
                 "sharpness.variant: got msam with optimizer.momentum 0, along which it moves; wanted more"
             )
-        self._check_choice(micro_batches)
         self._check_course()
         if self.train.compile and self.train.zero_stage == 3:
             raise ValueError(
@@ -217,14 +211,30 @@ class RunConfig(Section):
         if len({text.endswith("ep") for text in texts}) == 1:
             check_course(self.objective, self.train.duration, 1)
 
-    def _check_choice(self, micro_batches: int) -> None:
-        chosen = images_of_share(self.sharpness.share, self.train.batch_size)
-        if self.sharpness.variant == "esam" and (not chosen or chosen % micro_batches):
-            raise ValueError(
-                f"sharpness.share: got {self.sharpness.share:g}, {chosen} of train.batch_size "
-                f"{self.train.batch_size}, wanted a multiple of train.workers times train.accumulation "
-                f"({micro_batches})"
-            )
+    @property
+    def worker_counts(self) -> list[int]:
+        """Numbers of workers that the run may have: those that cut a step's images evenly, ascending."""
+        fewest, most = self.train.min_workers or self.train.workers, self.train.workers
+        return [count for count in range(fewest, most + 1) if not self._cut_unevenly(count)]
+
+    def _check_batch(self) -> None:
+        for key, workers in {"workers": self.train.workers, "min_workers": self.train.min_workers}.items():
+            for got in self._cut_unevenly(workers or 1):
+                parts = (workers or 1) * self.train.accumulation
+                raise ValueError(
+                    f"{got}, wanted a multiple of train.{key} times train.accumulation ({parts})"
+                )
+
+    def _cut_unevenly(self, workers: int) -> list[str]:
+        """What cannot be cut into equal parts, a micro-batch of each worker."""
+        train, share = self.train, self.sharpness.share
+        found = {f"train.batch_size: got {train.batch_size}": train.batch_size}
+        if self.sharpness.variant == "esam":
+            chosen = images_of_share(share, train.batch_size)
+            found[f"sharpness.share: got {share:g}, {chosen} of train.batch_size {train.batch_size}"] = chosen
+        return [
+            text for text, images in found.items() if not images or images % (workers * train.accumulation)
+        ]
 
     def _check_local_ascent(self) -> None:
         if self.sharpness.sync == "global":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -159,7 +159,20 @@ class TrainConfig(Section):
         1, description="micro-batches that each worker's share of a batch is cut into"
     )
     workers: PositiveInt = Field(
-        1, description="Ray Train workers (one accelerator each, where there are any)"
+        1,
+        description="Ray Train workers (one accelerator each, where there are any); {min: 2, max: 8} is "
+        "short for min_workers too",
+    )
+    min_workers: PositiveInt | None = Field(
+        None,
+        description="go on with as few as this where nodes are lost, and with more again, after a "
+        "checkpoint, when there are; batches, views and learning rates stay the same; null: with exactly "
+        "`workers`",
+    )
+    wait_for_workers: Time | None = Field(
+        None,
+        description="time to wait for all `workers` to be up (a cluster that grows is asked for them) before "
+        "the run starts with what is there; null: none",
     )
     zero_stage: Literal["auto", 0, 1, 2, 3] = Field(
         1, description="DeepSpeed ZeRO stage; auto: the first that `rtk plan` finds to fit into memory"
@@ -201,3 +214,22 @@ class TrainConfig(Section):
         description="time after which workers, none of which gets anywhere, are ended and started again from "
         "the last checkpoint; null: never",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _range_of_workers(cls, tree: Any) -> Any:
+        """`workers: {min: 2, max: 8}` is short for two keys."""
+        wanted = tree.get("workers") if isinstance(tree, dict) else None
+        if not isinstance(wanted, dict):
+            return tree
+        if wanted.keys() != {"min", "max"}:
+            raise ValueError(f"train.workers: got {wanted}, wanted a number, or {{min: 2, max: 8}}")
+        return tree | {"workers": wanted["max"], "min_workers": wanted["min"]}
+
+    @model_validator(mode="after")
+    def _fewest_workers(self) -> TrainConfig:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"train.min_workers: got {self.min_workers}, wanted at most train.workers ({self.workers})"
+            )
+        return self

@@ -15,9 +15,10 @@ from typing import Any
 from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import Row
 
-ASK_SECONDS = 0.2  # between two questions whether to stop
+ASK_SECONDS = 0.2  # between two questions what is asked of the workers
 SAYS = ("append_metrics", "drop_metrics_after", "write_json", "remove_json", "add_notice")
-ANSWERS = ("read_metrics", "read_json", "stop_requested")
+ASKS = ("request_save", "clear_save")
+ANSWERS = ("read_metrics", "read_json", "requests")
 
 
 class Desk:
@@ -36,8 +37,8 @@ class Desk:
         Raises:
             ValueError: it is none that workers may call.
         """
-        if name not in (*SAYS, *ANSWERS):
-            raise ValueError(f"desk: got {name!r}, wanted one of {', '.join((*SAYS, *ANSWERS))}")
+        if name not in (known := (*SAYS, *ASKS, *ANSWERS)):
+            raise ValueError(f"desk: got {name!r}, wanted one of {', '.join(known)}")
         return getattr(self.run, name)(*arguments)
 
 
@@ -62,7 +63,7 @@ class DistantRun(RunFolder):
     """
 
     desk: Any = None
-    _stop: dict[str, Any] = field(default_factory=dict, compare=False)
+    _heard: dict[str, Any] = field(default_factory=dict, compare=False)
     _rows: list[Any] = field(default_factory=list, compare=False)  # references to what is being written
 
     def append_metrics(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
@@ -95,20 +96,45 @@ class DistantRun(RunFolder):
         """See `RunFolder`."""
         self._say("add_notice", text)
 
+    def request_save(self) -> None:
+        """See `RunFolder`."""
+        self._ask("request_save")
+        self._hear(save=True)
+
+    def clear_save(self) -> None:
+        """See `RunFolder`."""
+        self._ask("clear_save")
+        self._hear(save=False)
+
     def stop_requested(self) -> bool:
+        """See `requests`."""
+        return self.requests()[0]
+
+    def save_requested(self) -> bool:
+        """See `requests`."""
+        return self.requests()[1]
+
+    def requests(self) -> tuple[bool, bool]:
         """See `RunFolder`; a step does not wait for the answer, which may be a little old."""
         import ray
 
         now = time.monotonic()
-        if "asked" in self._stop and ray.wait([self._stop["asked"]], timeout=0)[0]:
-            self._stop["answer"] = ray.get(self._stop.pop("asked"))
-        elif "asked" not in self._stop and now - self._stop.get("when", 0.0) >= ASK_SECONDS:
-            self._stop.update(asked=self.desk.do.remote("stop_requested"), when=now)
-        return bool(self._stop.get("answer", False))
+        if "asked" in self._heard and ray.wait([self._heard["asked"]], timeout=0)[0]:
+            self._heard["answer"] = ray.get(self._heard.pop("asked"))
+        elif "asked" not in self._heard and now - self._heard.get("when", 0.0) >= ASK_SECONDS:
+            self._heard.update(asked=self.desk.do.remote("requests"), when=now)
+        stop, save = self._heard.get("answer", (False, False))
+        return stop, save
+
+    def _hear(self, save: bool) -> None:
+        """Know what was just said, whatever an earlier question may still bring."""
+        stop, _ = self._heard.get("answer", (False, False))
+        self._heard.clear()
+        self._heard.update(answer=(stop, save), when=time.monotonic())
 
     def close(self) -> None:
         """Wait until all that was said has been done."""
-        self._ask("stop_requested")
+        self._ask("requests")
         self._check_rows(timeout=None)
 
     def _check_rows(self, timeout: float | None) -> None:

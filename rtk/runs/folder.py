@@ -216,6 +216,22 @@ class RunFolder:
         """Whether the workers should end."""
         return (self.path / "stop").exists()
 
+    def request_save(self) -> None:
+        """Ask the workers to write a checkpoint and go on."""
+        (self.path / "save").touch()
+
+    def clear_save(self) -> None:
+        """Take the request back, or say that it has been met."""
+        (self.path / "save").unlink(missing_ok=True)
+
+    def save_requested(self) -> bool:
+        """Whether the workers should write a checkpoint, or have yet to finish it."""
+        return (self.path / "save").exists()
+
+    def requests(self) -> tuple[bool, bool]:
+        """Whether the workers should end, and whether they should save."""
+        return self.stop_requested(), self.save_requested()
+
     def close(self) -> None:
         """Have all be written that was to be: it is."""
 

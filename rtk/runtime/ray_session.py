@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 from rtk.runtime.interrupts import raise_termination
 
 SECONDS_TO_ANSWER = 20.0  # a cluster that is there answers within one
+UNITS_SECONDS = 1.0  # between two looks how many workers there can be
 
 # Read when ray is first imported; a user's own setting wins.
 QUIET_AND_QUICK = {
@@ -210,14 +212,33 @@ def check_resources(workers: int, gpus: bool) -> None:
     """
     present = units_of_cluster(gpus)
     if workers > present:
-        kind = "GPU" if gpus else "CPU"
         raise ValueError(
-            f"train.workers: got {workers}, wanted at most {present} (the {kind}s of this Ray cluster)"
+            f"train.workers: got {workers}, wanted at most {present} (the {_kind(gpus)}s of this Ray cluster)"
         )
+
+
+def wait_for_units(wanted: int, gpus: bool, seconds: float) -> None:
+    """Wait until so many GPUs, or CPUs, are up, or time is up; a cluster that grows is asked for them."""
+    from ray.autoscaler.sdk import request_resources
+
+    until, before, present = time.monotonic() + seconds, -1, units_of_cluster(gpus)
+    if present >= wanted:
+        return
+    request_resources(bundles=[{_kind(gpus): 1}] * wanted)
+    while present < wanted and time.monotonic() < until:
+        if present != before:
+            print(f"waiting for workers: {present} of {wanted} {_kind(gpus)}s are up", file=sys.stderr)
+        time.sleep(min(UNITS_SECONDS, seconds))
+        before, present = present, units_of_cluster(gpus)
+    request_resources(bundles=[])  # the run asks for its own
+
+
+def _kind(gpus: bool) -> str:
+    return "GPU" if gpus else "CPU"
 
 
 def units_of_cluster(gpus: bool) -> int:
     """GPUs, or CPUs, of the nodes that are up."""
     import ray
 
-    return int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
+    return int(ray.cluster_resources().get(_kind(gpus), 0))

@@ -8,6 +8,7 @@ Ray Data's sets. On one machine none has anything to do, and each takes a second
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from rtk.runtime.elastic import ElasticPolicy, Growth
 from rtk.runtime.ray_session import is_own_session
 
 OF_CLUSTERS = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -43,11 +45,26 @@ class Policy(FixedScalingPolicy):
 
 
 class Trainer(DataParallelTrainer):
-    """Starts a controller, its workers, and the actor through which they wait for each other."""
+    """Starts a controller, its workers, and the actor through which they wait for each other.
+
+    Args:
+        function: of every worker.
+        growth: how the number of workers may change; None: it stays.
+        options: of Ray's trainer.
+    """
+
+    def __init__(self, function: Callable[..., Any], growth: Growth | None, **options: Any) -> None:
+        super().__init__(function, **options)
+        self.growth = growth
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        if not is_own_session():
-            return super()._initialize_and_run_controller(**arguments)
+        if self.growth is not None:
+            arguments["scaling_policy"] = ElasticPolicy(self.scaling_config, self.growth)
+        elif is_own_session():
+            return self._run_here(arguments)
+        return super()._initialize_and_run_controller(**arguments)
+
+    def _run_here(self, arguments: dict[str, Any]) -> Any:
         arguments["callbacks"] = [one for one in arguments["callbacks"] if not isinstance(one, OF_CLUSTERS)]
         arguments["scaling_policy"] = Policy(self.scaling_config)
         # An environment of its own would be prepared by a program that runs first, in each of the processes.

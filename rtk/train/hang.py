@@ -31,7 +31,7 @@ class HangWatch:
 
     Args:
         run: the run.
-        workers: number of ranks.
+        workers: number of ranks, until the first of them says how many it found.
         timeout: `train.hang_timeout`; None: never.
     """
 
@@ -48,7 +48,7 @@ class HangWatch:
         if self.seconds is None or now - self._looked < min(LOOK_SECONDS, self.seconds / 4):
             return
         self._looked, pulses = now, self._read()
-        if pulses != self._pulses or len(pulses) < self.workers:
+        if pulses != self._pulses or len(pulses) < self._ranks(pulses):
             self._pulses, self._changed = pulses, now
         elif now - self._changed >= self.seconds:
             self._end(pulses)
@@ -56,7 +56,11 @@ class HangWatch:
 
     def _read(self) -> list[dict[str, Any]]:
         names = (f"{FOLDER}/{rank:05d}.json" for rank in range(self.workers))
-        return [pulse for name in names if (pulse := self.run.read_json(name)) is not None]
+        pulses = [pulse for name in names if (pulse := self.run.read_json(name)) is not None]
+        return pulses[: self._ranks(pulses)]  # a larger group may have been before
+
+    def _ranks(self, pulses: Sequence[dict[str, Any]]) -> int:
+        return int(pulses[0].get("ranks", self.workers)) if pulses else self.workers
 
     def _end(self, pulses: Sequence[dict[str, Any]]) -> None:
         found = on_their_nodes(examine, pulses)

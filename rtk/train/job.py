@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -79,6 +79,11 @@ class TrainingJob:
     def config(self) -> RunConfig:
         """The typed config."""
         return build_config(self.config_tree)
+
+    def with_workers(self, number: int) -> TrainingJob:
+        """The job of a group of so many workers, of those that the run may have."""
+        train = {**self.config_tree["train"], "workers": number, "min_workers": None}
+        return replace(self, config_tree={**self.config_tree, "train": train})
 
     @cached_property
     def config_hash(self) -> str:

@@ -13,7 +13,7 @@ from rtk.config.errors import ConfigError
 from rtk.config.load import flatten, override_config
 from rtk.config.overrides import parse_override
 from rtk.config.schema import RunConfig
-from rtk.config.sections import duration_steps
+from rtk.config.sections import duration_steps, interval_seconds
 from rtk.data.decode.stream import check_decoding_cpus
 from rtk.data.order import steps_per_epoch
 from rtk.data.sets.dataset import ImageDataset
@@ -29,7 +29,7 @@ from rtk.runs.sweep import sweep_of
 from rtk.runs.working_copy import local_folder
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import Interrupts
-from rtk.runtime.ray_session import check_resources, start_ray, worker_memory
+from rtk.runtime.ray_session import check_resources, start_ray, wait_for_units, worker_memory
 from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
 from rtk.tracking.uploading import check_reachable, uploaded
@@ -185,12 +185,15 @@ def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunC
         ValueError: naming the key, what was got and what was wanted.
     """
     start_ray()
-    check_resources(config.train.workers, use_gpus())
+    train, gpus = config.train, use_gpus()
+    if train.wait_for_workers is not None:
+        wait_for_units(train.workers, gpus, interval_seconds(train.wait_for_workers) or 0.0)
+    check_resources(config.worker_counts[0], gpus)
     check_reachable(folder)
-    if config.data.stream and not use_gpus():  # a worker with a GPU holds no CPU
-        check_decoding_cpus(config.train.workers)
-    if config.train.zero_stage == "auto":
-        config = choose_stage(config, num_classes, worker_memory(config.train.workers, use_gpus()))
+    if config.data.stream and not gpus:  # a worker with a GPU holds no CPU
+        check_decoding_cpus(config.worker_counts[0])
+    if train.zero_stage == "auto":
+        config = choose_stage(config, num_classes, worker_memory(train.workers, gpus))
     return config
 
 

@@ -123,7 +123,7 @@ def choose_stage(config: RunConfig, num_classes: int, memory: float) -> RunConfi
     """A config with the first ZeRO stage that fits, and that its other keys permit, where it says `auto`.
 
     Args:
-        config: of a run.
+        config: of a run; where the number of workers may change, the stage fits with the fewest.
         num_classes: C.
         memory: bytes that a rank may use.
 
@@ -132,7 +132,8 @@ def choose_stage(config: RunConfig, num_classes: int, memory: float) -> RunConfi
     """
     if config.train.zero_stage != "auto":
         return config
-    plans = plan_recipe(config, num_classes)
+    fewest = {"train.workers": config.worker_counts[0], "train.min_workers": None}
+    plans = plan_recipe(override_config(config, fewest), num_classes)
     for plan in plans:
         with suppress(ConfigError):  # another key refuses the stage
             if plan.fits(memory):

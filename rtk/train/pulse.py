@@ -44,21 +44,24 @@ class Meter:
 
 
 @contextmanager
-def beating(run: RunFolder, rank: int, node: str, every: float = EVERY_SECONDS) -> Iterator[Meter]:
+def beating(
+    run: RunFolder, rank: int, node: str, ranks: int = 1, every: float = EVERY_SECONDS
+) -> Iterator[Meter]:
     """Keep the pulse of the thread that calls, while the body runs.
 
     Args:
         run: the run.
         rank: of this worker.
         node: id of its node in the Ray cluster.
+        ranks: number of workers in its group.
         every: seconds between two looks.
 
     Yields:
         What the loop is to keep up to date.
     """
     process, meter = psutil.Process(), Meter()
-    who = {"rank": rank, "pid": process.pid, "started": process.create_time(), "node": node}
-    who["host"] = socket.gethostname()
+    who = {"rank": rank, "ranks": ranks, "node": node, "host": socket.gethostname()}
+    who |= {"pid": process.pid, "started": process.create_time()}
     watched, beats, before = threading.get_ident(), 0, None
     looks: deque[tuple[float, float, bool]] = deque(maxlen=LOOKS)
 

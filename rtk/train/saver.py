@@ -94,6 +94,12 @@ class Saver:
             stalled = time.monotonic() - self._began
             self._pending = self.pool.submit(self._write, snapshot, self._began, is_final, stalled)
 
+    def answer_request(self) -> None:
+        """Where a checkpoint was asked for, say that it is there as soon as it is."""
+        if rank() == 0 and self.run.save_requested():
+            self.wait()
+            self.run.clear_save()
+
     def wait(self) -> None:
         """Wait for the checkpoint that is being written, if any; raises what has gone wrong there."""
         pending, self._pending = self._pending, None

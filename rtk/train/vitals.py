@@ -54,7 +54,9 @@ class RankWatch:
 
     def ranks(self) -> list[dict[str, Any]]:
         """What each rank last told, and `silent`, the seconds in which it has got nowhere."""
-        return [self._told(pulse) for pulse in self._pulses()]
+        pulses = list(self._pulses())
+        ranks = pulses[0].get("ranks", len(pulses)) if pulses else 0
+        return [self._told(pulse) for pulse in pulses[:ranks]]  # a larger group may have been before
 
     def _pulses(self) -> Iterator[dict[str, Any]]:
         for file in sorted((self.run.path / FOLDER).glob("[0-9]*.json")):

@@ -52,10 +52,18 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
     import ray
     import ray.train
 
-    job: TrainingJob = arguments["job"]
-    with closing(job.run), beating(job.run, rank(), ray.get_runtime_context().get_node_id()) as meter:
+    job, node = arguments["job"].with_workers(world_size()), ray.get_runtime_context().get_node_id()
+    with closing(job.run), beating(job.run, rank(), node, world_size()) as meter:
+        _say_how_many(arguments["job"])
         data: TrainingData = ray.get(arguments["data"])
         return run_job(job, data, set_up_device(job.config), ray.train.report, meter)
+
+
+def _say_how_many(job: TrainingJob) -> None:
+    """Tell who watches the run how many workers it goes on with, where that may change."""
+    train = job.config.train
+    if train.min_workers is not None and rank() == 0:
+        job.run.add_notice(f"training on {world_size()} of {train.workers} workers")
 
 
 def run_job(
@@ -139,6 +147,7 @@ def _train_steps(
         asked = what_is_asked(job, saver, device)
         if asked != Asked.NOTHING:
             saver.save(state, step + 1, None, is_final=asked == Asked.STOP)
+            saver.answer_request()
         if asked == Asked.STOP:
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
     return {"status": "finished", "step": total, "metrics": metrics}
@@ -215,7 +224,8 @@ def what_is_asked(job: TrainingJob, saver: Saver, device: torch.device) -> Asked
     """What is asked of rank 0; the same answer on every rank."""
     asked = Asked.NOTHING
     if rank() == 0:
-        asked = Asked.STOP if job.run.stop_requested() else Asked(saver.is_overdue())
+        stop, save = job.run.requests()
+        asked = Asked.STOP if stop else Asked(save or saver.is_overdue())
     return Asked(max_over_ranks([asked], device)[0])
 
 

@@ -36,8 +36,9 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
 
     # A daemon, so that a second Ctrl-C ends the process even where the workers hang.
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
-    workers, gpus = job.config.train.workers, use_gpus()
-    complete, hang = True, HangWatch(job.run, workers, job.config.train.hang_timeout)
+    train, gpus = job.config.train, use_gpus()
+    workers = job.config.worker_counts[0]
+    complete, hang = True, HangWatch(job.run, train.workers, train.hang_timeout)
     thread.start()
     with ProgressDisplay(job.run) as display:
         while thread.is_alive() and is_alive():
@@ -71,27 +72,32 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
+    from rtk.runtime.elastic import Growth
     from rtk.runtime.process_group import NodeNetworkConfig
     from rtk.runtime.ray_trainer import Trainer
     from rtk.train.worker import train_worker
 
     job.run.remove_json(FAILURE_FILE)  # of an earlier start
+    job.run.clear_save()
     if store_of(job.run.path) is not None:
         job = replace(job, desk=open_desk(job.run))
 
+    train = job.config.train
+    elastic = train.min_workers is not None and resources is None  # a trial has what it was given
     trainer = Trainer(
         train_worker,
+        Growth(job.config.worker_counts, job.run) if elastic else None,
         train_loop_config={"job": job, "data": data},
         backend_config=NodeNetworkConfig(),
         scaling_config=ScalingConfig(
-            num_workers=job.config.train.workers,
+            num_workers=(job.config.worker_counts[0], train.workers) if elastic else train.workers,
             use_gpu=bool(resources.get("GPU")) if resources else use_gpus(),
             resources_per_worker=resources,
         ),
         run_config=RayRunConfig(
             name="ray",
             storage_path=str(job.run.path),
-            failure_config=FailureConfig(max_failures=job.config.train.max_restarts),
+            failure_config=FailureConfig(max_failures=train.max_restarts),
         ),
     )
     outcome: dict[str, Any] = trainer.fit().return_value

@@ -33,6 +33,15 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
         ("train.duration=12", r"train.duration: got '12', wanted a number with its unit"),
         ("train.duration=12h", r"train.duration: got '12h', wanted a number with its unit"),
         ("train.workers=3", r"train.batch_size: got 64, wanted a multiple of train.workers .* \(3\)"),
+        ("train.min_workers=3", r"train.min_workers: got 3, wanted at most train.workers \(2\)"),
+        (
+            "train.workers={min: 3, max: 8}",
+            r"train.batch_size: got 64, wanted a multiple of train.min_workers .* \(3\)",
+        ),
+        (
+            "train.workers={least: 3}",
+            r"train.workers: got {'least': 3}, wanted a number, or {min: 2, max: 8}",
+        ),
         (
             "train.accumulation=5",
             r"train.batch_size: got 64, wanted a multiple of .*train.accumulation \(10\)",
@@ -171,3 +180,10 @@ def test_duration_in_steps_and_epochs():
     assert duration_steps("7steps", 10) == 7
     with pytest.raises(ValueError, match="duration"):
         duration_steps("7", 10)
+
+
+def test_numbers_of_workers_that_cut_a_batch_evenly():
+    config = load_config("digits_demo", ["train.workers={min: 2, max: 16}", "train.accumulation=2"])
+    assert (config.train.min_workers, config.train.workers) == (2, 16)
+    assert config.worker_counts == [2, 4, 8, 16]
+    assert load_config("digits_demo").worker_counts == [2]

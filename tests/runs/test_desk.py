@@ -46,6 +46,16 @@ def test_a_request_to_stop_is_heard_soon(run, distant):
         time.sleep(0.01)
 
 
+def test_a_request_to_save_is_known_at_once_by_who_makes_or_meets_it(run, distant):
+    assert not distant.save_requested()  # and the question is on its way, with the answer of now
+    distant.request_save()
+    assert distant.save_requested()
+    assert run.save_requested()
+    distant.clear_save()
+    assert not distant.save_requested()
+    assert not run.save_requested()
+
+
 def test_metrics_that_cannot_be_written_are_no_secret(run, distant):
     run.metrics_file.mkdir()
     distant.append_metrics(1, 0.5, {"train/lr": 0.1})

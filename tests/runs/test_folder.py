@@ -36,6 +36,10 @@ def test_json_files_and_stop_requests(run):
     assert run.stop_requested()
     run.clear_stop()
     assert not run.stop_requested()
+    run.request_save()
+    assert run.requests() == (False, True)
+    run.clear_save()
+    assert run.requests() == (False, False)
 
 
 def test_one_process_at_a_time(run):

@@ -7,8 +7,9 @@ import socket
 
 import pytest
 
-from rtk.runtime import ray_session
-from rtk.runtime.ray_session import is_alive, start_ray
+from rtk.runtime import elastic, ray_session
+from rtk.runtime.elastic import answering_nodes
+from rtk.runtime.ray_session import is_alive, start_ray, units_of_cluster, wait_for_units
 
 
 def test_an_empty_address_counts_as_unset(monkeypatch):
@@ -44,3 +45,17 @@ def test_daemons_are_out_of_reach_of_signals_to_the_group(ray_session):
     daemons = [found.process.pid for found in ray._private.worker._global_node.all_processes["raylet"]]
     assert daemons
     assert all(os.getsid(pid) == pid for pid in daemons)
+
+
+def test_workers_are_waited_for_until_time_is_up(ray_session, capsys):
+    present = units_of_cluster(gpus=False)
+    wait_for_units(present, gpus=False, seconds=60)
+    assert capsys.readouterr().err == ""
+    wait_for_units(present + 1, gpus=False, seconds=0.1)
+    assert capsys.readouterr().err == f"waiting for workers: {present} of {present + 1} CPUs are up\n"
+
+
+def test_nodes_that_answer(ray_session):
+    assert answering_nodes() == {node["NodeID"] for node in ray_session.nodes()}
+    nowhere = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": 1}
+    assert not elastic._answers(nowhere)

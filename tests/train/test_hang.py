@@ -123,6 +123,17 @@ def test_not_before_the_time(run, ranks, timeout):
     assert processes[0].poll() is None
 
 
+def test_ranks_of_a_larger_group_before_do_not_count(run, ranks):
+    """Their pulses stay; a run that goes on with fewer workers is watched, and tells of those alone."""
+    (now,) = ranks(WAITS)
+    pulse = run.read_json(f"{FOLDER}/00000.json") | {"ranks": 1}
+    run.write_json(f"{FOLDER}/00000.json", pulse)
+    run.write_json(f"{FOLDER}/00001.json", pulse | {"rank": 1, "ranks": 2, "pid": 1, "started": 0.0})
+    watched(run, "1s", 3)
+    assert now.wait(10) == -signal.SIGKILL
+    assert [told["rank"] for told in RankWatch(run).ranks()] == [0]
+
+
 def test_another_process_of_the_same_number_is_left_alone(run, ranks):
     (process,) = ranks(WAITS)
     pulse = run.read_json(f"{FOLDER}/00000.json")

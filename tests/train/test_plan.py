@@ -137,6 +137,16 @@ def test_the_first_stage_that_fits_is_chosen():
         choose_stage(automatic, 8, min(totals) / 2)
 
 
+def test_the_stage_that_is_chosen_fits_with_the_fewest_workers():
+    two = load_config("digits_demo", ["train.workers=2", "train.zero_stage=auto"])
+    plans = plan_recipe(two, 8)
+    between = (plans[1].total / USABLE + plans[2].total / USABLE) / 2
+    eight = load_config("digits_demo", ["train.workers=8", "train.zero_stage=auto"])
+    assert choose_stage(eight, 8, between).train.zero_stage == 0
+    elastic = load_config("digits_demo", ["train.workers={min: 2, max: 8}", "train.zero_stage=auto"])
+    assert choose_stage(elastic, 8, between).train.zero_stage == 2
+
+
 def test_a_stage_that_another_key_refuses_is_not_chosen():
     local = ["train.zero_stage=auto", "sharpness.variant=sam", "sharpness.sync=local", "train.workers=2"]
     config = load_config("digits_demo", local)

@@ -192,6 +192,49 @@ def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, uninterrupt
     assert difference(RunFolder(run), uninterrupted(1, *SMOOTH)) == 0.0
 
 
+SLOW = """
+import time
+from rtk import scores
+from rtk.runtime.ranks import world_size
+from rtk.train import worker
+
+scores.register(scores.Score("largest_logit", lambda logits: logits.amax(1)))
+at_full_speed = worker.train_step
+
+def train_step(*arguments):
+    time.sleep(0.2 if world_size() > 1 else 2)
+    return at_full_speed(*arguments)
+
+worker.train_step = train_step
+"""
+
+
+def test_a_run_goes_on_with_fewer_workers_and_with_more_again(tmp_path, reference, two_nodes, fresh_tables):
+    (tmp_path / "slow.py").write_text(SLOW)  # nodes come and go before it has ended
+    settings = ["train.workers={min: 1, max: 2}", "train.wait_for_workers=1min", "train.zero_stage=2"]
+    files = [f"output={tmp_path / 'runs'}", f"plugins=[{tmp_path / 'slow.py'}]"]
+    (lost,) = two_nodes.worker_nodes
+    when_step(tmp_path / "runs", 9, lambda folder: two_nodes.remove_node(lost, allow_graceful=False))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "rtk.cli", "train", "digits_demo", *SMALL, *SMOOTH, *settings, *files],
+        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = iter(driver.stderr.readline, "")
+    assert any("training on 1 of 2 workers" in line for line in lines)
+    two_nodes.add_node(num_cpus=1)
+    assert any("training on 2 of 2 workers" in line for line in lines)
+    assert driver.wait(120) == 0
+    (folder,) = (tmp_path / "runs").glob("digits_demo-*")
+    run = RunFolder(folder)
+    assert run.read_notices() == [f"training on {number} of 2 workers" for number in (2, 1, 2)]
+    fresh_tables()  # as in the processes of the run, so that its plug-in is loaded
+    assert difference(run, reference) <= 1e-5
+    steps = [row["step"] for row in run.read_metrics() if row["key"] == "train/lr"]
+    assert steps == sorted(set(steps))
+
+
 def test_non_finite_loss_stops_all_ranks_and_names_the_term(config):
     with pytest.raises(TrainingError, match=r"step \d+: loss term '\w+' is not finite"):
         train(config("optimizer.lr=1e30"))
