@@ -30,6 +30,7 @@ def add(commands: Parsers) -> None:
         rtk evaluate RUN --protocol aps --validation-ood data/places.parquet
         rtk evaluate RUN --risk 0.02                  thresholds for 2 % wrong among the accepted
         rtk evaluate RUN --risk 0.02 --confidence 0.95    held on images to come, with 95 % confidence
+        rtk evaluate RUN --risk 0.02 --confidence 0.95 --calibration photos/checked
         rtk evaluate RUN --risk 0.05 --confidence 0.9 --floor 0.5 --sets raps
         rtk evaluate RUN --corruptions 1000           15 corruptions x 5 severities of 1,000 test images
         rtk evaluate RUN --corrupted data/cifar10c --scores rr_bs rr_fast
@@ -105,7 +106,7 @@ def _add_guarantee(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=["ltt", "crc", "empirical"],
-        help="how the risk is held: with --confidence (ltt), in expectation, or on the validation images",
+        help="how the risk is held: with --confidence (ltt), in expectation, or on the calibration images",
     )
     parser.add_argument(
         "--floor", type=float, metavar="F", help="no rule that accepts less than this share of ID images"
@@ -170,6 +171,12 @@ def _add_sets(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test", metavar="PATH", help="in-distribution test set (default: the recipe's)")
     parser.add_argument("--validation-ood", metavar="PATH", help="OOD images to tune on, never to test on")
+    parser.add_argument(
+        "--calibration",
+        metavar="PATH",
+        help="labelled images of the run's classes to choose the thresholds of --risk on (default: the"
+        " validation images)",
+    )
 
 
 def run(options: Options) -> int:
@@ -211,12 +218,16 @@ def _evaluate(run: RunFolder, options: Options) -> dict[str, Any]:
 
 def configured(run: RunFolder, options: Options) -> RunConfig:
     """The config that a run is evaluated with."""
+    from rtk.config.errors import ConfigError
     from rtk.evaluate.sets import evaluation_config
     from rtk.evaluate.suites import parse_ood
 
     ood = [parse_ood(text) for text in options.ood or []]
     overrides = [*_evaluate_overrides(options), *options.overrides]
-    return evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
+    config = evaluation_config(run, overrides, options.suite, ood, options.allow_missing)
+    if options.calibration is not None and config.evaluate.risk is None:
+        raise ConfigError("--calibration: got images to choose thresholds on, wanted --risk R with them")
+    return config
 
 
 def _evaluate_overrides(options: Options) -> list[str]:
@@ -238,6 +249,7 @@ def _evaluate_overrides(options: Options) -> list[str]:
         "data.labels_by": options.labels_by,
         "data.test": options.test,
         "data.validation_ood": options.validation_ood,
+        "data.calibration": options.calibration,
     }
     return [override_text(key, value) for key, value in keys.items() if value is not None]
 

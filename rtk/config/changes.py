@@ -36,6 +36,7 @@ CHANGES: dict[str, When] = {
     "data.test": E | R,
     "data.validation": E,
     "data.validation_ood": E | R,
+    "data.calibration": E | R,
     "data.csid.": E | R,
     "data.near_ood.": E | R,
     "data.far_ood.": E | R,

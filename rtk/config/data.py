@@ -14,7 +14,7 @@ GROUPS = ("near", "far")  # of OOD sets, as OpenOOD has them
 SETS = (
     *("train", "validation", "test", "csid", "near_ood", "far_ood"),
     *("validation_near_ood", "validation_far_ood"),
-    *("validation_ood", "mixing", "outliers"),
+    *("validation_ood", "calibration", "mixing", "outliers"),
 )
 
 
@@ -78,6 +78,11 @@ class DataConfig(Section):
     outliers: str | None = Field(None, description="Parquet of images of no class, for OpenMix and MixOE")
     validation_ood: str | None = Field(
         None, description="OOD images to tune scores and thresholds on, never to test on"
+    )
+    calibration: str | None = Field(
+        None,
+        description="labelled images of the run's classes to choose the thresholds of evaluate.risk on, and "
+        "to test what they promise; used for nothing else; null: the validation images",
     )
     mixing: str | None = Field(None, description="Parquet of mixing pictures; null: fractals rendered by rtk")
     mixing_size: PositiveInt | None = Field(

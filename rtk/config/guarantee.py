@@ -22,13 +22,14 @@ class GuaranteeConfig(Section):
     method: Literal["ltt", "crc", "empirical"] | None = Field(
         None,
         description="ltt: Learn-then-Test, with confidence; crc: conformal risk control, in expectation; "
-        "empirical: holds on the validation images, promises nothing; null: ltt where confidence is given",
+        "empirical: holds on the images that it is chosen on, promises nothing; null: ltt where confidence "
+        "is given",
     )
     procedure: Literal["fixed_sequence", "holm"] = Field(
         "fixed_sequence", description="of ltt: thresholds tested one after the other, or every pair of a grid"
     )
     floor: Fraction = Field(
-        0.0, description="smallest share of the ID validation images accepted; below it there is no rule"
+        0.0, description="smallest share accepted of the ID images it is chosen on; below it there is no rule"
     )
     per_class: bool = Field(
         False, description="hold the risk for every predicted class, by a threshold of its own"

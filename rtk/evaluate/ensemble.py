@@ -204,11 +204,11 @@ def check_ensemble(run: RunFolder, config: RunConfig) -> None:
         return
     if record.shared_holdout or config.data.validation != run.config().data.validation:
         return
-    if config.evaluate.risk is not None:
+    if config.evaluate.risk is not None and config.data.calibration is None:
         raise ConfigError(
             "evaluate.risk: members of the ensemble have held out different images, so that thresholds would "
-            "be chosen on images that some were trained on; wanted data.validation=PATH, or members "
-            "trained with one data.validation_seed"
+            "be chosen on images that some were trained on; wanted data.calibration=PATH, "
+            "data.validation=PATH, or members trained with one data.validation_seed"
         )
     print(
         "validation: members of the ensemble have held out different images, so that scores are fitted on "

@@ -25,11 +25,11 @@ from rtk.evaluate.model import load_model
 from rtk.evaluate.pool import Pool
 from rtk.evaluate.predict import fitted_files, predict_datasets
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
-from rtk.evaluate.reuse import SETTINGS
+from rtk.evaluate.reuse import DECIDED_ON, SETTINGS
 from rtk.evaluate.run_decision import decide_for_run
 from rtk.evaluate.run_protocol import PROTOCOLS, Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, fit_data
-from rtk.evaluate.sets import binding_record, configured_ood, evaluation_selections
+from rtk.evaluate.sets import CALIBRATION, binding_record, configured_ood, evaluation_selections
 from rtk.evaluate.shifted import corrupted_selections, images_hash, shifted_columns, shifted_scores
 from rtk.evaluate.throughput import measure_throughput, note_throughput
 from rtk.evaluate.undecodable import leave_out_undecodable
@@ -142,6 +142,7 @@ def _evaluate(
         result |= _measure_corruptions(pool, selections, measured, result, shifted)
     result |= compare_rules(evaluation, measured)
     result |= decide_for_run(run, pool.checkpoint, evaluation, measured, stamps)
+    result |= _decided_on(config, stamps)
     _write(run, measured.table, result)
     run.append_metrics(step, _epoch_of(run, step), {f"test/{k}": value for k, value in _flat(result).items()})
     return result
@@ -167,6 +168,14 @@ def _measured_on(
     images["test"]["labels"] = labels_hash(selections["test"].dataset)
     skipped = {name: len(one.left_out) for name, one in selections.items() if one.left_out}
     return {"skipped": skipped, "measured_on": images}
+
+
+def _decided_on(config: RunConfig, stamps: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Which images thresholds were chosen on, where they were given for that."""
+    given = stamps.get(CALIBRATION)
+    if given is None:
+        return {}
+    return {DECIDED_ON: {"path": config.data.calibration, **{key: given[key] for key in ("data", "rows")}}}
 
 
 def _measure_corruptions(

@@ -1,4 +1,4 @@
-"""DS metrics of the three joint rules, fitted on validation images, and whether they differ."""
+"""DS metrics of the three joint rules, fitted on calibration images, and whether they differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from rtk.config.data import GROUPS
 from rtk.config.errors import ConfigError
-from rtk.evaluate.run_decision import validation_images
+from rtk.evaluate.run_decision import calibration_images
 from rtk.evaluate.run_protocol import Evaluation, Measured
 from rtk.evaluate.score_table import rows_of
 from rtk.metrics import bootstrap_difference, ood_aurc, ood_f1
@@ -32,9 +32,9 @@ def compare_rules(evaluation: Evaluation, measured: Measured) -> dict[str, Any]:
 
     Returns:
         Nothing, or `joint_rules`: `fitted`, the rule that each became, for it is the rectangle where it is no
-        better by cross-validation on the validation images; and by group of test sets (all its images taken
-        together) `ds_f1` and `ds_aurc` of each, along its one score, with the `difference` from the
-        rectangle and its 95 % bootstrap interval.
+        better by cross-validation on the images that thresholds are chosen on; and by group of test sets
+        (all its images taken together) `ds_f1` and `ds_aurc` of each, along its one score, with the
+        `difference` from the rectangle and its 95 % bootstrap interval.
 
     Raises:
         ConfigError: there are no OOD images to fit them to.
@@ -43,7 +43,7 @@ def compare_rules(evaluation: Evaluation, measured: Measured) -> dict[str, Any]:
     if settings.rule == "rectangle":
         return {}
     pair = (settings.confidence, settings.ood_score)
-    images = validation_images(evaluation, measured.tuned.states, pair)
+    images = calibration_images(evaluation, measured.tuned.states, pair)
     if images.is_id.all():
         raise ConfigError(f"evaluate.rule: got {settings.rule}, wanted data.validation_ood to fit it to")
     rules = {name: fit_joint_rule(images, name) for name in RULES}

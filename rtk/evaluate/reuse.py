@@ -14,6 +14,7 @@ from rtk.scores.selection import given_hyperparameters
 from rtk.train.checkpoint import read_state
 
 SETTINGS = "evaluated_with"  # of `metrics.json`: the keys of `evaluate`
+DECIDED_ON = "decided_on"  # and the images of `data.calibration`
 # Keys that figures depend on, and keys of the decision rule, which another evaluation must not take away.
 MEASURING = ("confidence", "ood_score", "ds_method", "protocol", "search_images", "knn_k")
 DECIDING = ("risk", "id_coverage", "rule", "guarantee", "prediction_sets")
@@ -70,14 +71,17 @@ def keeping(run: RunFolder, config: RunConfig) -> RunConfig:
 
     What is measured anew then has what it had, and more.
     """
-    before = (run.read_json("evaluation/metrics.json") or {}).get(SETTINGS)
+    result = run.read_json("evaluation/metrics.json") or {}
+    before = result.get(SETTINGS)
     if before is None:
         return config
     now = config.evaluate.model_dump(mode="json")
     kept = {key: before[key] for key in DECIDING if key in before}
     given = _as_mapping(before["scores"]) | _as_mapping(now["scores"])
     evaluate = EvaluateConfig.model_validate({**now, **kept, "scores": given})
-    return config.model_copy(update={"evaluate": evaluate})
+    path = result.get(DECIDED_ON, {}).get("path", config.data.calibration)
+    data = config.data.model_copy(update={"calibration": path})
+    return config.model_copy(update={"evaluate": evaluate, "data": data})
 
 
 def _as_mapping(scores: Any) -> dict[str, Any]:

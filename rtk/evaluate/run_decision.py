@@ -1,4 +1,4 @@
-"""A decision rule for a run: chosen on its validation images, and what it reaches on its test images."""
+"""A decision rule for a run: chosen on validation or calibration images; what it reaches on test images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rtk.config.errors import ConfigError
 from rtk.evaluate.run_protocol import Evaluation, Measured
 from rtk.evaluate.score_table import as_predictions, rows_of, score_columns
 from rtk.evaluate.set_rule import calibrated_sets
-from rtk.evaluate.sets import VALIDATION_OOD
+from rtk.evaluate.sets import CALIBRATION, VALIDATION_OOD
 from rtk.evaluate.thresholds import Thresholds, thresholds_for
 from rtk.runs.checkpoints import fetch_state, resolve_checkpoint
 from rtk.runs.folder import RunFolder
@@ -48,9 +48,10 @@ def decide_for_run(
 
     Returns:
         Nothing where no risk is wanted, or `decision`:
-        `risk`, wanted, and `reached`; where it was reached also `tau_id`, `tau_ood` and the outcome on the
-        `validation` images, the `test` images, and these with the near and with the far sets; with a
-        guarantee its `promise` in words, and what it costs or lacks (`rtk.evaluate.thresholds`).
+        `risk`, wanted, and `reached`, and the `set` that thresholds are chosen on (`validation`, or
+        `calibration`); where it was reached also `tau_id`, `tau_ood` and the outcome on the images of that
+        set, the `test` images, and these with the near and with the far sets; with a guarantee its `promise`
+        in words, and what it costs or lacks (`rtk.evaluate.thresholds`).
     """
     settings, folder, wanted = evaluation.config.evaluate, run.evaluation, evaluation.config.evaluate.risk
     if wanted is None:
@@ -58,19 +59,20 @@ def decide_for_run(
         return {}
     pair = (settings.confidence, settings.ood_score)
     states = {name: measured.tuned.states[name] for name in pair}
-    images, classes = validation_images(evaluation, states, pair), evaluation.fit.validation.logits.shape[1]
+    images, classes = calibration_images(evaluation, states, pair), evaluation.fit.validation.width[0]
     found = thresholds_for(settings, images, classes, _calibration_hash(stamps))
     if not found.reached:
         forget_decision(folder)
-        return {"decision": {"risk": wanted, "reached": False} | found.details}
+        return {"decision": {"risk": wanted, "reached": False, "set": evaluation.chosen_on} | found.details}
     sets, about_sets = calibrated_sets(evaluation, measured.table, found, images)
-    reached = {"validation": _on_validation(found, images), **_outcomes(measured.table, pair, found)}
+    chosen_on = evaluation.chosen_on
+    reached = {chosen_on: _on_chosen(found, images), **_outcomes(measured.table, pair, found)}
     save_fitted(folder / DECISION_SCORES, states)
     rule = DecisionRule(
         confidence=pair[0],
         ood_score=pair[1],
         risk=wanted,
-        chosen_on=_describe(images, settings.id_coverage),
+        chosen_on=_describe(images, chosen_on, settings.id_coverage),
         hyperparameters={name: dict(state.hyperparameters) for name, state in states.items()},
         step=read_state(run.checkpoints / checkpoint)["step"],
         made_from={**_identity(run, checkpoint, stamps), "scores": _file_hash(folder / DECISION_SCORES)},
@@ -78,7 +80,7 @@ def decide_for_run(
         **found.of_rule(),
     )
     rule.save(folder / DECISION_FILE, reached | about_sets)
-    return {"decision": _described(rule) | found.details | reached | about_sets}
+    return {"decision": _described(rule) | {"set": chosen_on} | found.details | reached | about_sets}
 
 
 def _described(rule: DecisionRule) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def _described(rule: DecisionRule) -> dict[str, Any]:
     return described if rule.guarantee is None else described | {"promise": rule.promise()}
 
 
-def _on_validation(found: Thresholds, images: ScoredImages) -> dict[str, Any]:
+def _on_chosen(found: Thresholds, images: ScoredImages) -> dict[str, Any]:
     """Of the images that thresholds were chosen on; a guarantee is one of the ID images among them."""
     return found.outcome(images if found.guarantee is None else images.only(images.is_id))
 
@@ -135,15 +137,20 @@ def current_decision(run: RunFolder, checkpoint: str) -> DecisionRule:
 
 
 def _identity(run: RunFolder, checkpoint: str, stamps: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of what thresholds are made from: the `checkpoint`, and the `predictions` they are chosen on."""
-    chosen_on = {name: stamps[name] for name in ("train", "validation", VALIDATION_OOD) if name in stamps}
-    return {"checkpoint": _checkpoint_hash(run, checkpoint), "predictions": _hash(chosen_on)}
+    """Hashes of what thresholds are made from: the `checkpoint`, and the `predictions` they are chosen on.
+
+    Of images that a user gave for it there is also that of the images, `calibration`, whatever predicts them.
+    """
+    used = ("train", "validation", VALIDATION_OOD, CALIBRATION)
+    made_from = {"checkpoint": _checkpoint_hash(run, checkpoint)}
+    made_from["predictions"] = _hash({name: stamps[name] for name in used if name in stamps})
+    return made_from | ({"calibration": _calibration_hash(stamps)} if CALIBRATION in stamps else {})
 
 
 def _calibration_hash(stamps: Mapping[str, Any]) -> str:
     """Of content and rows of the sets that thresholds are calibrated on, whatever has predicted them."""
-    held_out = "validation" if "validation" in stamps else "train"
-    sets = [name for name in (held_out, VALIDATION_OOD) if name in stamps]
+    known = next(name for name in (CALIBRATION, "validation", "train") if name in stamps)
+    sets = [name for name in (known, VALIDATION_OOD) if name in stamps]
     return _hash({name: [stamps[name]["data"], stamps[name]["rows"]] for name in sets})
 
 
@@ -161,25 +168,26 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def validation_images(evaluation: Evaluation, states: Mapping[str, FittedScore], pair: Pair) -> ScoredImages:
-    """Validation images, and OOD ones where there are any, by a confidence and an OOD score."""
-    validation, predicted = evaluation.fit.validation, evaluation.fit.validation.logits.argmax(1).numpy()
-    correct = predicted == validation.known_labels.numpy()
-    known = score_columns(validation, states)
+def calibration_images(evaluation: Evaluation, states: Mapping[str, FittedScore], pair: Pair) -> ScoredImages:
+    """Images to choose thresholds on, and OOD ones where there are any, by a confidence and an OOD score."""
+    images = evaluation.calibration
+    predicted = images.logits.argmax(1).numpy()
+    correct = predicted == images.known_labels.numpy()
+    known = score_columns(images, {name: states[name] for name in pair})
     if VALIDATION_OOD not in evaluation.predictions:
         return combine(known[pair[0]], known[pair[1]], correct, predicted=predicted)
     others = as_predictions(evaluation.predictions[VALIDATION_OOD])
-    scores = score_columns(others, states)
+    scores = score_columns(others, {name: states[name] for name in pair})
     both = np.append(predicted, others.logits.argmax(1).numpy())
     return combine(known[pair[0]], known[pair[1]], correct, scores[pair[0]], scores[pair[1]], both)
 
 
-def _describe(images: ScoredImages, id_coverage: float) -> str:
+def _describe(images: ScoredImages, kind: str, id_coverage: float) -> str:
     id_images = int(images.is_id.sum())
     ood_images = images.is_id.size - id_images
     if ood_images:
-        return f"{id_images} validation images and {ood_images} OOD validation images"
-    return f"{id_images} validation images, tau_ood keeping {id_coverage:.0%} of them"
+        return f"{id_images} {kind} images and {ood_images} OOD validation images"
+    return f"{id_images} {kind} images, tau_ood keeping {id_coverage:.0%} of them"
 
 
 def _outcomes(table: pa.Table, pair: Pair, found: Thresholds) -> dict[str, dict[str, Any]]:

@@ -22,10 +22,10 @@ from rtk.evaluate.protocol import (
     tuned_scores,
 )
 from rtk.evaluate.score_table import Columns, as_predictions, score_table
-from rtk.evaluate.sets import VALIDATION_OOD
+from rtk.evaluate.sets import CALIBRATION, VALIDATION_OOD
 from rtk.evaluate.suites import OODSet
 from rtk.runtime.console import progress_bar
-from rtk.scores import FitData
+from rtk.scores import FitData, Predictions
 
 # What the splits of a protocol are averaged over.
 MEASURED = ("summary", "test", "scores", "sets", "full_spectrum")
@@ -48,6 +48,17 @@ class Evaluation:
     fit: FitData
     sets: Mapping[str, OODSet]
     names: tuple[str, ...]
+
+    @property
+    def chosen_on(self) -> str:
+        """What thresholds are chosen on: the `calibration` images where there are some, or `validation`."""
+        return CALIBRATION if CALIBRATION in self.predictions else "validation"
+
+    @property
+    def calibration(self) -> Predictions:
+        """Of the labelled images that thresholds are chosen on."""
+        given = self.predictions.get(CALIBRATION)
+        return self.fit.validation if given is None else as_predictions(given)
 
 
 class Measured(NamedTuple):

@@ -18,7 +18,7 @@ from rtk.scores.threshold_search import ScoredImages, combine
 def calibrated_sets(
     evaluation: Evaluation, table: pa.Table, found: Thresholds, images: ScoredImages
 ) -> tuple[SetRule | None, dict[str, Any]]:
-    """The sets, calibrated on the ID validation images that are likely wrong by the thresholds.
+    """The sets, calibrated on those ID images that thresholds were chosen on that are likely wrong by them.
 
     The right class is in the set of a likely-wrong ID image with the wanted probability, not of an image that
     is not asked about. It is exact for thresholds chosen on other images; of these it is nearly so.
@@ -27,21 +27,19 @@ def calibrated_sets(
         evaluation: of a run, which says whether sets are wanted.
         table: scores of the test images.
         found: the thresholds.
-        images: validation images, ID images first.
+        images: that thresholds were chosen on, ID images first.
 
     Returns:
         None where none are wanted; and for `metrics.json` `sets`: what was calibrated, and of the test images
         that are likely wrong the share whose set has the right class, and the mean number of classes in it.
     """
-    settings, validation = evaluation.config.evaluate, evaluation.fit.validation
+    settings, known = evaluation.config.evaluate, evaluation.calibration
     wanted = settings.prediction_sets
     if wanted.method is None:
         return None, {}
     unsure = found.decide(images.only(images.is_id)) == LIKELY_WRONG
-    shares = validation.logits.double().softmax(1).numpy()
-    rule = calibrate_sets(
-        shares[unsure], validation.known_labels.numpy()[unsure], wanted.coverage, wanted.method
-    )
+    shares = known.logits.double().softmax(1).numpy()
+    rule = calibrate_sets(shares[unsure], known.known_labels.numpy()[unsure], wanted.coverage, wanted.method)
     about = {"method": rule.method, "coverage": rule.coverage, "limit": rule.limit, "images": rule.images}
     return rule, {"sets": about | _on_test(evaluation, table, found, rule)}
 

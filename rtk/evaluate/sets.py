@@ -28,6 +28,7 @@ ID_SETS = ("train", "validation", "test")
 CSID = "csid"
 OOD_SETS = tuple(f"{group}_ood" for group in GROUPS)
 VALIDATION_OOD = "validation_ood"
+CALIBRATION = "calibration"
 
 
 def evaluation_config(
@@ -75,13 +76,14 @@ def _prepared(data: Mapping[str, Any]) -> dict[str, Any]:
 
     def path_of(key: str, path: str | None) -> str | None:
         with blamed_on(f"data.{key}"):
-            return path and prepared(path, labelled=key.partition(".")[0] in ("test", CSID))
+            return path and prepared(path, labelled=key.partition(".")[0] in ("test", CSID, CALIBRATION))
 
     sets = {
         group: {name: path_of(f"{group}.{name}", path) for name, path in data[group].items()}
         for group in (CSID, *OOD_SETS)
     }
-    return {**data, **sets, **{key: path_of(key, data[key]) for key in ("test", VALIDATION_OOD)}}
+    alone = ("test", VALIDATION_OOD, CALIBRATION)
+    return {**data, **sets, **{key: path_of(key, data[key]) for key in alone}}
 
 
 def _suite_data(suite: str, allow_missing: bool) -> dict[str, Any]:
@@ -157,7 +159,8 @@ def evaluation_selections(
 ) -> dict[str, Selection]:
     """Sets that an evaluation predicts: `train` (to fit scores), `validation`, `test`, `csid`, the OOD sets.
 
-    `validation_ood` is among them where something is tuned on it. `csid` and OOD sets go by their own names.
+    `validation_ood` and `calibration` are among them where something is tuned on them. `csid` and OOD sets go
+    by their own names.
 
     Args:
         config: of `evaluation_config`.
@@ -170,7 +173,7 @@ def evaluation_selections(
     """
     if config.data.test is None:
         raise ConfigError("data.test: got null, wanted the in-distribution test set (--test PATH)")
-    taken = (*ID_SETS, VALIDATION_OOD)
+    taken = (*ID_SETS, VALIDATION_OOD, CALIBRATION)
     for key, names in (("--ood", configured_ood(config)), ("data.csid", config.data.csid)):
         reserved = [name for name in names if name in taken]
         if reserved:
@@ -184,16 +187,16 @@ def evaluation_selections(
 
 
 def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
-    """`validation_ood` where something is tuned on it.
+    """`validation_ood` and `calibration` where something is tuned on them.
 
     Raises:
         ConfigError: the automatic search, or the choice of thresholds, has no images to be made on.
     """
     settings = config.evaluate
     of_images = image_scores((settings.confidence, settings.ood_score))
-    if settings.risk is not None and of_images and config.data.validation is None:
+    if settings.risk is not None and of_images and not (config.data.validation or config.data.calibration):
         raise ConfigError(
-            "data.validation: got null, wanted images to choose thresholds on, for "
+            "data.validation: got null, wanted images to choose thresholds on (or data.calibration), for "
             f"{of_images[0]} runs the model and is not computed for training images"
         )
     if settings.protocol == "rat_splits" and settings.bootstrap:
@@ -205,12 +208,17 @@ def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
         raise ConfigError(
             "data.validation_ood: got null, wanted OOD images that evaluate.protocol=aps can tune on"
         )
-    return (VALIDATION_OOD,) if settings.protocol == "aps" or settings.risk is not None else ()
+    if settings.risk is not None:
+        return (VALIDATION_OOD, CALIBRATION)
+    return (VALIDATION_OOD,) if settings.protocol == "aps" else ()
 
 
 def _check_validation_apart(sets: RunSets[ImageDataset]) -> None:
-    """What is trained and tuned on must not be tested on: neither the same images nor some of them."""
-    tuned = {key: one for key, one in sets.items() if key in ("validation", VALIDATION_OOD)}
+    """What is trained and tuned on must not be tested on: neither the same images nor some of them.
+
+    Nor must thresholds be chosen on what is trained on, of which the model is surer than of images to come.
+    """
+    tuned = {key: one for key, one in sets.items() if key in ("validation", VALIDATION_OOD, CALIBRATION)}
     used = {**tuned, "train": sets.train}
     tested = {key.rpartition(".")[2]: one for key, one in sets.items() if key not in used}
     found = first_overlap(used, tested)
@@ -219,6 +227,13 @@ def _check_validation_apart(sets: RunSets[ImageDataset]) -> None:
         raise ConfigError(
             f"data.{name}: got images of the test set {test!r} ({share:.0%} of the smaller set; "
             f"{used[name].path}), wanted images that nothing is tested on"
+        )
+    trained = {} if sets.calibration is None else {CALIBRATION: sets.calibration}
+    found = first_overlap(trained, {"train": sets.train})
+    if found is not None:
+        raise ConfigError(
+            f"data.calibration: got images of the training set ({found[2]:.0%} of the smaller set), wanted "
+            "images that nothing is trained on; without data.calibration those held out are taken"
         )
     if sets.validation is not None and content_hash(sets.validation) == content_hash(sets.train):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""From validation images to thresholds, with what they promise and what that costs."""
+"""From calibration images to thresholds, with what they promise and what that costs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def thresholds_for(
 
     Args:
         settings: with a risk.
-        images: validation images with their predicted classes.
+        images: to choose them on, with their predicted classes.
         classes: that the model knows.
         calibration: hash of these images.
 

@@ -9,7 +9,7 @@ from rtk.config.data import GROUPS
 from rtk.metrics import proportion_interval
 from rtk.report.verdict import image_counts
 
-DECIDED_ON = ("validation", "test", *(f"test_and_{group}" for group in GROUPS))
+DECIDED_ON = ("validation", "calibration", "test", *(f"test_and_{group}" for group in GROUPS))
 
 
 def evaluation_lines(result: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
@@ -55,31 +55,37 @@ def rule_lines(result: Mapping[str, Any]) -> list[str]:
     if "joint_rules" not in result:
         return []
     compared = result["joint_rules"]
-    lines = ["joint rules, fitted on the validation images, one threshold along each:"]
+    kind = chosen_on(result.get("decision", {}))
+    lines = [f"joint rules, fitted on the {kind} images, one threshold along each:"]
     for group in GROUPS:
         for name, values in compared.get(group, {}).items():
-            lines.append(f"  {group}, {name}: {_rule_words(values, compared['fitted'][name] != name)}")
+            lines.append(f"  {group}, {name}: {_rule_words(values, compared['fitted'][name] != name, kind)}")
     return lines
 
 
-def _rule_words(values: Mapping[str, Any], is_rectangle: bool) -> str:
+def chosen_on(decision: Mapping[str, Any]) -> str:
+    """Which images thresholds were chosen on: `validation` or `calibration`; older evaluations do not say."""
+    return str(decision.get("set", "validation"))
+
+
+def _rule_words(values: Mapping[str, Any], is_rectangle: bool, kind: str) -> str:
     words = [f"DS-F1 {100 * values['ds_f1']:.2f} %", f"DS-AURC {1000 * values['ds_aurc']:.2f} ‰"]
     for number, (key, factor) in enumerate((("ds_f1", 100), ("ds_aurc", 1000))):
         if "difference" in values:
             change = values["difference"][key]
             ends = [f"{factor * change[end]:+.2f}" for end in ("estimate", "low", "high")]
             words[number] += f" ({ends[0]} [{ends[1]}, {ends[2]}])"
-    return ", ".join(words) + ("; no better on the validation images: the rectangle" if is_rectangle else "")
+    return ", ".join(words) + (f"; no better on the {kind} images: the rectangle" if is_rectangle else "")
 
 
 def unreached(decision: Mapping[str, Any]) -> str:
     """Why there is no rule, and what would help."""
-    wanted = f"a risk of {decision['risk']:.2%}"
+    wanted, kind = f"a risk of {decision['risk']:.2%}", chosen_on(decision)
     if "below_floor" in decision:
-        accepted = f"accept {decision['below_floor']:.2%} of the validation images, less than the floor"
+        accepted = f"accept {decision['below_floor']:.2%} of the {kind} images, less than the floor"
         return f"the thresholds for {wanted} {accepted}: no decision rule"
     if "method" not in decision:
-        return f"no thresholds reach {wanted} on the validation images: no decision rule"
+        return f"no thresholds reach {wanted} on the {kind} images: no decision rule"
     if decision["confidence"] is not None:
         wanted += f" with {decision['confidence']:.1%} confidence"
     start = (
@@ -87,7 +93,7 @@ def unreached(decision: Mapping[str, Any]) -> str:
     )
     if "needed" in decision:
         images, present = decision["needed"]["images"], decision["needed"]["instead_of"]
-        return f"{start}; about {images:,} validation images would, in place of {present:,}"
+        return f"{start}; about {images:,} {kind} images would, in place of {present:,}"
     return (
         f"{start}; it takes {decision['fewest']:,} accepted images without a wrong one, and as images are "
         "scored now, more of them alone would not seem to help"
@@ -101,8 +107,8 @@ def promise_lines(decision: Mapping[str, Any]) -> list[str]:
         lines.append(f"  promised: {decision['promise']}; images to come must be like the calibration images")
         covered, without = decision["coverage"], decision["coverage_without_guarantee"]
         lines.append(
-            f"  its price: {covered:.2%} of the validation images accepted, in place of {without:.2%} by "
-            "thresholds that hold the risk on these images alone"
+            f"  its price: {covered:.2%} of the {chosen_on(decision)} images accepted, in place of "
+            f"{without:.2%} by thresholds that hold the risk on these images alone"
         )
     if decision.get("classes_without"):
         lacking = decision["classes_without"]
@@ -116,7 +122,9 @@ def promise_lines(decision: Mapping[str, Any]) -> list[str]:
 
 def _more(decision: Mapping[str, Any]) -> str:
     needed = decision.get("needed")
-    return "" if needed is None else f", with about {needed['images']:,} validation images all would"
+    return (
+        "" if needed is None else f", with about {needed['images']:,} {chosen_on(decision)} images all would"
+    )
 
 
 def _sets(sets: Mapping[str, Any]) -> str:

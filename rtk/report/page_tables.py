@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rtk.config.metric_names import larger_is_better
 from rtk.evaluate import corruptions
 from rtk.report.evaluated import EvaluatedRun
+from rtk.report.evaluation_lines import DECIDED_ON
 from rtk.report.tables import HEADLINE, METRICS, format_spread, format_value, how_shown
 
 PAGE_WIDTH = 1170  # pixels that a table has on a screen of 1,300
@@ -210,7 +211,7 @@ def decision_rows(entry: EvaluatedRun) -> list[tuple[str, str, str, str]]:
     """Images, coverage, risk and how the images were decided; none where there is no rule."""
     decision = entry.decision or {}
     rows = []
-    for name in ("validation", "test", "test_and_near", "test_and_far"):
+    for name in DECIDED_ON:
         reached = decision.get(name)
         if reached is not None:
             shares = ", ".join(

@@ -35,7 +35,9 @@ def verdict(result: Mapping[str, Any]) -> Verdict:
     wanted = f"{100 * decision['risk']:g} %"
     if not decision["reached"]:
         return Verdict(
-            f"No thresholds reach a risk of {wanted} on the validation images: nothing is accepted.", False
+            f"No thresholds reach a risk of {wanted} on the {decision.get('set', 'validation')} images: "
+            "nothing is accepted.",
+            False,
         )
     test = decision["test"]
     if test["risk"] is None:

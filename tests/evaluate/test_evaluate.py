@@ -20,14 +20,16 @@ from rtk.config import load_config
 from rtk.data.decode.pipeline import Selection, decode_datasets
 from rtk.data.sets.builtin import resolve_path
 from rtk.data.sets.dataset import open_dataset
+from rtk.deploy.export import export_run
 from rtk.deploy.packaged_model import PackagedModel
 from rtk.evaluate import measure
 from rtk.evaluate.evaluate import evaluate_run
 from rtk.evaluate.label_check import check_labels_with
 from rtk.evaluate.model import load_model
 from rtk.evaluate.predictions_file import read_predictions, read_stamp
+from rtk.evaluate.reuse import keeping
 from rtk.evaluate.run_decision import current_decision
-from rtk.evaluate.score_table import rows_of, score_table
+from rtk.evaluate.score_table import as_predictions, fit_data, rows_of, score_table
 from rtk.evaluate.sets import evaluation_config, evaluation_selections
 from rtk.metrics import aurc, ds_aurc
 from rtk.metrics.label_errors import label_errors
@@ -36,8 +38,9 @@ from rtk.report.run_tables import write_run_tables
 from rtk.runs.checkpoints import forget, prune
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result, read_scores
-from rtk.scores import fit_score
+from rtk.scores import compute_score, fit_score
 from rtk.scores.decision import DecisionRule, decide
+from rtk.scores.threshold_search import choose_thresholds, combine
 from rtk.tracking.mirror import Mirror
 from rtk.tracking.sending import send_evaluation
 from rtk.train.launch import launch_training
@@ -46,6 +49,9 @@ from tests.evaluate.conftest import SMALL
 from tests.train.ranks import workers_forked
 
 pytestmark = pytest.mark.slow
+
+
+SPLITS = ("train", "validation")
 
 
 def copy_of(run, folder) -> RunFolder:
@@ -163,6 +169,59 @@ def test_decision_rule_does_on_the_test_set_what_it_says(run, capsys):
     assert sorted(run.evaluation.glob("decision.*")) == []
 
 
+def some_of(name, folder, rows) -> Path:
+    """A prepared set of some rows of a built-in one."""
+    table = pq.read_table(resolve_path(f"builtin:digits/{name}.parquet"))
+    folder.mkdir()
+    pq.write_table(table.take(rows), folder / "some.parquet")
+    (folder / "classes.json").write_text(json.dumps({"classes": [str(number) for number in range(8)]}))
+    return folder / "some.parquet"
+
+
+def test_thresholds_can_be_chosen_on_images_that_a_user_gives_for_it(run, tmp_path, capsys):
+    """Scores are fitted as before; the rule, its promise and the package say what it was calibrated on."""
+    given = some_of("validation", tmp_path / "mine", list(range(0, 140, 2)))
+    run = copy_of(run, tmp_path)
+    risk = ["--scores", "msp", "knn", "--risk", "0.8"]
+    assert main(["evaluate", str(run.path), *risk, "--json"]) == 0
+    before, first = json.loads(capsys.readouterr().out), DecisionRule.load(run.evaluation / "decision.json")
+    assert (before["decision"]["set"], "decided_on" in before) == ("validation", False)
+    assert main(["evaluate", str(run.path), *risk, "--calibration", str(given), "--json"]) == 0
+    result, rule = json.loads(capsys.readouterr().out), DecisionRule.load(run.evaluation / "decision.json")
+    assert (result["scores"], result["fitted_on"]) == (before["scores"], before["fitted_on"])
+    assert result["decided_on"]["rows"] == result["decision"]["calibration"]["images"] == 70
+    assert "validation" not in result["decision"]
+    assert rule.chosen_on.startswith("70 calibration images")
+    assert (rule.tau_id, rule.tau_ood) != (first.tau_id, first.tau_ood)
+
+    seen = as_predictions(read_predictions(run.evaluation / "predictions" / "calibration.parquet"))
+    fit = fit_data(
+        run.config(),
+        {name: read_predictions(run.evaluation / "predictions" / f"{name}.parquet") for name in SPLITS},
+        load_model(run),
+    )
+    pair = {name: rule.hyperparameters[name] for name in (rule.confidence, rule.ood_score)}
+    scores = [compute_score(name, seen, fit, **values).numpy() for name, values in pair.items()]
+    correct = (seen.logits.argmax(1) == seen.labels).numpy()
+    expected = choose_thresholds(combine(*scores, correct), 0.8, run.config().evaluate.id_coverage)
+    assert (rule.tau_id, rule.tau_ood) == pytest.approx(expected)
+
+    kept = keeping(run, evaluation_config(run, ["evaluate.scores=[energy]"]))
+    assert kept.data.calibration == result["decided_on"]["path"]
+    promised = [*risk, "--risk", "0.99", "--confidence", "0.8"]
+    assert main(["evaluate", str(run.path), *promised, "--calibration", str(given)]) == 0
+    said = capsys.readouterr().out
+    assert "of the calibration images accepted" in said
+    assert "  calibration: 70 images" in said
+    assert "thresholds chosen on calibration images" in write_report([run]).read_text()
+    packaged = PackagedModel.load(export_run(run)).rule
+    assert (
+        packaged.guarantee.calibration == packaged.made_from["calibration"] == rule.made_from["calibration"]
+    )
+    assert packaged.made_from["calibration"] != first.made_from["predictions"]
+    assert packaged.made_from["predictions"] not in (first.made_from["predictions"], "")
+
+
 def test_classes_in_another_order_are_measured_by_name(run, tmp_path, capsys):
     """The digits 7 to 2, as a person might have prepared them apart: same images, same figures."""
     table = pq.read_table(resolve_path("builtin:digits/test.parquet"))
@@ -246,6 +305,8 @@ def test_missing_pieces_are_named(run, capsys):
     assert "msp" in capsys.readouterr().err
     assert main(["evaluate", str(run.path), "--ood", "far:test=/a"]) == 2
     assert "'test' is taken" in capsys.readouterr().err
+    assert main(["evaluate", str(run.path), "--calibration", "builtin:digits/validation.parquet"]) == 2
+    assert "--calibration: got images to choose thresholds on, wanted --risk R" in capsys.readouterr().err
 
 
 def test_what_was_trained_on_is_not_evaluated_on(run, capsys):

@@ -198,11 +198,33 @@ def test_a_copy_of_a_test_set_is_found_too(run, tmp_path):
         evaluation_selections(config)
 
 
+def test_images_to_calibrate_on_are_neither_tested_nor_trained_on(run):
+    def selections(path, *overrides):
+        given = ["evaluate.risk=0.1", f"data.calibration={path}", *overrides]
+        return evaluation_selections(evaluation_config(run, given))
+
+    assert selections(f"{DIGITS}validation.parquet")["calibration"].dataset.classes[0] == "0"
+    with pytest.raises(ConfigError, match="data.calibration: got images of the test set 'test'"):
+        selections(f"{DIGITS}test.parquet")
+    with pytest.raises(ConfigError, match="data.calibration: got images of the training set"):
+        selections(f"{DIGITS}train.parquet")
+    with pytest.raises(ConfigError, match=r"data.calibration: .*far_photos"):
+        selections(f"{DIGITS}far_photos.parquet")
+    with pytest.raises(ConfigError, match="--ood: the name 'calibration' is taken"):
+        selections(
+            f"{DIGITS}validation.parquet", f"data.far_ood={{calibration: '{DIGITS}far_photos.parquet'}}"
+        )
+    unused = evaluation_config(run, ["data.calibration=/no"])
+    assert "calibration" not in evaluation_selections(unused)
+
+
 def test_thresholds_of_an_image_score_need_validation_images_of_their_own(run):
     (run.path / "config.yaml").write_text(dump_config(load_config("digits_ce", ["data.validation=null"])))
     overrides = ["evaluate.risk=0.1", "evaluate.confidence=rr_fast"]
     with pytest.raises(ConfigError, match="data.validation: got null.*rr_fast runs the model"):
         evaluation_selections(evaluation_config(run, overrides))
+    given = f"data.calibration={DIGITS}validation.parquet"
+    assert "calibration" in evaluation_selections(evaluation_config(run, [*overrides, given]))
 
 
 def test_validation_ood_is_read_only_where_something_is_tuned(run):

@@ -28,7 +28,7 @@ U = TypeVar("U")
 # What training decodes; the rest is measured on, or tuned on, by an evaluation.
 TRAINING = ("train", "validation", "validation_near_ood", "validation_far_ood", "mixing", "outliers")
 WITH_CLASSES = ("train", "validation")
-LABELLED = (*WITH_CLASSES, "test", "csid")
+LABELLED = (*WITH_CLASSES, "test", "csid", "calibration")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class RunSets(Generic[T]):
         validation_near_ood: near-OOD sets of the validation metrics, by name; never test sets.
         validation_far_ood: far-OOD sets of the validation metrics, by name; never test sets.
         validation_ood: OOD images to tune scores and thresholds on.
+        calibration: labelled images that thresholds are chosen on; None: those of validation.
         mixing: mixing pictures.
         outliers: images of no class to train on.
     """
@@ -58,6 +59,7 @@ class RunSets(Generic[T]):
     validation_near_ood: Mapping[str, T] = field(default_factory=dict)
     validation_far_ood: Mapping[str, T] = field(default_factory=dict)
     validation_ood: T | None = None
+    calibration: T | None = None
     mixing: T | None = None
     outliers: T | None = None
 
