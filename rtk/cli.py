@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage), 130 or 143 (interrupted)."""
+    """Run a command and return its exit code: 0, 1 (failed), 2 (bad usage), 75 (Ray ended), 130 or 143."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         _refuse_secrets(words)  # before a parser repeats them
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(error, BAD_USAGE)
     except Exception as error:
-        return _fail(error, FAILED)
+        return _fail(error, getattr(error, "exit_code", FAILED))
 
 
 def _send_opened() -> None:

@@ -46,6 +46,11 @@ def add(commands: Parsers) -> None:
     )
     add_labels_by(parser)
     parser.add_argument(
+        "--keep-alive",
+        action="store_true",
+        help="start the run again, from its last checkpoint, wherever its process or Ray is killed",
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print the resolved config with origins and stop"
     )
     parser.add_argument(
@@ -56,22 +61,19 @@ def add(commands: Parsers) -> None:
 
 def run(options: Options) -> int:
     """`rtk train`."""
-    from rtk.config.errors import ConfigError
-
+    _check(options)
     if options.output and not options.resume:
         options.overrides.append(f"output={json.dumps(options.output)}")
     if options.labels_by:
         options.overrides.append(f"data.labels_by={options.labels_by}")
-    if options.resume and (options.dry_run or options.print_config):
-        raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
-    if options.resume and options.name:
-        raise ConfigError("--resume: cannot be combined with --name, the run keeps its own")
-    if options.seeds:
-        check_seeds(options)
     if options.print_config:
         return _print_config(options)
     if options.dry_run:
         return _dry_run(options)
+    if options.keep_alive:
+        from rtk.commands.train_kept_alive import keep_alive
+
+        return keep_alive(options, None if options.resume else _new_config(options))
     if options.resume:
         return _report(_resume(options), options.json)
     config = _new_config(options)
@@ -80,6 +82,24 @@ def run(options: Options) -> int:
     from rtk.train.launch import launch_training
 
     return _report(launch_training(config, options.name), options.json)
+
+
+def _check(options: Options) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    from rtk.config.errors import ConfigError
+
+    if options.resume and (options.dry_run or options.print_config):
+        raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
+    if options.resume and options.name:
+        raise ConfigError("--resume: cannot be combined with --name, the run keeps its own")
+    if options.keep_alive and (options.seeds or options.dry_run or options.print_config):
+        raise ConfigError("--keep-alive: cannot be combined with --seeds, --dry-run or --print-config")
+    if options.seeds:
+        check_seeds(options)
 
 
 def _resume(options: Options) -> Outcome:

@@ -52,7 +52,7 @@ class RunFolder:
             folder.checkpoints.mkdir(parents=True)
             folder.evaluation.mkdir()
             copy_plugins(config.plugins, folder.path)
-            (folder.path / "config.yaml").write_text(dump_yaml(tree_with_copies(config)), encoding="utf-8")
+            write_text(folder.path / "config.yaml", dump_yaml(tree_with_copies(config)))
             OPENED.add(folder.path)
         except OSError as error:
             raise ConfigError(f"output: cannot write to {config.output!r} ({error.strerror})") from None

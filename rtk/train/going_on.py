@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
 
 from rtk.runs.checkpoint_faults import faults_of, mend
 from rtk.runs.checkpoints import CheckpointError, forget, has_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
+from rtk.train.hang import process_of
+from rtk.train.pulse import FOLDER
 
 
 def step_reached(run: RunFolder, select: str) -> int:
     """Step of the checkpoint that a run goes on from, made sure to be whole; 0 where it has none.
 
     Args:
-        run: to go on with.
+        run: to go on with, held by this process alone.
         select: its metric of the best checkpoint.
 
     Raises:
         CheckpointError: it had some, and none is whole.
     """
+    end_orphans(run)
     mend_checkpoints(run)
     keep_best(run, select)
     last = run.checkpoints / "last"
@@ -30,6 +38,17 @@ def step_reached(run: RunFolder, select: str) -> int:
         raise CheckpointError(f"{last}: its checkpoints are gone: best.json tells of one")
     run.add_notice(f"{run.name}: ended before its first checkpoint: starts from the beginning")
     return 0
+
+
+def end_orphans(run: RunFolder) -> None:
+    """End the workers here that a killed driver has left: for a few seconds they train on, and save."""
+    here = socket.gethostname()
+    pulses = [json.loads(file.read_text(encoding="utf-8")) for file in (run.path / FOLDER).glob("*.json")]
+    left = [process for pulse in pulses if pulse.get("host") == here and (process := process_of(pulse))]
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
 
 
 def mend_checkpoints(run: RunFolder) -> None:

@@ -28,7 +28,7 @@ from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runs.sweep import sweep_of
 from rtk.runs.working_copy import local_folder
 from rtk.runtime.environment import describe_environment
-from rtk.runtime.interrupts import Interrupts
+from rtk.runtime.interrupts import RAY_ENDED_CODE, Interrupts
 from rtk.runtime.ray_session import check_resources, start_ray, wait_for_units, worker_memory
 from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
@@ -39,13 +39,21 @@ from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
 from rtk.train.vitals import watched
-from rtk.train.workers import use_gpus, watch_workers
+from rtk.train.workers import RAY_ENDED, use_gpus, watch_workers
 
 SKIPPED_FILE = "skipped.csv"
 
 
 class TrainingError(RuntimeError):
     """A run ended without finishing; the message says why."""
+
+    exit_code = 1
+
+
+class RayEndedError(TrainingError):
+    """Ray ended under a run, which can go on from its last checkpoint."""
+
+    exit_code = RAY_ENDED_CODE
 
 
 @dataclass(frozen=True)
@@ -212,7 +220,7 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
             result = watch_workers(job, ray.put(data), interrupts)
         pull_checkpoints(run.checkpoints)
         if result["status"] == "failed":
-            raise TrainingError(result["message"])
+            raise (RayEndedError if result["message"] == RAY_ENDED else TrainingError)(result["message"])
         if result["status"] == "interrupted":
             mirror.final_status = "KILLED"
         seconds = time.monotonic() - started

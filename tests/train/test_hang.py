@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ import torch
 from rtk.config import load_config
 from rtk.runs.folder import RunFolder
 from rtk.train import hang
+from rtk.train.going_on import step_reached
 from rtk.train.hang import HangWatch
 from rtk.train.pulse import FOLDER, beating, shares
 from rtk.train.vitals import TOLD, RankWatch
@@ -216,3 +218,13 @@ def test_signals_do_not_count(run, ranks):
     assert not hang.examine(run.read_json(f"{FOLDER}/00000.json"))["moves"]
     os.kill(process.pid, signal.SIGCONT)
     assert hang.examine(run.read_json(f"{FOLDER}/00000.json"))["moves"]
+
+
+def test_workers_that_a_killed_driver_has_left_are_ended_before_the_run_goes_on(run, ranks):
+    left, other = ranks(WAITS, WAITS)
+    for rank, host in enumerate((socket.gethostname(), "another machine")):
+        name = f"{FOLDER}/{rank:05d}.json"
+        run.write_json(name, run.read_json(name) | {"host": host})
+    assert step_reached(run, "val/aurc") == 0
+    assert left.poll() is not None
+    assert other.poll() is None
