@@ -61,24 +61,27 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def take_rows(rows: Tensor, chosen: Tensor) -> Tensor:
-    """This rank's equal part (k / R, ...) of chosen rows of all ranks', in rank order.
+def take_rows(rows: Tensor, chosen: Tensor, takers: Tensor) -> Tensor:
+    """Rows of all ranks that this rank takes, in the order in which they are chosen.
 
     Args:
-        rows: (n, ...), the same number on each of the R ranks.
-        chosen: ascending indices int64 (k,) into all R * n rows, the same on every rank; R divides k.
+        rows: (n, ...), the same number on each rank.
+        chosen: indices int64 (k,) into the rows of all ranks, in rank order; the same on every rank.
+        takers: rank that takes each, int64 (k,).
     """
     if world_size() == 1:
         return rows[chosen]
-    part = len(chosen) // world_size()
     owners = chosen // len(rows)
-    takers = torch.arange(len(chosen), device=chosen.device) // part
-    own = owners == rank()
-    sent = takers[own].bincount(minlength=world_size()).tolist()
-    received = owners[takers == rank()].bincount(minlength=world_size()).tolist()
-    taken = rows.new_empty((part, *rows.shape[1:]))
-    dist.all_to_all_single(taken, rows[chosen[own] - rank() * len(rows)], received, sent)
-    return taken
+    own, taken = owners == rank(), takers == rank()
+    # Rows leave in the order of their takers, and arrive in that of their owners.
+    leaving = chosen[own][takers[own].argsort(stable=True)] - rank() * len(rows)
+    places = owners[taken].argsort(stable=True)
+    received, sent = (
+        ranks.bincount(minlength=world_size()).tolist() for ranks in (owners[taken], takers[own])
+    )
+    arrived = rows.new_empty((len(places), *rows.shape[1:]))
+    dist.all_to_all_single(arrived, rows[leaving], received, sent)
+    return torch.empty_like(arrived).index_copy_(0, places, arrived)
 
 
 def gather_objects(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

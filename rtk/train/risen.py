@@ -63,21 +63,28 @@ def image_losses(
     return found.rows()
 
 
-def chosen_views(views: dict[str, View], before: Tensor, after: Tensor, share: float) -> dict[str, View]:
+def chosen_views(
+    views: dict[str, View], before: Tensor, after: Tensor, share: float, parts: int = 1
+) -> dict[str, View]:
     """This rank's part of the images of all ranks whose loss rose most, in the order of the global batch.
 
     Args:
         views: this rank's share of the batch.
         before: losses (N,) of its images at w.
         after: losses (N,) of its images at w + e.
-        share: of the global batch; what it comes to is a multiple of the number of ranks.
+        share: of the global batch; what it comes to is a multiple of the ranks times the micro-batches.
+        parts: micro-batches of a share. The global batch is cut into them, and each of these into ranks.
     """
-    losses = gather_rows(torch.stack([before, after], dim=1))
-    count = images_of_share(share, len(before) * world_size())
-    chosen = most_risen(losses[:, 0], losses[:, 1], count)
-    return {name: _rows(view, chosen) for name, view in views.items()}
+    ranks, images = world_size(), len(before) * world_size()
+    # Where each image of the global batch is when shares are put together in rank order.
+    order = torch.arange(images, device=before.device).view(ranks, parts, -1).transpose(0, 1).flatten()
+    losses = gather_rows(torch.stack([before, after], dim=1))[order]
+    count = images_of_share(share, images)
+    chosen = order[most_risen(losses[:, 0], losses[:, 1], count)]
+    takers = torch.arange(count, device=chosen.device) % (count // parts) // (count // (parts * ranks))
+    return {name: _rows(view, chosen, takers) for name, view in views.items()}
 
 
-def _rows(view: View, chosen: Tensor) -> View:
-    ids = None if view.ids is None else take_rows(view.ids, chosen)
-    return View(take_rows(view.images, chosen), take_rows(view.targets, chosen), ids)
+def _rows(view: View, *choice: Tensor) -> View:
+    ids = None if view.ids is None else take_rows(view.ids, *choice)
+    return View(take_rows(view.images, *choice), take_rows(view.targets, *choice), ids)

@@ -61,7 +61,8 @@ def train_step(
                 views, batches = redrawn, micro_batches(redrawn, accumulation)
             if before is not None:
                 after = image_losses(state, terms, batches, noise)
-                kept = chosen_views(views, before.rows(), after, ascent.second_pass_share)
+                share = ascent.second_pass_share
+                kept = chosen_views(views, before.rows(), after, share, accumulation)
                 batches = micro_batches(kept, accumulation)
             again = back_propagate(state, terms, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}

@@ -17,35 +17,42 @@ RISES = {
 }
 
 
+def order(parts):
+    """Place in rank order of each image of the global batch: its micro-batches, and in these the ranks."""
+    return [
+        rank * ROWS + part * ROWS // parts + row
+        for part in range(parts)
+        for rank in range(2)
+        for row in range(ROWS // parts)
+    ]
+
+
 def choose(share):
-    """Ids, targets and pictures that all ranks end up with, in rank order, by case."""
+    """Ids, targets and pictures that all ranks end up with, in rank order, by case and micro-batches."""
     found = {}
-    own = slice(rank() * ROWS, (rank() + 1) * ROWS)
-    for case, rises in RISES.items():
-        ids = torch.arange(2 * ROWS)[own]
-        images = ids.float().view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-        views = {
-            "clean": View(images, ids * 2, ids),
-            "mixed": View(images.unsqueeze(1), ids.double().unsqueeze(1)),
-        }
-        before = torch.rand(ROWS)
-        got = chosen_views(views, before, before + torch.tensor(rises)[own], share)
-        parts = (
-            got["clean"].ids,
-            got["clean"].targets,
-            got["clean"].images[:, 2, 1, 1],
-            got["mixed"].targets[:, 0],
-        )
-        found[case] = [gather_rows(part).tolist() for part in parts]
+    for parts in (1, 2):
+        own = torch.tensor(order(parts)).argsort()[rank() * ROWS : (rank() + 1) * ROWS]  # in the global batch
+        images = own.float().view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+        mixed = View(images.unsqueeze(1), own.double().unsqueeze(1))
+        views, before = {"clean": View(images, own * 2, own), "mixed": mixed}, torch.rand(ROWS)
+        for case, rises in RISES.items():
+            got = chosen_views(views, before, before + torch.tensor(rises)[own], share, parts)
+            clean, mixed = got["clean"], got["mixed"]
+            columns = (clean.ids, clean.targets, clean.images[:, 2, 1, 1], mixed.targets[:, 0])
+            found[case, parts] = [gather_rows(column).tolist() for column in columns]
     return found
 
 
 @pytest.mark.slow
 def test_two_ranks_choose_from_all_images_and_share_them_evenly(tmp_path):
+    """The chosen ones, in the order of the global batch, are cut into micro-batches, and these into ranks."""
     found = run_on_ranks(2, choose, 1 / 3, folder=tmp_path)
     for case, rises in RISES.items():
-        wanted = sorted(torch.tensor(rises).sort(descending=True, stable=True).indices[:4].tolist())
-        assert found[case] == [wanted, [2 * i for i in wanted], wanted, wanted], case
+        first, second, third, fourth = sorted(
+            torch.tensor(rises).sort(descending=True, stable=True).indices[:4].tolist()
+        )
+        for parts, wanted in ((1, [first, second, third, fourth]), (2, [first, third, second, fourth])):
+            assert found[case, parts] == [wanted, [2 * i for i in wanted], wanted, wanted], (case, parts)
 
 
 def test_one_process_takes_the_chosen_rows():
