@@ -2,12 +2,13 @@
 
     python benchmarks/sharpness.py [--ranks 2] [--rounds 10] [--images 8] [--stages 0 1 2 3] [--no-memory]
 
-One process a rank holds the plain step, F-SAM's, RAT's, LookSAM's (two passes in one of 5 steps) and MSAM's
-on engines of their own; they take turns, so that a machine whose speed drifts is fair to all. Time is
-processor time (user and system) of rank 0, summed over the rounds, which are a multiple of LookSAM's 5. The
-limit is 2 where a step makes two forward and two backward passes for one, 1.2 for LookSAM and 1 for MSAM.
-Added memory is F-SAM's peak less the plain one's, beside 8 bytes a weight (the backup and the gradient
-average) divided by the ranks that share them.
+One process a rank holds the plain step, F-SAM's, RAT's, LookSAM's (two passes in one of 5 steps), MSAM's and
+ESAM's (a second pass over half of the images, after a forward pass over all) on engines of their own; they
+take turns, so that a machine whose speed drifts is fair to all. Time is processor time (user and system) of
+rank 0, summed over the rounds, which are a multiple of LookSAM's 5. The limit is 2 where a step makes two
+forward and two backward passes for one, 1.2 for LookSAM, 1 for MSAM, and 1.83 for ESAM if a backward pass
+costs two forward ones. Added memory is F-SAM's peak less the plain one's, beside 8 bytes a weight (the backup
+and the gradient average) divided by the ranks that share them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rtk.train.setup import build_state
 from rtk.train.state import TrainState
 from rtk.train.step import train_step
 
-PLAIN, FSAM, RAT, LOOKSAM, MSAM = "plain", "F-SAM", "RAT", "LookSAM", "MSAM"
+PLAIN, FSAM, RAT, LOOKSAM, MSAM, ESAM = "plain", "F-SAM", "RAT", "LookSAM", "MSAM", "ESAM"
 LOOKS = 5  # steps of a cycle of LookSAM
 METHODS: dict[str, dict[str, Any]] = {
     PLAIN: {},
@@ -35,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     RAT: {"objective": {"rat": {"weight": 1.0}}},
     LOOKSAM: {"sharpness": {"variant": "looksam", "every": LOOKS}},
     MSAM: {"sharpness": {"variant": "msam"}},
+    ESAM: {"sharpness": {"variant": "esam"}},
 }
 
 

@@ -80,7 +80,7 @@ def take_rows(rows: Tensor, chosen: Tensor, takers: Tensor) -> Tensor:
         ranks.bincount(minlength=world_size()).tolist() for ranks in (owners[taken], takers[own])
     )
     arrived = rows.new_empty((len(places), *rows.shape[1:]))
-    dist.all_to_all_single(arrived, rows[leaving], received, sent)
+    dist.all_to_all_single(arrived, rows[leaving].contiguous(), received, sent)
     return torch.empty_like(arrived).index_copy_(0, places, arrived)
 
 
