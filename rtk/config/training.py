@@ -33,6 +33,9 @@ class OptimizerConfig(Section):
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="a layer's learning rate as a share of the next one's; 1: all the same"
     )
+    head_scale: PositiveFloat = Field(
+        1.0, description="factor on the learning rate of the head (ASCOOD's code for CIFAR-100: 0.05)"
+    )
     clip_norm: PositiveFloat | None = Field(
         None, description="largest global gradient norm; null: no clipping"
     )

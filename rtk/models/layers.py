@@ -39,18 +39,19 @@ def freeze_layers(backbone: nn.Module, count: int) -> None:
             parameter.requires_grad_(False)
 
 
-def learning_rate_scales(model: Any, decay: float) -> dict[str, float]:
+def learning_rate_scales(model: Any, decay: float, head: float = 1.0) -> dict[str, float]:
     """Factor on the learning rate of every trained parameter of a classifier, by name.
 
-    decay ** (layers above it): the head has 1, the last layer of the backbone `decay`, the one before it
-    decay ** 2 (Clark et al. 2020; as in BEiT and MAE).
+    decay ** (layers above it): the last layer of the backbone has `decay`, the one before it decay ** 2
+    (Clark et al. 2020; as in BEiT and MAE). The head has 1, or `head`.
     """
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    of_head = {name: head for name in trained if name.startswith("head.")}
     if decay == 1:
-        return dict.fromkeys(trained, 1.0)
+        return dict.fromkeys(trained, 1.0) | of_head
     layers = {f"backbone.{name}": layer for name, layer in layer_indices(model.backbone).items()}
     above = max(layers.values()) + 1
-    return {name: decay ** (above - layers.get(name, above)) for name in trained}
+    return {name: decay ** (above - layers.get(name, above)) for name in trained} | of_head
 
 
 def suits_channels_last(model: nn.Module) -> bool:

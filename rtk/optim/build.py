@@ -32,9 +32,10 @@ def uncompiled(kind: type[Optimizer]) -> Any:
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     """The torch optimiser that a config describes, over the parameters that take gradients.
 
-    Every parameter group has a `scale`, its factor on the scheduled learning rate (layer-wise decay).
+    Every parameter group has a `scale`, its factor on the scheduled learning rate (layer-wise
+    decay, or that of the head).
     """
-    groups = parameter_groups(model, config.lr, config.layer_decay)
+    groups = parameter_groups(model, config.lr, config.layer_decay, config.head_scale)
     if config.name == "adamw":
         return uncompiled(AdamW)(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     return uncompiled(SGD)(
@@ -46,9 +47,11 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
     )
 
 
-def parameter_groups(model: nn.Module, lr: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Trained parameters by their factor on the learning rate, one group where there is no decay."""
+def parameter_groups(
+    model: nn.Module, lr: float, layer_decay: float = 1.0, head_scale: float = 1.0
+) -> list[dict[str, Any]]:
+    """Trained parameters by their factor on the learning rate, one group where all have the same."""
     parameters, groups = dict(model.named_parameters()), defaultdict(list)
-    for name, scale in learning_rate_scales(model, layer_decay).items():
+    for name, scale in learning_rate_scales(model, layer_decay, head_scale).items():
         groups[scale].append(parameters[name])
     return [{"params": members, "lr": lr * scale, "scale": scale} for scale, members in groups.items()]

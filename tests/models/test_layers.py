@@ -46,6 +46,18 @@ def test_the_optimiser_has_a_group_for_every_rate(decay, groups):
     assert all(group["lr"] == pytest.approx(0.1 * group["scale"]) for group in optimizer.param_groups)
 
 
+@pytest.mark.parametrize(("decay", "last"), [(1.0, 1.0), (0.5, 0.5)])
+def test_the_head_can_learn_at_a_rate_of_its_own(decay, last):
+    model = build_model(ModelConfig(width=2), 5)
+    optimizer = build_optimizer(OptimizerConfig(lr=0.2, layer_decay=decay, head_scale=0.05), model)
+    scales = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert {scales[id(parameter)] for parameter in model.head.parameters()} == {0.05}
+    assert scales[id(model.backbone.stages[-1][-1].conv2.weight)] == last
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(model.head.bias)] == pytest.approx(0.2 * 0.05)
+    assert scales.keys() == {id(parameter) for parameter in model.parameters()}
+
+
 def test_narrow_shortcuts_are_not_laid_out_channels_last():
     assert not suits_channels_last(build_model(ModelConfig(width=4), 5))
     assert suits_channels_last(build_model(ModelConfig(width=8), 5))
