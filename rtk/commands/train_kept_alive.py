@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rtk.commands.parsers import Options
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import free_folder, unique_name
-from rtk.runtime.interrupts import RAY_ENDED_CODE, wanted_signals
+from rtk.runtime.interrupts import RAY_ENDED, RAY_ENDED_CODE, wanted_signals
 
 if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
@@ -36,7 +36,10 @@ def keep_alive(options: Options, config: RunConfig | None) -> int:
     reached, deaths = _step(run), 0
     with Charge() as charge:
         while True:
+            ends = _ends_of_ray(run)
             code = charge.run([*command, *(["--json"] if options.json else [])])
+            if _ends_of_ray(run) > ends:  # which ends the process as it pleases
+                code = RAY_ENDED_CODE
             if code >= 0 and code != RAY_ENDED_CODE:
                 return code
             before, reached = reached, max(reached, _step(run))
@@ -107,6 +110,11 @@ def _next_command(run: RunFolder, command: list[str]) -> list[str]:
         return ["train", "--resume", run.place]
     shutil.rmtree(run.path, ignore_errors=True)
     return command
+
+
+def _ends_of_ray(run: RunFolder) -> int:
+    """How often a driver of the run has said that Ray had ended."""
+    return run.read_notices().count(RAY_ENDED)
 
 
 def _step(run: RunFolder) -> int:

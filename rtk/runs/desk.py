@@ -92,9 +92,9 @@ class DistantRun(RunFolder):
         """See `RunFolder`."""
         return self._ask("read_json", name)
 
-    def add_notice(self, text: str) -> None:
+    def add_notice(self, text: str, aloud: bool = True) -> None:
         """See `RunFolder`."""
-        self._say("add_notice", text)
+        self._say("add_notice", text, aloud)
 
     def request_save(self) -> None:
         """See `RunFolder`."""

@@ -193,9 +193,15 @@ class RunFolder:
         """Delete a JSON file, if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
-    def add_notice(self, text: str) -> None:
-        """Say something to whoever watches the run, from any process; a full disk is no reason to fail."""
-        print(text, file=sys.stderr, flush=True)
+    def add_notice(self, text: str, aloud: bool = True) -> None:
+        """Say something to whoever watches the run, from any process; a full disk is no reason to fail.
+
+        Args:
+            text: a line.
+            aloud: print it too; not where this process shows the run's notices.
+        """
+        if aloud:
+            print(text, file=sys.stderr, flush=True)
         with suppress(OSError), (self.path / NOTICES).open("a", encoding="utf-8") as file:
             file.write(text.replace("\n", " ") + "\n")
 

@@ -12,6 +12,7 @@ from typing import Any
 REPEAT_SECONDS = 1.0
 # Ctrl-C; a scheduler; a terminal that has been closed. Exit codes are 128 more: 130, 143, 129.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RAY_ENDED = "Ray has ended on this machine; the run can go on from its last checkpoint"
 RAY_ENDED_CODE = 75  # exit code where Ray was ended under a run; EX_TEMPFAIL of sysexits.h
 
 

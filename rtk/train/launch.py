@@ -28,7 +28,7 @@ from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runs.sweep import sweep_of
 from rtk.runs.working_copy import local_folder
 from rtk.runtime.environment import describe_environment
-from rtk.runtime.interrupts import RAY_ENDED_CODE, Interrupts
+from rtk.runtime.interrupts import RAY_ENDED, RAY_ENDED_CODE, Interrupts
 from rtk.runtime.ray_session import check_resources, start_ray, wait_for_units, worker_memory
 from rtk.scores.selection import wanted_scores
 from rtk.tracking.sending import mirrored
@@ -39,7 +39,7 @@ from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
 from rtk.train.vitals import watched
-from rtk.train.workers import RAY_ENDED, use_gpus, watch_workers
+from rtk.train.workers import use_gpus, watch_workers
 
 SKIPPED_FILE = "skipped.csv"
 

@@ -8,14 +8,13 @@ from typing import Any
 
 from rtk.runs.desk import open_desk
 from rtk.runs.working_copy import store_of
-from rtk.runtime.interrupts import Interrupts
+from rtk.runtime.interrupts import RAY_ENDED, Interrupts
 from rtk.runtime.ray_session import is_alive, units_of_cluster
 from rtk.train.hang import HangWatch
 from rtk.train.job import FAILURE_FILE, TrainingJob
 from rtk.train.progress import ProgressDisplay
 
 POLL_SECONDS = 0.2
-RAY_ENDED = "Ray has ended on this machine; the run can go on from its last checkpoint"
 LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
 
 
@@ -54,7 +53,7 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
             else:
                 hang.look()
         if thread.is_alive():
-            display.say(RAY_ENDED)
+            job.run.add_notice(RAY_ENDED, aloud=False)
             status = "failed" if interrupts.signal is None else "interrupted"
             result = {"status": status, "message": RAY_ENDED, "metrics": {}}
     job.run.clear_stop()
