@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy.special import betaincinv
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -31,6 +32,7 @@ runpy.run_path({str(BENCHMARKS / "gpu.py")!r}, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_it_starts_from_a_bare_checkout_without_ray(tmp_path):
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")

@@ -57,6 +57,7 @@ def test_a_refusal_is_told_at_once(bucket, tmp_path):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 def test_a_lasting_outage_ends_in_an_error_after_the_time_allowed(monkeypatch, tmp_path):
     monkeypatch.setenv(TIMEOUT, "1")
     (tmp_path / "here").write_bytes(b"a")
@@ -65,6 +66,7 @@ def test_a_lasting_outage_ends_in_an_error_after_the_time_allowed(monkeypatch, t
         store.upload(tmp_path / "here", "name")
 
 
+@pytest.mark.slow
 def test_errors_resets_and_cut_answers_tear_nothing(bucket, storage_port, tmp_path):
     faults = Faults(seed=1, error=0.2, reset=0.05, cut=0.05)
     with unreliable(storage_port, faults) as port:

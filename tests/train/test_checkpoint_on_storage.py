@@ -18,6 +18,8 @@ from rtk.train.saving import SaveError, save_checkpoint
 from tests.object_storage import in_folder
 from tests.train.uniform_states import loaded, state_of
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """The process ends here."""

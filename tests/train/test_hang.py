@@ -31,6 +31,8 @@ WAITS = (
 # Whenever one looks, it is in another function. (Of a deep recursion py-spy often cannot read the stack.)
 WORKS = """
 from itertools import cycle
+
+pytestmark = pytest.mark.slow
 names = [f"step_{number}" for number in range(1000)]
 exec("\\n".join(f"def {name}():\\n    return sum(range(1000))" for name in names))
 steps = [globals()[name] for name in names]

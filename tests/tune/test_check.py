@@ -246,6 +246,7 @@ def test_data_that_no_sweep_may_use_is_refused_in_one_line(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_test_set_is_refused_in_one_line_before_ray_starts(tmp_path):
     from rtk.data.sets.builtin import resolve_path
 
