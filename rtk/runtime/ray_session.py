@@ -233,6 +233,13 @@ def wait_for_units(wanted: int, gpus: bool, seconds: float) -> None:
     request_resources(bundles=[])  # the run asks for its own
 
 
+def units_that_may_come(gpus: bool) -> int:
+    """GPUs, or CPUs, of all nodes that the cluster's autoscaler may start; 0 where it has none."""
+    from ray._private.state import state
+
+    return int((state.get_max_resources_from_cluster_config() or {}).get(_kind(gpus), 0))
+
+
 def _kind(gpus: bool) -> str:
     return "GPU" if gpus else "CPU"
 

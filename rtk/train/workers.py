@@ -9,7 +9,7 @@ from typing import Any
 from rtk.runs.desk import open_desk
 from rtk.runs.working_copy import store_of
 from rtk.runtime.interrupts import RAY_ENDED, Interrupts
-from rtk.runtime.ray_session import is_alive, units_of_cluster
+from rtk.runtime.ray_session import is_alive, units_of_cluster, units_that_may_come
 from rtk.train.hang import HangWatch
 from rtk.train.job import FAILURE_FILE, TrainingJob
 from rtk.train.progress import ProgressDisplay
@@ -19,8 +19,8 @@ LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the la
 
 
 def use_gpus() -> bool:
-    """Whether workers hold GPUs: where the cluster has any."""
-    return units_of_cluster(gpus=True) > 0
+    """Whether workers hold GPUs: where the cluster has any, or may start nodes that have."""
+    return units_of_cluster(gpus=True) > 0 or units_that_may_come(gpus=True) > 0
 
 
 def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from rtk.runtime import elastic, ray_session
 from rtk.runtime.elastic import answering_nodes
-from rtk.runtime.ray_session import is_alive, start_ray, units_of_cluster, wait_for_units
+from rtk.runtime.ray_session import is_alive, start_ray, units_of_cluster, units_that_may_come, wait_for_units
 
 
 def test_an_empty_address_counts_as_unset(monkeypatch):
@@ -49,6 +49,7 @@ def test_daemons_are_out_of_reach_of_signals_to_the_group(ray_session):
 
 def test_workers_are_waited_for_until_time_is_up(ray_session, capsys):
     present = units_of_cluster(gpus=False)
+    assert units_that_may_come(gpus=True) == 0  # no autoscaler here
     wait_for_units(present, gpus=False, seconds=60)
     assert capsys.readouterr().err == ""
     wait_for_units(present + 1, gpus=False, seconds=0.1)
