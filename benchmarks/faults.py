@@ -3,6 +3,7 @@
     python benchmarks/faults.py --output faults --kills 200          goes on where it stopped
     python benchmarks/faults.py --output faults --kills 40 --minutes 30
     python benchmarks/faults.py --output faults --plain 10           Ray Train without rtk, for comparison
+    python benchmarks/faults.py --output faults --damage 1000 --crashes 500      checkpoints alone, in minutes
     python benchmarks/faults.py --output faults                      the summary alone
 
 A run of each setting (ZeRO stage and methods) that nothing disturbs is the reference. The others are started
@@ -26,6 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from faults_crashes import crash
+from faults_damage import damage_checkpoints
 from faults_kills import SETTINGS, VICTIMS, disturbed_run, reference_run
 from faults_plain import plain_kills
 
@@ -41,6 +44,11 @@ def append(file: Path, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
             stream.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
+
+
+def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write JSON lines anew."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def campaign(options: argparse.Namespace) -> None:
@@ -71,6 +79,14 @@ def summary(folder: Path) -> list[str]:
     same = [run for run in runs if run["code"] == 0 and not run["differing"] and not run["rows"]]
     lines = [f"{len(kills)} kills in {len(runs)} runs; {len(same)} runs finished bit-equal, each row once"]
     lines += [f"not so: {json.dumps(run)}" for run in runs if run not in same]
+    for row in rows_of(folder / "crashes.jsonl"):
+        lines.append(
+            f"{row['crashes']} crashes of a process that saves, {row['saving']} of them in a save: "
+            f"{row['whole']} left the old or the new checkpoint, whole; {row['mended']} needed an earlier one"
+        )
+    for row in rows_of(folder / "damage.jsonl"):
+        found = f"{row['found']} of {row['count']} found"
+        lines.append(f"{row['kind']}: {found}, {row['gone_on']} gone on from a whole one")
     groups = {victim: [k for k in kills if k["victim"] == victim] for victim in VICTIMS}
     groups["while a checkpoint was written"] = [k for k in kills if k["saving"]]
     groups["a worker of plain Ray Train"] = plain
@@ -93,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--kills", type=int, default=0, help="kills in all, those that are there included")
     parser.add_argument("--plain", type=int, default=0, help="kills of a worker of plain Ray Train, in all")
+    parser.add_argument("--damage", type=int, default=0, help="damaged copies of a run's checkpoints")
+    parser.add_argument("--crashes", type=int, default=0, help="kills of a process that saves all the time")
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -102,6 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = options.plain - len(rows_of(options.output / "plain.jsonl"))
     if missing > 0:
         append(options.output / "plain.jsonl", plain_kills(options.output, missing))
+    if options.damage:
+        run = reference_run(options.output, next(iter(SETTINGS))).path
+        write(options.output / "damage.jsonl", damage_checkpoints(run, options.damage, options.seed))
+    if options.crashes:
+        write(options.output / "crashes.jsonl", crash(options.crashes, options.seed))
     print("\n".join(summary(options.output)))
     times = [k["seconds"] for k in rows_of(options.output / "kills.jsonl") if k["seconds"] is not None]
     if times:
