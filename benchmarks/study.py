@@ -29,6 +29,7 @@ from study_page import write_study_page
 from study_plan import METHODS, PARTS, SEEDS, TRIALS, prepare_part, run_config, space_of, word
 
 from rtk.evaluate.evaluate import evaluate_run
+from rtk.runs.data_record import ENVIRONMENT
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
 from rtk.runs.sweep import Sweep
@@ -134,7 +135,9 @@ class Study:
         result = read_result(run)
         seconds = time.monotonic() - started
         shutil.rmtree(run.checkpoints)
+        hardware = run.read_json(ENVIRONMENT)["hardware"]
         return {
+            "machine": f"{hardware['cores']} cores of {hardware['cpu']}",
             "summary": result["summary"],
             "scores": result["scores"],
             "values": values,

@@ -69,7 +69,8 @@ def heading(rows: Rows, tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
     hours = (sum(row["seconds"] for row in rows) + sum(each["seconds"] for each in tuned.values())) / 3600
     yield "# A study on photographs"
     yield ""
-    done = f"{len(rows)} of {len(PARTS) * len(METHODS) * SEEDS} runs, {hours:.1f} hours with the sweeps"
+    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    done = f"{len(rows)} of {len(PARTS) * len(METHODS) * SEEDS} runs, {hours:.1f} hours with the sweeps, on {machines}"
     yield f"`python benchmarks/study.py`: {done}. {METHOD_OF_THE_STUDY}"
     yield ""
 
@@ -165,12 +166,12 @@ def every_score(runs: Mapping[str, Rows]) -> Iterator[str]:
 
 
 def costs(name: str, runs: Mapping[str, Rows], tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Time of a run and of a sweep, and the values that it chose."""
-    yield "| method | training s | with evaluation s | beside CE | sweep s | values chosen |"
+    """Time of a method's quickest run, for other work may have run beside some; and the values of its sweep."""
+    yield "| method | training s (quickest seed) | with evaluation s | beside CE | sweep s | values chosen |"
     yield "|---|---:|---:|---:|---:|---|"
-    plain = np.mean([row["training_seconds"] for row in runs[BASELINE]]) if BASELINE in runs else np.nan
+    plain = min((row["training_seconds"] for row in runs.get(BASELINE, ())), default=float("nan"))
     for method, own in runs.items():
-        training, whole = (np.mean([row[key] for row in own]) for key in ("training_seconds", "seconds"))
+        training, whole = (min(row[key] for row in own) for key in ("training_seconds", "seconds"))
         swept = next((each for key, each in tuned.items() if key == f"{name}-{word(method)}"), None)
         values = ", ".join(f"{key.rpartition('.')[2]} {value:.3g}" for key, value in own[0]["values"].items())
         yield (
