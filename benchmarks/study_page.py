@@ -70,8 +70,8 @@ def heading(rows: Rows, tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[str]
     yield "# A study on photographs"
     yield ""
     machines = ", ".join(sorted({row["machine"] for row in rows}))
-    done = f"{len(rows)} of {len(PARTS) * len(METHODS) * SEEDS} runs, {hours:.1f} hours with the sweeps, on {machines}"
-    yield f"`python benchmarks/study.py`: {done}. {METHOD_OF_THE_STUDY}"
+    done = f"{len(rows)} of {len(PARTS) * len(METHODS) * SEEDS} runs, {hours:.1f} hours with the sweeps"
+    yield f"`python benchmarks/study.py`: {done}, on {machines}. {METHOD_OF_THE_STUDY}"
     yield ""
 
 
@@ -166,7 +166,7 @@ def every_score(runs: Mapping[str, Rows]) -> Iterator[str]:
 
 
 def costs(name: str, runs: Mapping[str, Rows], tuned: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Time of a method's quickest run, for other work may have run beside some; and the values of its sweep."""
+    """Time of a method's quickest run, as other work may have run beside some; the values of its sweep."""
     yield "| method | training s (quickest seed) | with evaluation s | beside CE | sweep s | values chosen |"
     yield "|---|---:|---:|---:|---:|---|"
     plain = min((row["training_seconds"] for row in runs.get(BASELINE, ())), default=float("nan"))
