@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from rtk.cli import main
-from rtk.runs.checkpoints import resolve_checkpoint
+from rtk.runs.checkpoint_faults import faults_of
+from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.folder import RunFolder
 
 RTK = [sys.executable, "-m", "rtk.cli"]
@@ -59,6 +60,7 @@ def test_killed_driver_and_killed_ray_end_as_if_nothing_had_been(tmp_path):
         (driver,) = wait_for(lambda: [c for c in me.children() if c != driver], keeper)
         (daemon, *_) = wait_for(lambda: daemons(driver), keeper)
         assert any("training epoch" in line for line in lines)
+        wait_for(lambda: has_checkpoint(run.checkpoints / "last"), keeper)
         daemon.kill()
         assert any(line.startswith("keep-alive: ") and "going on" in line for line in lines)
         keeper.send_signal(signal.SIGTERM)  # at a moment when nothing trains
@@ -66,7 +68,7 @@ def test_killed_driver_and_killed_ray_end_as_if_nothing_had_been(tmp_path):
     finally:
         keeper.kill()
     assert keeper.returncode == 143
-    resolve_checkpoint(run.checkpoints / "last")
+    assert faults_of(run.checkpoints / "last") == []
     rows = [json.dumps([row["step"], row["key"]]) for row in run.read_metrics()]
     assert len(rows) == len(set(rows))
 
