@@ -25,14 +25,14 @@ from rtk.train.hang import HangWatch
 from rtk.train.pulse import FOLDER, beating, shares
 from rtk.train.vitals import TOLD, RankWatch
 
+pytestmark = pytest.mark.slow
+
 WAITS = (
     "import threading\ndef all_reduce():\n    print(flush=True)\n    threading.Event().wait()\nall_reduce()"
 )
 # Whenever one looks, it is in another function. (Of a deep recursion py-spy often cannot read the stack.)
 WORKS = """
 from itertools import cycle
-
-pytestmark = pytest.mark.slow
 names = [f"step_{number}" for number in range(1000)]
 exec("\\n".join(f"def {name}():\\n    return sum(range(1000))" for name in names))
 steps = [globals()[name] for name in names]
@@ -216,6 +216,7 @@ def test_signals_do_not_count(run, ranks):
     (process,) = ranks(WORKS)
     os.kill(process.pid, signal.SIGSTOP)
     while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+        assert process.poll() is None
         time.sleep(0.01)
     assert not hang.examine(run.read_json(f"{FOLDER}/00000.json"))["moves"]
     os.kill(process.pid, signal.SIGCONT)
