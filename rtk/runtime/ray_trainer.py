@@ -53,7 +53,7 @@ class Trainer(DataParallelTrainer):
         options: of Ray's trainer.
     """
 
-    def __init__(self, function: Callable[..., Any], growth: Growth | None, **options: Any) -> None:
+    def __init__(self, function: Callable[..., Any], growth: Growth | None = None, **options: Any) -> None:
         super().__init__(function, **options)
         self.growth = growth
 

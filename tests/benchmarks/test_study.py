@@ -40,6 +40,7 @@ def rows(method, accuracies, part="lite0-flowers"):
             "part": part,
             "method": method,
             "seed": seed,
+            "machine": "2 cores of a processor",
             "summary": {"accuracy": accuracy, "aurc": 1 - accuracy},
             "scores": {"msp": {"ds_aurc_near": 0.3}, "knn": {"ds_aurc_near": 1 - accuracy}},
             "values": {"optimizer.lr": 0.01},
@@ -57,6 +58,7 @@ def test_the_page_shows_means_intervals_losses_and_costs(tmp_path):
     page = study_page.write_study_page(found, tuned, tmp_path / "study.md")
     text = page.read_text(encoding="utf-8")
     assert f"9 of {len(PARTS) * len(METHODS) * SEEDS} runs" in text
+    assert "on 2 cores of a processor." in text
     assert "| SURE+ | 3 | 75.0 ± 1.0 | 250.0 ± 10.0 |" in text
     assert "**+5.0 [+5.0, +5.0]**" in text
     assert "Better: SURE+ in accuracy, SURE+ in AURC. Worse: RAT in accuracy, RAT in AURC." in text
