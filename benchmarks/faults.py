@@ -10,10 +10,10 @@ A run of each setting (ZeRO stage and methods) that nothing disturbs is the refe
 by `rtk train --keep-alive` and lose a worker, Ray's daemon or the driver a few times each: at any moment,
 while a checkpoint is being written, or while they start. In the end every file of the last and the best
 checkpoint (weights, optimiser, EMA, F-SAM's average, BatchNorm) has to be the reference's, bit by bit, and
-every row of the metrics has to be there once, with the reference's losses. Only processes below those that
-are started here are killed. A JSON line of each kill goes to `OUTPUT/kills.jsonl`, of each run to
-`runs.jsonl`; what is drawn depends on the number of the run alone. The last line is the median time from a
-kill to the next step.
+every validation metric and learning rate of an epoch's end has to be there once, with its value. Only
+processes below those that are started here are killed. A JSON line of each kill goes to `OUTPUT/kills.jsonl`,
+of each run to `runs.jsonl`; what is drawn depends on the number of the run alone. The last line is the median
+time from a kill to the next step.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def keep_alive(options: Options, config: RunConfig | None) -> int:
         while True:
             ends = _ends_of_ray(run)
             code = charge.run([*command, *(["--json"] if options.json else [])])
-            if _ends_of_ray(run) > ends:  # which ends the process as it pleases
+            if charge.signal is None and _ends_of_ray(run) > ends:  # which ends the process as it pleases
                 code = RAY_ENDED_CODE
             if code >= 0 and code != RAY_ENDED_CODE:
                 return code
@@ -82,6 +82,8 @@ class Charge:
         if self.signal is not None:
             return -self.signal
         self._child = subprocess.Popen([sys.executable, "-m", "rtk.cli", *command])  # nosec B603  # itself
+        if self.signal is not None:  # it came before there was a process to pass it on to
+            self._child.send_signal(self.signal)
         return self._child.wait()
 
     def wait(self, seconds: float) -> None:
@@ -105,7 +107,12 @@ def _resumed(options: Options) -> tuple[RunFolder, list[str]]:
 
 
 def _next_command(run: RunFolder, command: list[str]) -> list[str]:
-    """The command that goes on with a run; the same one where it was killed before it knew its config."""
+    """The command that goes on with a run; the same one where it was killed before it knew its config.
+
+    That of a resumed run too: what it changes may not have been written down yet.
+    """
+    if "--resume" in command:
+        return command
     if (run.path / "config.yaml").exists():
         return ["train", "--resume", run.place]
     shutil.rmtree(run.path, ignore_errors=True)

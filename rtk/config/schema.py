@@ -153,6 +153,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
         self._check_batch()
+        self._check_elastic()
         self._check_local_ascent()
         without = self.optimizer.name == "sgd" and not self.optimizer.momentum
         if self.sharpness.variant == "msam" and without:
@@ -224,6 +225,16 @@ class RunConfig(Section):
                 raise ValueError(
                     f"{got}, wanted a multiple of train.{key} times train.accumulation ({parts})"
                 )
+
+    def _check_elastic(self) -> None:
+        """Refuse what would make weights depend on how many workers there happened to be."""
+        local = {"model.batchnorm": self.model.batchnorm, "sharpness.sync": self.sharpness.sync}
+        key = next((key for key, value in local.items() if value == "local"), None)
+        if self.train.min_workers is not None and key is not None:
+            raise ValueError(
+                f"train.min_workers: got {self.train.min_workers} with {key} local, whose results depend on "
+                f"the number of workers; wanted another {key}, or train.min_workers null"
+            )
 
     def _cut_unevenly(self, workers: int) -> list[str]:
         """What cannot be cut into equal parts, a micro-batch of each worker."""

@@ -35,7 +35,7 @@ LOCK = ".synced.lock"
 CHECKPOINTS = "checkpoints"
 SETTLED_SECONDS = 5  # by which the clocks of two machines may differ, too
 # Of the process that trains and of no use to any other; Ray's own.
-LEFT_OUT = ("ray", "ranks", "tune", "stop", "failure.json")
+LEFT_OUT = ("ray", "ranks", "tune", "stop", "save", "failure.json")
 OPENED: set[Path] = set()  # by this process, to send what it changes in them
 Stamp: TypeAlias = list[int]  # size in bytes and time of writing in nanoseconds
 

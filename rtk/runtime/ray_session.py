@@ -225,12 +225,14 @@ def wait_for_units(wanted: int, gpus: bool, seconds: float) -> None:
     if present >= wanted:
         return
     request_resources(bundles=[{_kind(gpus): 1}] * wanted)
-    while present < wanted and time.monotonic() < until:
-        if present != before:
-            print(f"waiting for workers: {present} of {wanted} {_kind(gpus)}s are up", file=sys.stderr)
-        time.sleep(min(UNITS_SECONDS, seconds))
-        before, present = present, units_of_cluster(gpus)
-    request_resources(bundles=[])  # the run asks for its own
+    try:
+        while present < wanted and time.monotonic() < until:
+            if present != before:
+                print(f"waiting for workers: {present} of {wanted} {_kind(gpus)}s are up", file=sys.stderr)
+            time.sleep(min(UNITS_SECONDS, seconds))
+            before, present = present, units_of_cluster(gpus)
+    finally:
+        request_resources(bundles=[])  # the run asks for its own, and nobody for a wait that was interrupted
 
 
 def units_that_may_come(gpus: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +15,7 @@ from rtk.runs.folder import RunFolder
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import read_state
 from rtk.train.hang import process_of
-from rtk.train.pulse import FOLDER
+from rtk.train.pulse import read_pulses
 
 
 def step_reached(run: RunFolder, select: str) -> int:
@@ -43,8 +43,8 @@ def step_reached(run: RunFolder, select: str) -> int:
 def end_orphans(run: RunFolder) -> None:
     """End the workers here that a killed driver has left: for a few seconds they train on, and save."""
     here = socket.gethostname()
-    pulses = [json.loads(file.read_text(encoding="utf-8")) for file in (run.path / FOLDER).glob("*.json")]
-    left = [process for pulse in pulses if pulse.get("host") == here and (process := process_of(pulse))]
+    local = [pulse for pulse in read_pulses(run) if pulse.get("host") == here]
+    left = [process for pulse in local if (process := process_of(pulse)) and process.pid != os.getpid()]
     for process in left:
         with suppress(psutil.NoSuchProcess):
             process.kill()

@@ -6,6 +6,7 @@ a thread that waits for another rank, or for ever, stands at the same place in t
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import threading
@@ -77,6 +78,15 @@ def beating(
 
     with repeating(beat, every, "pulse"):
         yield meter
+
+
+def read_pulses(run: RunFolder) -> list[dict[str, Any]]:
+    """What the ranks of a run have last told, in their order; those that cannot be read are left out."""
+    pulses = []
+    for file in sorted((run.path / FOLDER).glob("[0-9]*.json")):
+        with suppress(OSError, ValueError):  # of an earlier start, being deleted; cut by a loss of power
+            pulses.append(json.loads(file.read_text(encoding="utf-8")))
+    return pulses
 
 
 def shares(looks: deque[tuple[float, float, bool]]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from rtk.runs.vitals import write_vitals
 from rtk.runs.working_copy import store_of
 from rtk.runtime.repeating import repeating
 from rtk.train.gauges import CHECKPOINT_AGE, Exporter
-from rtk.train.pulse import FOLDER
+from rtk.train.pulse import read_pulses
 
 EVERY_SECONDS = 5.0
 TOLD = ("rank", "host", "step", "samples", "data_wait", "collective", "memory_gib", "gpu_memory_gib")
@@ -54,14 +53,9 @@ class RankWatch:
 
     def ranks(self) -> list[dict[str, Any]]:
         """What each rank last told, and `silent`, the seconds in which it has got nowhere."""
-        pulses = list(self._pulses())
+        pulses = read_pulses(self.run)
         ranks = pulses[0].get("ranks", len(pulses)) if pulses else 0
         return [self._told(pulse) for pulse in pulses[:ranks]]  # a larger group may have been before
-
-    def _pulses(self) -> Iterator[dict[str, Any]]:
-        for file in sorted((self.run.path / FOLDER).glob("[0-9]*.json")):
-            with suppress(OSError, ValueError):  # of an earlier start, being deleted
-                yield json.loads(file.read_text(encoding="utf-8"))
 
     def _told(self, pulse: dict[str, Any]) -> dict[str, Any]:
         beats, now = (pulse["pid"], pulse["beats"]), time.monotonic()

@@ -43,6 +43,14 @@ def test_shipped_recipes_are_valid_and_survive_a_round_trip(name, tmp_path, monk
             r"train.workers: got {'least': 3}, wanted a number, or {min: 2, max: 8}",
         ),
         (
+            ["train.workers={min: 1, max: 2}", "model.batchnorm=local"],
+            r"train.min_workers: got 1 with model.batchnorm local, whose results depend on the number",
+        ),
+        (
+            ["train.min_workers=1", "model.batchnorm=sync", "sharpness.variant=sam", "sharpness.sync=local"],
+            r"train.min_workers: got 1 with sharpness.sync local, whose results depend on the number",
+        ),
+        (
             "train.accumulation=5",
             r"train.batch_size: got 64, wanted a multiple of .*train.accumulation \(10\)",
         ),
@@ -183,7 +191,9 @@ def test_duration_in_steps_and_epochs():
 
 
 def test_numbers_of_workers_that_cut_a_batch_evenly():
-    config = load_config("digits_demo", ["train.workers={min: 2, max: 16}", "train.accumulation=2"])
+    config = load_config(
+        "digits_demo", ["train.workers={min: 2, max: 16}", "train.accumulation=2", "model.batchnorm=sync"]
+    )
     assert (config.train.min_workers, config.train.workers) == (2, 16)
     assert config.worker_counts == [2, 4, 8, 16]
     assert load_config("digits_demo").worker_counts == [2]
