@@ -46,6 +46,7 @@ def _main(rank: int, ranks: int, port: int, function: Callable, arguments: tuple
         path.write_bytes(pickle.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # as Python ends, a thread of gloo that lets go of a tensor aborts the process
 
 
 @contextmanager
