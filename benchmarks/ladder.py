@@ -62,14 +62,18 @@ DATA = [
 
 
 def row_config(row: str, seed: int, options: argparse.Namespace) -> RunConfig:
-    """The config of a row, its durations scaled to the length of the run."""
+    """The config of a row of the ladder."""
     recipe, changes = ROWS[row]
+    return small_config(recipe, [*changes, "evaluate.scores=[msp, knn]"], seed, options)
+
+
+def small_config(recipe: str, changes: Sequence[str], seed: int, options: argparse.Namespace) -> RunConfig:
+    """The config of a recipe and changes to it, its durations scaled to the length of the run."""
     steps = max(1, options.epochs * (int(0.9 * options.images) // options.batch_size))
     small = [
         *(f"output={options.output}", f"seed={seed}", f"data.train_rows={options.images}"),
         *(f"model.width={options.width}", f"train.workers={options.workers}"),
         *(f"train.duration={options.epochs}ep", f"train.batch_size={options.batch_size}"),
-        "evaluate.scores=[msp, knn]",
     ]
     config = load_config(recipe, [*DATA, *small, *changes])
     return load_config(recipe, [*DATA, *small, *scaled(config, steps, options), *changes])
@@ -90,17 +94,22 @@ def scaled(config: RunConfig, steps: int, options: argparse.Namespace) -> list[s
     return found
 
 
-def measured(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """Headline metrics of a row's run, which is trained and evaluated as far as it is not yet."""
-    config = row_config(row, seed, options)
+def trained(row: str, config: RunConfig) -> RunFolder:
+    """A row's run, which is trained as far as it is not yet."""
     word = row.lower().replace("+", "_plus").replace("-", "").replace(" ", "_")
-    run = RunFolder(Path(options.output).absolute() / f"{word}-seed{seed}")
+    run = RunFolder(Path(config.output).absolute() / f"{word}-seed{config.seed}")
     if run.path.exists() and run.stored_config() != config:
         raise SystemExit(f"{run.path}: was made with other options; wanted another --output")
+    status, _ = train_to_end(run, config)
+    if status != "finished":
+        raise SystemExit(f"{run.name}: {status}; the same command goes on")
+    return run
+
+
+def measured(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """Headline metrics of a row's run, which is trained and evaluated as far as it is not yet."""
+    run = trained(row, row_config(row, seed, options))
     if not (run.evaluation / "metrics.json").exists():
-        status, _ = train_to_end(run, config)
-        if status != "finished":
-            raise SystemExit(f"{run.name}: {status}; the same command goes on")
         evaluate_run(run)
     summary: dict[str, float] = read_result(run)["summary"]
     return summary
@@ -134,17 +143,28 @@ def verdicts(found: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def add_size(parser: argparse.ArgumentParser, epochs: int, output: str) -> None:
+    """The options of how much is trained, and where."""
+    for name, default in (
+        ("images", 10_000),
+        ("width", 16),
+        ("epochs", epochs),
+        ("seeds", 2),
+        ("workers", 1),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rho", type=float, default=0.05)
+    parser.add_argument("--output", default=output)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
-    for name, default in (("images", 10_000), ("width", 16), ("epochs", 30), ("seeds", 2), ("workers", 1)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--rho", type=float, default=0.05)
-    parser.add_argument("--output", default="ladder")
+    add_size(parser, epochs=30, output="ladder")
     options = parser.parse_args(arguments)
     found: dict[str, list[dict[str, float]]] = {row: [] for row in options.rows}
     for seed in range(options.seeds):  # a seed of every row before the next, so that a table is there early
