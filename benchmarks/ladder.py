@@ -75,6 +75,7 @@ def small_config(recipe: str, changes: Sequence[str], seed: int, options: argpar
         *(f"model.width={options.width}", f"train.workers={options.workers}"),
         *(f"train.duration={options.epochs}ep", f"train.batch_size={options.batch_size}"),
     ]
+    small += [f"train.threads={options.threads}"] if options.threads else []
     config = load_config(recipe, [*DATA, *small, *changes])
     return load_config(recipe, [*DATA, *small, *scaled(config, steps, options), *changes])
 
@@ -154,6 +155,9 @@ def add_size(parser: argparse.ArgumentParser, epochs: int, output: str) -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument(
+        "--threads", type=int, help="of a worker, where two of these commands share a machine"
+    )
     parser.add_argument("--rho", type=float, default=0.05)
     parser.add_argument("--output", default=output)
 

@@ -2,8 +2,9 @@
 
 Trains every method with every seed, equal numbers of epochs for all, joins three seeds of cross-entropy to an
 ensemble, and prints the command that measures and ranks them all. What is finished is not trained again, so
-that it may be called until it is through, and twice at a time with other `--rows`. `RTK_DATA` is the folder
-of `ladder.py`.
+that it may be called until it is through, and two of it at a time with other `--rows` and `--threads 1`:
+convolutions of two processes that share their cores wait for each other. `RTK_DATA` is the folder of
+`ladder.py`.
 
     python benchmarks/methods.py --images 10000 --width 16 --epochs 8 --batch-size 64 --output /tmp/methods
     python benchmarks/methods.py --images 500 --width 4 --epochs 1 --seeds 1 --rows CE OE --output /tmp/try
