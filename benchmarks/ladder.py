@@ -155,9 +155,7 @@ def add_size(parser: argparse.ArgumentParser, epochs: int, output: str) -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument(
-        "--threads", type=int, help="of a worker, where two of these commands share a machine"
-    )
+    parser.add_argument("--threads", type=int, help="of a worker")
     parser.add_argument("--rho", type=float, default=0.05)
     parser.add_argument("--output", default=output)
 
