@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rtk.report.notebook import ComparedRuns, Figure
+from rtk.report.notebook import ComparedRuns, Evaluation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,42 +89,6 @@ class TrainedRun:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{key}</td><td>{value:.4f}</td></tr>" for key, value in self.summary.items())
         return f"<p>{self.status}: <code>{self.path}</code></p><table>{rows}</table>"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured of a run.
-
-    Attributes:
-        run: its folder.
-        result: everything, as in `evaluation/metrics.json`.
-        table: a row for every set and score, metrics as fractions.
-        report: the page with all tables and figures.
-    """
-
-    run: Path
-    result: dict[str, Any]
-    table: pd.DataFrame
-    report: Path
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """Headline metrics, as fractions: `accuracy`, `aurc`, `ds_aurc_near`, ..."""
-        summary: dict[str, float] = self.result["summary"]
-        return summary
-
-    @property
-    def figures(self) -> list[Figure]:
-        """The report's figures of this run: risk-coverage curves, histograms, ROC, reliability."""
-        from rtk.report.evaluated import EvaluatedRun
-        from rtk.report.figures import risk_coverage_figures, score_figures
-        from rtk.runs.folder import RunFolder
-
-        read = EvaluatedRun.read(RunFolder(self.run), self.run.name)
-        return [Figure(*drawn) for drawn in (*risk_coverage_figures([read]), *score_figures(read))]
-
-    def _repr_html_(self) -> str:
-        return f'{self.table.to_html(index=False)}<p>report: <a href="{self.report}">{self.report}</a></p>'
 
 
 def train(

@@ -166,7 +166,7 @@ def _sharded_step(rank: int, port: int, folder: str) -> None:
     engine.step()
     Path(folder, str(rank)).write_text(str(model.weight.tolist()), encoding="utf-8")
     dist.destroy_process_group()
-    # Not as Python ends: a thread of gloo that lets go of a tensor meanwhile aborts the process (pytorch#179291).
+    # Not as Python ends: a thread of gloo that lets go of a tensor meanwhile aborts it (pytorch#179291).
     os._exit(0)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rtk.optim.shards import Shards
-from rtk.optim.sharpness import SharpnessAware, dense
+from rtk.optim.shards import Shards, dense
+from rtk.optim.sharpness import SharpnessAware
 
 
 class EfficientSam(SharpnessAware):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rtk.optim.ascent import dot, sum_of_squares
-from rtk.optim.shards import Shards
-from rtk.optim.sharpness import EPSILON, SharpnessAware, dense, zeros_of
+from rtk.optim.shards import Shards, dense, zeros_of
+from rtk.optim.sharpness import EPSILON, SharpnessAware
 
 ORTHOGONAL_GRADIENT = "orthogonal_gradient"  # in checkpoints and in `state`
 

@@ -140,3 +140,13 @@ def add_to_gradients(parameters: list[Tensor], tensors: list[Tensor], scale: flo
         if parameter.grad.is_sparse:
             parameter.grad = parameter.grad.to_dense()
         parameter.grad.add_(tensor, alpha=scale)
+
+
+def dense(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors, sparse ones as dense."""
+    return [each.to_dense() if each.is_sparse else each for each in tensors]
+
+
+def zeros_of(weight: Tensor) -> Tensor:
+    """Zeros for what is kept of a weight."""
+    return torch.zeros_like(weight, dtype=wide_dtype(weight))

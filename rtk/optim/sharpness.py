@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from rtk.optim.ascent import sum_of_squares, take_off_average_
 from rtk.optim.earlier_state import as_laid_out_now
 from rtk.optim.method import Method
-from rtk.optim.shards import LocalShards, Shards, wide_dtype
+from rtk.optim.shards import LocalShards, Shards, dense, wide_dtype, zeros_of
 
 VARIANTS = ("sam", "asam", "fsam")
 EPSILON = 1e-12  # keeps the division by the norm finite, as published
@@ -284,16 +284,6 @@ def _check_settings(variant: str, rho: float, sigma: float, lmbda: float, every:
         raise ValueError(f"lmbda: got {lmbda}, wanted a number from 0 to 1")
     if every < 1 or not float(every).is_integer():
         raise ValueError(f"every: got {every}, wanted an integer >= 1")
-
-
-def dense(tensors: list[Tensor]) -> list[Tensor]:
-    """Tensors, sparse ones as dense."""
-    return [each.to_dense() if each.is_sparse else each for each in tensors]
-
-
-def zeros_of(weight: Tensor) -> Tensor:
-    """Zeros for what is kept of a weight."""
-    return torch.zeros_like(weight, dtype=wide_dtype(weight))
 
 
 def _kept_of(parameter: Tensor, saved: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,42 @@ class Figure:
 
     def _repr_html_(self) -> str:
         return f"<figure>{self.svg}<figcaption>{self.caption}</figcaption></figure>"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a run.
+
+    Attributes:
+        run: its folder.
+        result: everything, as in `evaluation/metrics.json`.
+        table: a row for every set and score, metrics as fractions.
+        report: the page with all tables and figures.
+    """
+
+    run: Path
+    result: dict[str, Any]
+    table: pd.DataFrame
+    report: Path
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Headline metrics, as fractions: `accuracy`, `aurc`, `ds_aurc_near`, ..."""
+        summary: dict[str, float] = self.result["summary"]
+        return summary
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The report's figures of this run: risk-coverage curves, histograms, ROC, reliability."""
+        from rtk.report.evaluated import EvaluatedRun
+        from rtk.report.figures import risk_coverage_figures, score_figures
+        from rtk.runs.folder import RunFolder
+
+        read = EvaluatedRun.read(RunFolder(self.run), self.run.name)
+        return [Figure(*drawn) for drawn in (*risk_coverage_figures([read]), *score_figures(read))]
+
+    def _repr_html_(self) -> str:
+        return f'{self.table.to_html(index=False)}<p>report: <a href="{self.report}">{self.report}</a></p>'
 
 
 @dataclass(frozen=True)

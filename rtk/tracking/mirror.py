@@ -24,7 +24,7 @@ from rtk.runs.metrics_file import MetricsTail, Row
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
 from rtk.tracking.description import params_of, tags_of
 from rtk.tracking.names import mlflow_model, sqlite_uri
-from rtk.tracking.refusals import DELETED, check_present, deleted_run, is_refusal, send_all
+from rtk.tracking.refusals import DELETED, check_present, deleted_run, is_refusal, send_all, unless_there
 from rtk.tracking.rows import as_metric, is_of_a_population, mark, with_epochs
 from rtk.tracking.status import milliseconds
 
@@ -282,20 +282,10 @@ class Mirror:
             step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
             if state["models"].get(alias) == step:
                 continue
-            _make_registered_model(client, model)
+            unless_there(partial(client.create_registered_model, model))
             tags = {"rtk.step": str(step), "rtk.folder": str(folder)}
             version = client.create_model_version(
                 model, f"{root}/checkpoints/{alias}", state["run_id"], tags=tags
             ).version
             client.set_registered_model_alias(model, alias, version)
             self._note(state, models={**state["models"], alias: step})
-
-
-def _make_registered_model(client: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise

@@ -32,6 +32,17 @@ def is_answer(error: Exception) -> bool:
     return isinstance(error, DeletedError) or getattr(error, "error_code", None) not in NO_ANSWER
 
 
+def unless_there(create: Callable[[], Any]) -> None:
+    """Create what MLflow may have already."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        create()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def reason_of(error: Exception) -> str:
     """First line of an error, short enough for a terminal, without the password that an address may hold."""
     return without_secrets((str(error).strip() or type(error).__name__).splitlines()[0][:300])
