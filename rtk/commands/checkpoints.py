@@ -103,7 +103,7 @@ def _record(folder: Path, names: list[str], verify: bool) -> dict[str, Any]:
         "bytes": size_of(folder),
         "workers": found.get("world_size"),
         "metrics": found.get("metrics"),
-        "faults": faults(folder, contents=verify),
+        "faults": faults(folder, contents=verify, every_byte=True),
         "verified": verify and has_manifest,
     }
 

@@ -72,6 +72,7 @@ CHANGES: dict[str, When] = {
     "train.hang_timeout": T | R | I,
     "train.checkpoint_every": T | R | I,
     "train.checkpoints_kept": T | R | I,
+    "train.verify": T | R | I,
     "train.background_saves": T | R | I,
     "evaluate.": E,
     "deepspeed.": T,

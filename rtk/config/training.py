@@ -208,6 +208,11 @@ class TrainConfig(Section):
         description="newest checkpoints that stay beside the best one; more of them are for an ensemble of "
         "snapshots (rtk evaluate RUN --ensemble --snapshots)",
     )
+    verify: Literal["all", "sampled"] = Field(
+        "all",
+        description="what is read of a checkpoint's files to see that they are what was written, before they "
+        "are loaded: all, or of files above 256 MiB four blocks of 64 (rtk checkpoints --verify reads all)",
+    )
     background_saves: bool = Field(
         True, description="train on while a checkpoint is written, from a copy of it in main memory"
     )

@@ -8,10 +8,8 @@ from pathlib import Path
 from rtk.runs.checkpoints import (
     MANIFEST,
     CheckpointError,
-    FileRecord,
     fetch_whole,
     has_checkpoint,
-    hash_of_file,
     numbered,
     point_to,
     pointer_file,
@@ -20,15 +18,17 @@ from rtk.runs.checkpoints import (
     resolve_checkpoint,
     size_in,
 )
+from rtk.runs.file_records import FileRecord, fault_of_content, hash_of_file
 from rtk.runs.stored_checkpoints import stored_sizes
 
 
-def faults(folder: Path, contents: bool = True) -> list[str]:
+def faults(folder: Path, contents: bool = True, every_byte: bool = False) -> list[str]:
     """What is wrong with the files of a checkpoint, a line each; nothing is known without a manifest.
 
     Args:
         folder: of a checkpoint.
         contents: compare hashes too, not just lengths.
+        every_byte: also of the files of which the run lets some blocks do (`train.verify: sampled`).
     """
     if not (folder / MANIFEST).exists():
         return []
@@ -43,7 +43,7 @@ def faults(folder: Path, contents: bool = True) -> list[str]:
         return [str(error)]
     found = []
     for name, record in files.items():
-        of_file = list(_faults(folder / name, record, contents))
+        of_file = list(_faults(folder / name, record, contents, every_byte or name in fetched))
         if of_file and name in fetched:
             (folder / name).unlink(missing_ok=True)  # or it would be taken for whole by its length
         found += of_file
@@ -110,16 +110,16 @@ def _of_length(name: str, wanted: int, there: int | None) -> str:
     return f"{name}: missing" if there is None else f"{name}: {there:,} bytes, wanted {wanted:,}"
 
 
-def _faults(path: Path, record: FileRecord, contents: bool) -> Iterator[str]:
+def _faults(path: Path, record: FileRecord, contents: bool, every_byte: bool) -> Iterator[str]:
     try:
         size = path.stat().st_size
         if size != record["bytes"]:
             yield _of_length(path.name, record["bytes"], size)
-        elif contents and hash_of_file(path) != record["sha256"]:
-            yield f"{path.name}: not what was written, by its SHA-256"
+        elif contents and (fault := fault_of_content(path, record, every_byte)):
+            yield f"{path.name}: {fault}"
     except FileNotFoundError:
         yield _of_length(path.name, 0, None)
     except OSError as error:
         yield f"{path.name}: {error.strerror}"
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, IndexError):
         yield f"{MANIFEST}: damaged, wanted length and hash of {path.name}"

@@ -11,7 +11,6 @@ numbered folders. In runs of earlier versions they are folders themselves, witho
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,9 +18,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from rtk.runs.atomic import replacing, sync_to_disk
+from rtk.runs.file_records import FileRecord, hash_of_file, record_of
 from rtk.runs.stored_checkpoints import fetch_missing, remove_folder, remove_unfinished
 from rtk.runs.working_copy import push_file, remove_file
 
@@ -29,8 +29,6 @@ MANIFEST = "manifest.json"
 STATE = "state.json"  # every checkpoint has one, of whatever version
 KEPT = 2  # newest whole checkpoints that stay; what an alias points to stays beside them
 NUMBERED = re.compile(r"(\d{5,})-step-(\d+)")
-
-FileRecord: TypeAlias = dict[str, Any]  # of a manifest: `bytes` and `sha256` of a file
 
 
 class CheckpointError(ValueError):
@@ -175,10 +173,10 @@ def drop_unfinished(folder: Path, but: Path | None = None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def seal(path: Path) -> FileRecord:
+def seal(path: Path, in_blocks: bool = False) -> FileRecord:
     """Sync a file to disk, and send it where the run lies; returns its record for the manifest."""
     sync_to_disk(path)
-    record = {"bytes": path.stat().st_size, "sha256": hash_of_file(path)}
+    record = record_of(path, in_blocks)
     push_file(path)
     return record
 
@@ -250,9 +248,3 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     with replacing(path, durable=True) as partial:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
     push_file(path)
-
-
-def hash_of_file(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,8 @@ from typing import Any
 from rtk.config.ensemble import Average, EnsembleConfig
 from rtk.config.model import ModelConfig
 from rtk.runs.atomic import write_json
-from rtk.runs.checkpoints import MANIFEST, fetch_state, hash_of_file
+from rtk.runs.checkpoints import MANIFEST, fetch_state
+from rtk.runs.file_records import hash_of_file
 
 ENSEMBLE = "ensemble.json"
 

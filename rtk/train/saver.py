@@ -113,6 +113,7 @@ class Saver:
             "num_classes": self.job.num_classes,
             "metrics": metrics,
             "config": self.job.config_hash,
+            "verify": self.job.config.train.verify,
         }
 
     def _write(self, snapshot: Snapshot, began: float, is_final: bool, stalled: float | None = None) -> None:

@@ -21,7 +21,8 @@ from torch.distributed import ProcessGroup
 from rtk import __version__
 from rtk.runs.atomic import sync_to_disk, write_json, write_tensors
 from rtk.runs.checkpoint_faults import check_whole
-from rtk.runs.checkpoints import STATE, FileRecord, drop_unfinished, new_folder, prune, publish, seal
+from rtk.runs.checkpoints import STATE, drop_unfinished, new_folder, prune, publish, seal
+from rtk.runs.file_records import FileRecord
 from rtk.runtime.ranks import gather_objects, rank
 from rtk.train.checkpoint import FORMAT, read_state
 from rtk.train.state import (
@@ -172,7 +173,8 @@ def _write_rank(folder: Path, snapshot: Snapshot) -> dict[str, FileRecord]:
     drop_unfinished(folder.parent, but=folder)  # a node that is not rank 0's keeps no manifests
     folder.mkdir(exist_ok=True, parents=True)
     _check_space(folder, sum(tensor.nbytes for tensor in snapshot.shard.values()))
-    files = _write_shard(folder, rank(), snapshot.shard)
+    in_blocks = snapshot.content.get("verify") == "sampled"
+    files = _write_shard(folder, rank(), snapshot.shard, in_blocks)
     if rank() == 0:
         files |= _write_common(folder, snapshot.common, snapshot.content)
     sync_to_disk(folder)
@@ -202,10 +204,12 @@ def _finish(
     publish(alias, folder, files, _about(content))
 
 
-def _write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> dict[str, FileRecord]:
+def _write_shard(
+    folder: Path, number: int, tensors: dict[str, Tensor], in_blocks: bool = False
+) -> dict[str, FileRecord]:
     path = folder / f"shard-{number:05d}.safetensors"
     write_tensors(path, tensors)
-    return {path.name: seal(path)}
+    return {path.name: seal(path, in_blocks)}
 
 
 def _write_common(folder: Path, common: dict[str, Tensor], content: dict[str, Any]) -> dict[str, FileRecord]:

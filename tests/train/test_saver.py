@@ -12,7 +12,9 @@ import torch
 
 from rtk.config import ConfigError, load_config
 from rtk.config.sections import interval_seconds
-from rtk.runs.checkpoints import has_checkpoint, numbered
+from rtk.runs import file_records
+from rtk.runs.checkpoint_faults import faults
+from rtk.runs.checkpoints import has_checkpoint, numbered, read_manifest
 from rtk.runs.folder import RunFolder
 from rtk.train.job import TrainingJob
 from rtk.train.progress import ProgressDisplay
@@ -80,6 +82,22 @@ def test_as_many_checkpoints_stay_as_are_wanted(job_with, kept):
             saver.save(state_of(step), step, None, is_final=step == 5)
     steps = [int(path.name.rpartition("-")[2]) for path in numbered(job.run.checkpoints)]
     assert steps == [3, 4, 5][-kept:]
+
+
+@pytest.mark.parametrize("verify", ["all", "sampled"])
+def test_a_run_says_how_its_files_are_to_be_verified(job_with, monkeypatch, verify):
+    monkeypatch.setattr(file_records, "BLOCK", 16)
+    job = job_with(f"train.verify={verify}")
+    with Saver(job) as saver:
+        saver.save(state_of(1), 1, None, is_final=True)
+    (folder,) = numbered(job.run.checkpoints)
+    record = read_manifest(folder)["files"]["shard-00000.safetensors"]
+    assert ("blocks" in record) == (verify == "sampled")
+    assert faults(folder) == faults(folder, every_byte=True) == []
+    shard = folder / "shard-00000.safetensors"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    assert ("CRC-32" if verify == "sampled" else "SHA-256") in faults(folder)[0]
+    assert "SHA-256" in faults(folder, every_byte=True)[0]
 
 
 def test_the_next_save_waits_for_the_one_before(job_with, monkeypatch):
