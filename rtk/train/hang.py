@@ -33,10 +33,11 @@ class HangWatch:
         run: the run.
         workers: number of ranks, until the first of them says how many it found.
         timeout: `train.hang_timeout`; None: never.
+        aloud: print what is found too; not where this process shows the run's notices.
     """
 
-    def __init__(self, run: RunFolder, workers: int, timeout: str | None) -> None:
-        self.run, self.workers = run, workers
+    def __init__(self, run: RunFolder, workers: int, timeout: str | None, aloud: bool = True) -> None:
+        self.run, self.workers, self.aloud = run, workers, aloud
         self.seconds = interval_seconds(timeout) if timeout else None
         shutil.rmtree(run.path / FOLDER, ignore_errors=True)  # of an earlier start
         self._pulses: list[dict[str, Any]] = []
@@ -71,7 +72,8 @@ class HangWatch:
         file.write_text("\n".join(seen["stack"] for seen in found), encoding="utf-8")
         self.run.add_notice(
             f"hung: nothing has moved for {self.seconds:g} s after step {step}; {_blame(pulses, found)}; "
-            f"stacks of all ranks: {file}; the workers are started again from the last checkpoint"
+            f"stacks of all ranks: {file}; the workers are started again from the last checkpoint",
+            self.aloud,
         )
         on_their_nodes(end, pulses)
 

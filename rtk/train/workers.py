@@ -37,7 +37,7 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
     train, gpus = job.config.train, use_gpus()
     workers = job.config.worker_counts[0]
-    complete, hang = True, HangWatch(job.run, train.workers, train.hang_timeout)
+    complete, hang = True, HangWatch(job.run, train.workers, train.hang_timeout, aloud=False)
     thread.start()
     with ProgressDisplay(job.run) as display:
         while thread.is_alive() and is_alive():

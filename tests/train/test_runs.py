@@ -143,7 +143,9 @@ def test_resumed_on_another_number_of_workers_and_zero_stage(config, tmp_path, r
     ("stage", "more", "how"),
     [(1, ["objective.crl.weight=1"], signal.SIGKILL), (2, [], signal.SIGSTOP), (3, [], signal.SIGKILL)],
 )
-def test_lost_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path, uninterrupted, stage, more, how):
+def test_lost_worker_is_replaced_and_the_run_ends_the_same(
+    config, tmp_path, uninterrupted, stage, more, how, capsys
+):
     """With CRL, which remembers how often each image was right, in one of them; one stops and hangs."""
     output, changes = tmp_path / "killed", [*SMOOTH, *more]
     dead = when_step(output, 6, lambda folder: _signal_a_worker(how))
@@ -152,7 +154,7 @@ def test_lost_worker_is_replaced_and_the_run_ends_the_same(config, tmp_path, uni
     assert len(dead) == 1
     assert killed.status == "finished"
     hangs = [notice for notice in killed.run.read_notices() if notice.startswith("hung: ")]
-    assert len(hangs) == (how == signal.SIGSTOP)
+    assert len(hangs) == capsys.readouterr().err.count("hung: ") == (how == signal.SIGSTOP)
     assert all(f"(process {dead[0]}) stopped" in notice for notice in hangs)
     wanted = uninterrupted(stage, *changes)
     assert difference(killed.run, wanted) == 0.0
