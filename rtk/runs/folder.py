@@ -184,6 +184,10 @@ class RunFolder:
             path.parent.mkdir(exist_ok=True)
         write_json(path, content)
 
+    def write_text(self, name: str, content: str) -> None:
+        """Write a text at once: a reader sees the old or the new one."""
+        write_text(self.path / name, content)
+
     def read_json(self, name: str) -> Any:
         """Content of a JSON file; None where it is not there."""
         path = self.path / name

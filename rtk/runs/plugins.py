@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rtk.config.errors import ConfigError
 from rtk.config.plugin_files import PluginFile
 from rtk.config.schema import RunConfig
+from rtk.runs.atomic import replacing
 
 FOLDER = "plugins"
 
@@ -34,6 +35,21 @@ def recorded_plugins(folder: Path) -> dict[str, str]:
         json.loads(path.read_text(encoding="utf-8")).get(FOLDER, {}) if path.exists() else {}
     )
     return recorded
+
+
+def read_copies(folder: Path) -> dict[str, bytes]:
+    """Contents of the copies in a folder, by name."""
+    return {path.name: path.read_bytes() for path in sorted((folder / FOLDER).glob("*.py"))}
+
+
+def write_copies(contents: Mapping[str, bytes], folder: Path) -> dict[str, str]:
+    """Write copies into a folder, which several processes may do at a time; their paths by name."""
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / FOLDER / name for name in contents}
+    for name, path in paths.items():
+        with replacing(path) as partial:
+            partial.write_bytes(contents[name])
+    return {name: str(path) for name, path in paths.items()}
 
 
 def unchanged_copies(folder: Path) -> list[Path]:

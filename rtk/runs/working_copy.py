@@ -73,6 +73,14 @@ def place_of(path: Path) -> str:
     return str(path if uri is None else uri)
 
 
+def in_folder(place: str, name: str) -> str:
+    """The path, or the URI, of what is in a folder."""
+    if not is_uri(place):
+        return str(Path(place) / name)
+    uri = parse_uri(place)
+    return str(uri._replace(folder=f"{uri.folder}/{name}".strip("/")))
+
+
 def store_of(folder: Path) -> ObjectStore | None:
     """The object storage behind a folder; None where it is no working copy."""
     uri = _uri_of(folder)

@@ -40,6 +40,8 @@ class HangWatch:
         self.run, self.workers, self.aloud = run, workers, aloud
         self.seconds = interval_seconds(timeout) if timeout else None
         shutil.rmtree(run.path / FOLDER, ignore_errors=True)  # of an earlier start
+        for rank in range(workers):  # and where another node keeps them
+            run.remove_json(f"{FOLDER}/{rank:05d}.json")
         self._pulses: list[dict[str, Any]] = []
         self._changed = self._looked = time.monotonic()
 
@@ -68,11 +70,12 @@ class HangWatch:
         if any(seen is None or seen["moves"] for seen in found):
             return  # a rank is being replaced, or its pulse cannot be written
         step = (self.run.read_json("progress.json") or {}).get("step", 0)
-        file = self.run.path / f"hang-step-{step}.txt"
-        file.write_text("\n".join(seen["stack"] for seen in found), encoding="utf-8")
+        file = f"hang-step-{step}.txt"
+        self.run.write_text(file, "\n".join(seen["stack"] for seen in found))
         self.run.add_notice(
             f"hung: nothing has moved for {self.seconds:g} s after step {step}; {_blame(pulses, found)}; "
-            f"stacks of all ranks: {file}; the workers are started again from the last checkpoint",
+            f"stacks of all ranks: {self.run.place}/{file}; "
+            "the workers are started again from the last checkpoint",
             self.aloud,
         )
         on_their_nodes(end, pulses)

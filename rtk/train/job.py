@@ -18,7 +18,7 @@ from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.stream import Stream
 from rtk.data.order import steps_per_epoch
 from rtk.data.sets.of_run import RunSets
-from rtk.runs.desk import DistantRun
+from rtk.runs.desk import DeskLine, DistantRun
 from rtk.runs.folder import RunFolder
 from rtk.runs.working_copy import local_folder
 
@@ -60,7 +60,7 @@ class TrainingJob:
         train_rows: number of training images.
         resume: whether there is a checkpoint to go on from.
         shares_checkpoints: whether each epoch is reported with its checkpoint, which has to be there then.
-        desk: the actor that reads and writes in the run's folder (`rtk.runs.desk`); None: all nodes see it.
+        desk: who reads and writes in the run's folder (`rtk.runs.desk`); None: all nodes see it.
     """
 
     run_path: str
@@ -69,7 +69,7 @@ class TrainingJob:
     train_rows: int
     resume: bool
     shares_checkpoints: bool = False
-    desk: Any = None
+    desk: DeskLine | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what has been made of it here: the run's folder may be another one on the next node."""
@@ -77,8 +77,9 @@ class TrainingJob:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The typed config."""
-        return build_config(self.config_tree)
+        """The typed config; its plug-ins are brought to this node."""
+        tree = self.config_tree
+        return build_config(tree if self.desk is None else self.desk.with_plugins(tree, self.run.path))
 
     def with_workers(self, number: int) -> TrainingJob:
         """The job of a group of so many workers, of those that the run may have."""

@@ -78,7 +78,7 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
 
     job.run.remove_json(FAILURE_FILE)  # of an earlier start
     job.run.clear_save()
-    if store_of(job.run.path) is not None:
+    if job.desk is None and store_of(job.run.path) is not None:
         job = replace(job, desk=open_desk(job.run))
 
     train = job.config.train

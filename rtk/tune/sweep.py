@@ -20,17 +20,19 @@ from rtk.config.search_space import SearchSpace, points
 from rtk.data.sets.dataset import ImageDataset
 from rtk.data.sets.of_run import RunSets, describe_data
 from rtk.runs.data_record import ENVIRONMENT, DataRecord, absolute
+from rtk.runs.desk import DeskLine, open_desk
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.names import free_folder, unique_name
+from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runs.sweep import Sweep
-from rtk.runs.working_copy import local_folder, place_of
+from rtk.runs.working_copy import local_folder, place_of, store_of
 from rtk.runtime.console import progress_bar
 from rtk.runtime.environment import describe_environment
-from rtk.runtime.ray_session import start_ray, worker_memory
+from rtk.runtime.ray_session import is_own_session, start_ray, worker_memory
 from rtk.runtime.shared_storage import check_output
 from rtk.tracking.status import note_status
 from rtk.tracking.sweep_mirror import mirrored_sweep, note_trial
-from rtk.tracking.uploading import uploaded
+from rtk.tracking.uploading import check_reachable, uploaded
 from rtk.train.launch import SKIPPED_FILE
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
@@ -39,6 +41,7 @@ from rtk.tune.check import check_space, data_config, epochs, open_data
 from rtk.tune.study import DONE, open_study, remaining_trials
 from rtk.tune.trial import TrialPlan, run_trial
 
+POPULATION = "pbt"
 AtEnd = Callable[[Sweep], Any]
 # Read by Ray Tune: the study is the record, so that it need not keep its own up to date.
 TUNE_SETTINGS = {
@@ -145,7 +148,12 @@ def _start_ray(space: SearchSpace, config: RunConfig) -> None:
         raise ConfigError(
             f"resources: a trial wants {wanted}, this Ray cluster has {ray.cluster_resources()}"
         )
-    check_output(local_folder(config.output))  # where trials and sweep meet, whatever that is a copy of
+    if space.scheduler.name == POPULATION:
+        check_output(
+            local_folder(config.output)
+        )  # by which trials hand on checkpoints, whatever it is a copy of
+    else:
+        check_reachable(local_folder(config.output))
 
 
 def _resources(space: SearchSpace) -> dict[str, float]:
@@ -183,15 +191,17 @@ def _run(
     data = load_training_data(data_config(space, config), sets, sweep.path / SKIPPED_FILE, feed=False)
     environment = {**describe_environment(config.plugins), **describe_data(sets)}
     RunFolder(sweep.path).write_json(ENVIRONMENT, environment)
+    desk = _desk(sweep, space)
     plan = TrialPlan(
-        path=str(sweep.path),
+        path=str(sweep.path) if desk is None else place_of(sweep.path),
         config_tree=config.model_dump(mode="json"),
         environment=environment,
         num_classes=len(sets.train.classes),
         train_rows=data.train_rows,
-        is_population=space.scheduler.name == "pbt",
+        is_population=space.scheduler.name == POPULATION,
         replicates=space.replicates,
         resources=_resources(space),
+        desk=desk,
     )
     for ended in study.get_trials(deepcopy=False, states=DONE):
         note_trial(sweep.path, ended)  # the driver may have been killed before it could
@@ -217,6 +227,12 @@ def _run(
         _finish(sweep)
 
 
+def _desk(sweep: Sweep, space: SearchSpace) -> DeskLine | None:
+    """By whom trials on nodes that do not see the sweep's folder read and write there; None: all see it."""
+    is_copied = store_of(sweep.path) is not None and not is_own_session()
+    return open_desk(RunFolder(sweep.path)) if is_copied and space.scheduler.name != POPULATION else None
+
+
 def _finish(sweep: Sweep) -> None:
     """Have the best trial's checkpoints kept in MLflow.
 
@@ -228,6 +244,7 @@ def _finish(sweep: Sweep) -> None:
     best = best_trial(sweep)
     if best is not None:
         keep = sweep.config().tracking.checkpoints
+        pull_checkpoints(best.run.checkpoints)
         note_status(best.run, "FINISHED", keep_checkpoints=keep, state="complete", best="true")
     trials = read_trials(sweep)
     if all(trial.attributes["state"] == "failed" for trial in trials):
@@ -243,7 +260,7 @@ def _fit(sweep: Sweep, space: SearchSpace, plan: TrialPlan, data: Any, searcher:
     trainable = tune.with_parameters(run_trial, plan=plan, data=[data])
     places = _places(space, build_config(plan.config_tree))
     at_a_time: int | None = min(space.concurrent or places, places)
-    if space.scheduler.name in ("hyperband", "pbt"):
+    if space.scheduler.name in ("hyperband", POPULATION):
         at_a_time = None  # the trials that they have paused would count; the resources limit those that run
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),

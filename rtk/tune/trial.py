@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,13 @@ from typing import Any
 
 from rtk.config.load import build_config, override_config
 from rtk.config.schema import RunConfig
+from rtk.runs.desk import DeskLine, make_run
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import seed_run_name
 from rtk.runs.results import mean_and_std
+from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runs.sweep import trial_name
+from rtk.runs.working_copy import in_folder, local_folder
 from rtk.train.job import Report, TrainingData, TrainingJob
 
 POLL_SECONDS = 0.2
@@ -34,7 +37,7 @@ class TrialPlan:
     """What all trials of a sweep share.
 
     Attributes:
-        path: the sweep's folder, in which the trials' run folders are made.
+        path: the sweep's folder, in which the trials' run folders are made; where there is a desk, its URI.
         config_tree: config that the trials' values are laid over.
         environment: content of `environment.json`.
         num_classes: number of classes.
@@ -42,6 +45,7 @@ class TrialPlan:
         resources: `CPU` and `GPU` that each worker of a trial holds.
         is_population: whether trials go on from each other's checkpoints.
         replicates: seeds that each trial is trained with.
+        desk: who keeps the trials' folders, where not every node sees them.
     """
 
     path: str
@@ -52,6 +56,14 @@ class TrialPlan:
     resources: dict[str, float]
     is_population: bool = False
     replicates: int = 1
+    desk: DeskLine | None = None
+
+    def config(self, values: dict[str, Any]) -> RunConfig:
+        """Config of a trial, whose plug-ins are brought to this node."""
+        tree = self.config_tree
+        if self.desk is not None:
+            tree = self.desk.with_plugins(tree, local_folder(self.path))
+        return override_config(build_config(tree), values)
 
 
 def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> None:
@@ -73,16 +85,17 @@ def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> N
     from rtk.tune.population import report_checkpoint, take_over
 
     try:
-        config = override_config(build_config(plan.config_tree), suggestion["values"])
-        run = _open_run(trial_name(suggestion["number"]), config, plan)
+        config, name = plan.config(suggestion["values"]), trial_name(suggestion["number"])
+        _make_run(name, config, plan)
         report: Report = tune.report
         if plan.is_population:
+            run = RunFolder(Path(plan.path) / name)
             config = take_over(run, tune.get_checkpoint(), config, suggestion["values"])
             report = partial(report_checkpoint, run)
-        ended = [_end_of(run, config, plan, data[0], report)]
+        ended = [_end_of(name, config, plan, data[0], report)]
         for seed in range(config.seed + 1, config.seed + plan.replicates):
-            own = config.model_copy(update={"seed": seed})
-            again = _open_run(seed_run_name(run.name, seed), own, plan)
+            own, again = config.model_copy(update={"seed": seed}), seed_run_name(name, seed)
+            _make_run(again, own, plan)
             ended.append(_end_of(again, own, plan, data[0], _unheard))
         report(mean_result(ended))
     except TrainingError as error:
@@ -106,7 +119,7 @@ def _unheard(result: dict[str, Any]) -> None:
     """Report nothing: schedulers know one value of a trial for each epoch."""
 
 
-def _end_of(run: RunFolder, config: RunConfig, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
+def _end_of(name: str, config: RunConfig, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
     """Train a run of a trial, report all its epochs but the last, and return the result of that one.
 
     Raises:
@@ -118,25 +131,35 @@ def _end_of(run: RunFolder, config: RunConfig, plan: TrialPlan, data: Any, repor
         if not result["finished"]:
             report(result)
 
+    job = _job(name, config, plan)
+    with closing(job.run):
+        result = _train_trial(job, plan, data, report_epoch)
+        if result["status"] != "finished":
+            seed = f"seed {config.seed}: " if plan.replicates > 1 else ""
+            raise TrainingError(f"{seed}{result.get('message', result['status'])}")
+        return _epochs_after(job, job.total_steps - 1)[0]
+
+
+def _make_run(name: str, config: RunConfig, plan: TrialPlan) -> None:
+    """Make the folder of a run of a trial, if it is not there, wherever the sweep's is."""
     tree = config.model_dump(mode="json")
-    job = TrainingJob(
-        str(run.path), tree, plan.num_classes, plan.train_rows, False, shares_checkpoints=plan.is_population
+    if plan.desk is None:
+        make_run(Path(plan.path) / name, tree, plan.environment)
+    else:
+        plan.desk.about(name).make_run(tree, plan.environment)
+
+
+def _job(name: str, config: RunConfig, plan: TrialPlan) -> TrainingJob:
+    """A run of a trial as its workers need it."""
+    return TrainingJob(
+        in_folder(plan.path, name),
+        config.model_dump(mode="json"),
+        plan.num_classes,
+        plan.train_rows,
+        resume=False,
+        shares_checkpoints=plan.is_population,
+        desk=None if plan.desk is None else plan.desk.about(name),
     )
-    result = _train_trial(job, plan, data, report_epoch)
-    if result["status"] != "finished":
-        seed = f"seed {config.seed}: " if plan.replicates > 1 else ""
-        raise TrainingError(f"{seed}{result.get('message', result['status'])}")
-    return _epochs_after(job, job.total_steps - 1)[0]
-
-
-def _open_run(name: str, config: RunConfig, plan: TrialPlan) -> RunFolder:
-    """The folder of a run of a trial, made at its first start."""
-    run = RunFolder(Path(plan.path) / name)
-    if not (run.path / "environment.json").exists():
-        shutil.rmtree(run.path, ignore_errors=True)  # of a process that was killed while it made the folder
-        RunFolder.create(config, run.name)
-        run.write_json("environment.json", plan.environment)
-    return run
 
 
 def _train_trial(job: TrainingJob, plan: TrialPlan, data: Any, report: Report) -> dict[str, Any]:
@@ -165,6 +188,7 @@ def _train_with_workers(
     from rtk.train.workers import fit_workers
 
     last = job.run.checkpoints / "last"
+    pull_checkpoints(last.parent)
     seen = read_state(last)["step"] if has_checkpoint(last) else 0
     job.run.clear_stop()
     hang = HangWatch(job.run, job.config.train.workers, job.config.train.hang_timeout)

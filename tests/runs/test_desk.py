@@ -9,6 +9,8 @@ import pytest
 from rtk.config import load_config
 from rtk.runs.desk import DistantRun, open_desk
 from rtk.runs.folder import RunFolder
+from rtk.scores import SCORES
+from rtk.train.job import TrainingJob
 
 
 @pytest.fixture
@@ -61,6 +63,43 @@ def test_metrics_that_cannot_be_written_are_no_secret(run, distant):
     distant.append_metrics(1, 0.5, {"train/lr": 0.1})
     with pytest.raises(OSError, match="metrics.csv"):
         distant.close()
+
+
+def test_a_request_to_stop_can_come_from_elsewhere(run, distant):
+    distant.request_stop()
+    assert run.stop_requested()
+    distant.clear_stop()
+    assert not run.stop_requested()
+
+
+def test_one_desk_keeps_the_runs_of_all_trials(ray_session, tmp_path):
+    config = load_config("digits_ce", [f"output={tmp_path / 'sweep'}"]).model_dump(mode="json")
+    line = open_desk(RunFolder(tmp_path / "sweep"))
+    for name in ("trial-0000", "trial-0001"):
+        line.about(name).make_run(config, {"made": name})
+        distant = DistantRun(tmp_path / "of this node", line.about(name))
+        distant.append_metrics(1, 0.5, {"train/lr": 0.1})
+        distant.write_text("hang-step-1.txt", name)
+        line.about(name).make_run(config, {"made": "again"})  # a trial that starts anew finds what it had
+        run = RunFolder(tmp_path / "sweep" / name)
+        assert run.read_metrics() == distant.read_metrics() != []
+        assert run.read_json("environment.json") == {"made": name}
+        assert (run.path / "hang-step-1.txt").read_text() == name
+    assert run.config().train.workers == config["train"]["workers"]
+
+
+def test_plug_ins_come_to_the_node_of_a_worker(ray_session, tmp_path, fresh_tables):
+    (tmp_path / "mine.py").write_text(
+        "from rtk import scores\nscores.register(scores.Score('mine', lambda logits: logits.amax(1)))\n"
+    )
+    given = [f"output={tmp_path}", f"plugins=[{tmp_path / 'mine.py'}]", "evaluate.scores=[mine]"]
+    run = RunFolder.create(load_config("digits_ce", given))
+    run.write_json("environment.json", {"plugins": {}})
+    tree = run.config_tree() | {"plugins": ["/on/the/machine/of/the/driver/mine.py"]}
+    job = TrainingJob(str(tmp_path / "of this node"), tree, 8, 64, False, desk=open_desk(run))
+    fresh_tables()
+    assert job.config.plugins == (str(tmp_path / "of this node" / "plugins" / "mine.py"),)
+    assert "mine" in SCORES
 
 
 def test_nothing_else_can_be_asked_for(distant):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rtk.runs import working_copy
 from rtk.runs.object_store import ObjectStore
 from rtk.runs.working_copy import bring, cache_folder, local_folder, place_of, pull, push, push_file, store_of
 from tests.object_storage import in_folder
@@ -26,6 +27,19 @@ def test_a_path_says_what_it_is_a_copy_of(uri):
     assert folder.is_relative_to(cache_folder())
     assert place_of(folder) == uri
     assert store_of(folder) == ObjectStore(store_of(folder).uri)
+
+
+@pytest.mark.parametrize(
+    ("place", "inside"),
+    [
+        ("/shared/runs", "/shared/runs/a"),
+        ("s3://bucket", "s3://bucket/a"),
+        ("s3://bucket/runs/?region=eu-central-1", "s3://bucket/runs/a?region=eu-central-1"),
+    ],
+)
+def test_a_place_in_a_folder_is_of_the_same_kind(place, inside):
+    assert working_copy.in_folder(place, "a") == inside
+    assert local_folder(inside) == local_folder(place) / "a"
 
 
 def test_other_folders_are_left_alone(tmp_path):
