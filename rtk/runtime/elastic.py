@@ -42,10 +42,12 @@ class Growth:
     Attributes:
         counts: numbers of workers that it may have.
         run: whose workers save before they are ended to make room for a larger group.
+        spare: CPUs that they leave free, to decode images on while they train.
     """
 
     counts: Sequence[int]
     run: Saves
+    spare: int = 0
 
 
 class ElasticPolicy(ElasticScalingPolicy):
@@ -65,6 +67,9 @@ class ElasticPolicy(ElasticScalingPolicy):
         there = answering_nodes()
         reached = {node: units for node, units in reserved_resources.items() if node in there}
         possible = super()._count_possible_workers(reached)
+        if self.growth.spare:
+            cpus = sum(resources.get("CPU", 0) for resources in there.values())
+            possible = min(possible, int(cpus) - self.growth.spare)
         return max((count for count in self.growth.counts if count <= possible), default=0)
 
     def make_decision_for_running_worker_group(
@@ -86,8 +91,8 @@ class ElasticPolicy(ElasticScalingPolicy):
         return NoopDecision()
 
 
-def answering_nodes() -> set[str]:
-    """Ids of the nodes whose daemon takes a connection.
+def answering_nodes() -> dict[str, Mapping[str, float]]:
+    """What the nodes have whose daemon takes a connection, by their ids.
 
     Ray counts a node that has vanished for up to half a minute more, and would wait for workers there for a
     minute.
@@ -97,7 +102,8 @@ def answering_nodes() -> set[str]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     with ThreadPoolExecutor(max_workers=max(1, min(64, len(nodes)))) as pool:
         answers = pool.map(_answers, nodes)
-        return {node["NodeID"] for node, answer in zip(nodes, answers, strict=True) if answer}
+        found = zip(nodes, answers, strict=True)
+        return {node["NodeID"]: node["Resources"] for node, answer in found if answer}
 
 
 def _answers(node: Mapping[str, Any]) -> bool:

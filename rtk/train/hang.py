@@ -57,6 +57,10 @@ class HangWatch:
             self._end(pulses)
             self._changed = time.monotonic()
 
+    def rest(self) -> None:
+        """Count no time until now: the workers wait for a node that is known to be lost."""
+        self._changed = time.monotonic()
+
     def _read(self) -> list[dict[str, Any]]:
         names = (f"{FOLDER}/{rank:05d}.json" for rank in range(self.workers))
         pulses = [pulse for name in names if (pulse := self.run.read_json(name)) is not None]

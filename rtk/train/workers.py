@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+from rtk.config.schema import RunConfig
 from rtk.runs.desk import open_desk
 from rtk.runs.working_copy import store_of
 from rtk.runtime.interrupts import RAY_ENDED, Interrupts
@@ -23,6 +24,11 @@ def use_gpus() -> bool:
     return units_of_cluster(gpus=True) > 0 or units_that_may_come(gpus=True) > 0
 
 
+def spare_units(config: RunConfig, gpus: bool) -> int:
+    """CPUs that workers leave free where they hold CPUs: one, to decode what is streamed."""
+    return int(config.data.stream and not gpus)
+
+
 def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[str, Any]:
     """Run the workers in a thread, while this one shows progress, passes on interrupts and ends a hang."""
     result: dict[str, Any] = {}
@@ -37,6 +43,7 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
     thread = threading.Thread(target=fit, name="trainer", daemon=True)
     train, gpus = job.config.train, use_gpus()
     workers = job.config.worker_counts[0]
+    needed = workers + spare_units(job.config, gpus)
     complete, hang = True, HangWatch(job.run, train.workers, train.hang_timeout, aloud=False)
     thread.start()
     with ProgressDisplay(job.run) as display:
@@ -47,11 +54,13 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
                 if not job.run.stop_requested():
                     display.say("stopping: writing a checkpoint (once more to stop at once)")
                     job.run.request_stop()
-            elif is_alive() and complete != (units_of_cluster(gpus) >= workers):
+            elif is_alive() and complete != (units_of_cluster(gpus) >= needed):
                 complete = not complete
                 display.say("the nodes are back" if complete else LOST_NODE.format(workers=workers))
-            else:
+            elif complete:
                 hang.look()
+            else:
+                hang.rest()
         if thread.is_alive():
             job.run.add_notice(RAY_ENDED, aloud=False)
             status = "failed" if interrupts.signal is None else "interrupted"
@@ -85,7 +94,7 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     elastic = train.min_workers is not None and resources is None  # a trial has what it was given
     trainer = Trainer(
         train_worker,
-        Growth(job.config.worker_counts, job.run) if elastic else None,
+        Growth(job.config.worker_counts, job.run, spare_units(job.config, use_gpus())) if elastic else None,
         train_loop_config={"job": job, "data": data},
         backend_config=NodeNetworkConfig(),
         scaling_config=ScalingConfig(

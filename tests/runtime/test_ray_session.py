@@ -57,6 +57,6 @@ def test_workers_are_waited_for_until_time_is_up(ray_session, capsys):
 
 
 def test_nodes_that_answer(ray_session):
-    assert answering_nodes() == {node["NodeID"] for node in ray_session.nodes()}
+    assert answering_nodes() == {node["NodeID"]: node["Resources"] for node in ray_session.nodes()}
     nowhere = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": 1}
     assert not elastic._answers(nowhere)

@@ -120,6 +120,17 @@ def test_a_rank_that_is_being_replaced_is_waited_for(run, ranks):
     assert run.read_notices() == []
 
 
+def test_no_time_is_counted_while_a_node_is_known_to_be_lost(run, ranks):
+    processes = ranks(WAITS, WAITS)
+    watch = watched(run, "1s", 0.5)
+    for _ in range(30):
+        watch.rest()
+        time.sleep(0.05)
+    watch.look()
+    assert run.read_notices() == []
+    assert [process.poll() for process in processes] == [None] * 2
+
+
 @pytest.mark.parametrize("timeout", [None, "5min"])
 def test_not_before_the_time(run, ranks, timeout):
     processes = ranks(WAITS)

@@ -205,12 +205,16 @@ def decode_group(
 
 
 def start_feeder(stream: Stream, seed: int, faults: FaultLog) -> Any:
-    """Start the actor that feeds a run; it holds no CPU, its decoding tasks take the free ones."""
+    """Start the actor that feeds a run; it holds no CPU, its decoding tasks take the free ones.
+
+    It stays on this node, whose folder of the run it lists in what it leaves out.
+    """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # Not among what a sweep's trial holds, where its decoding tasks would find no CPU.
-    options = {"num_cpus": 0, "scheduling_strategy": "DEFAULT"}
-    return ray.remote(WindowFeeder).options(**options).remote(stream, seed, faults)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(WindowFeeder).options(num_cpus=0, scheduling_strategy=here).remote(stream, seed, faults)
 
 
 def check_decoding_cpus(workers: int) -> None:
