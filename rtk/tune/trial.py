@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
@@ -29,6 +30,9 @@ from rtk.runs.working_copy import in_folder, local_folder
 from rtk.train.job import Report, TrainingData, TrainingJob
 
 POLL_SECONDS = 0.2
+# For a stopped trial to end before its process is another's; by default Ray Tune gives it 2 s. It is read in
+# the process of the trial, which on a cluster does not have the environment of the driver.
+SECONDS_TO_END = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
 VALIDATION = "val/"  # how the names of metrics begin
 
 
@@ -84,6 +88,7 @@ def run_trial(suggestion: dict[str, Any], plan: TrialPlan, data: list[Any]) -> N
     from rtk.train.workers import reason_of
     from rtk.tune.population import report_checkpoint, take_over
 
+    os.environ.setdefault(*SECONDS_TO_END)
     try:
         config, name = plan.config(suggestion["values"]), trial_name(suggestion["number"])
         _make_run(name, config, plan)
@@ -241,8 +246,6 @@ def _train_here(
 
 def _join_group_of_one() -> None:
     """DeepSpeed wants a process group and its launcher's variables, also for a single process."""
-    import os
-
     import torch
     import torch.distributed as dist
 
