@@ -75,10 +75,8 @@ def place_of(path: Path) -> str:
 
 def in_folder(place: str, name: str) -> str:
     """The path, or the URI, of what is in a folder."""
-    if not is_uri(place):
-        return str(Path(place) / name)
-    uri = parse_uri(place)
-    return str(uri._replace(folder=f"{uri.folder}/{name}".strip("/")))
+    uri = parse_uri(place) if is_uri(place) else None
+    return str(Path(place) / name if uri is None else uri._replace(folder=f"{uri.folder}/{name}".strip("/")))
 
 
 def store_of(folder: Path) -> ObjectStore | None:
