@@ -62,7 +62,6 @@ def environment(address: str) -> dict[str, str]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "RAY_ADDRESS": f"{Node(0, {}).address}:{PORT}",
         "RAY_worker_niceness": "0",  # else other processes starve Ray's workers
-        "RAY_raylet_start_wait_time_s": "120",  # several start at a time, on few cores
         "RTK_CACHE": CACHE,
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
