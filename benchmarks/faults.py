@@ -4,6 +4,7 @@
     python benchmarks/faults.py --output faults --kills 40 --minutes 30
     python benchmarks/faults.py --output faults --plain 10           Ray Train without rtk, for comparison
     python benchmarks/faults.py --output faults --damage 1000 --crashes 500      checkpoints alone, in minutes
+    python benchmarks/faults.py --output faults --inputs 10000 --exploits      malformed and hostile inputs
     python benchmarks/faults.py --output faults                      the summary alone
 
 A run of each setting (ZeRO stage and methods) that nothing disturbs is the reference. The others are started
@@ -29,6 +30,8 @@ from typing import Any
 
 from faults_crashes import crash
 from faults_damage import damage_checkpoints
+from faults_fuzz import exploit, fuzz
+from faults_fuzz import summary as fuzz_summary
 from faults_kills import SETTINGS, VICTIMS, disturbed_run, reference_run
 from faults_plain import plain_kills
 
@@ -66,6 +69,17 @@ def campaign(options: argparse.Namespace) -> None:
         append(runs, [outcome])
 
 
+def malformed(options: argparse.Namespace) -> None:
+    """Give what inputs and exploits are missing, a row each."""
+    inputs, exploits = options.output / "inputs.jsonl", options.output / "exploits.jsonl"
+    if options.exploits:
+        for row in exploit(options.output, options.seed, rows_of(exploits)):
+            append(exploits, [row])
+    if options.inputs:
+        for row in fuzz(options.output, options.inputs, options.seed, rows_of(inputs)):
+            append(inputs, [row])
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least such a share of the values does not exceed."""
     ordered = sorted(values)
@@ -87,6 +101,8 @@ def summary(folder: Path) -> list[str]:
     for row in rows_of(folder / "damage.jsonl"):
         found = f"{row['found']} of {row['count']} found"
         lines.append(f"{row['kind']}: {found}, {row['gone_on']} gone on from a whole one")
+    lines += fuzz_summary(rows_of(folder / "inputs.jsonl"), "inputs")
+    lines += fuzz_summary(rows_of(folder / "exploits.jsonl"), "tried")
     groups = {victim: [k for k in kills if k["victim"] == victim] for victim in VICTIMS}
     groups["while a checkpoint was written"] = [k for k in kills if k["saving"]]
     groups["a worker of plain Ray Train"] = plain
@@ -111,6 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plain", type=int, default=0, help="kills of a worker of plain Ray Train, in all")
     parser.add_argument("--damage", type=int, default=0, help="damaged copies of a run's checkpoints")
     parser.add_argument("--crashes", type=int, default=0, help="kills of a process that saves all the time")
+    parser.add_argument("--inputs", type=int, default=0, help="malformed inputs of eight kinds, in all")
+    parser.add_argument(
+        "--exploits", action="store_true", help="known exploits, those that were not tried yet"
+    )
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -125,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(options.output / "damage.jsonl", damage_checkpoints(run, options.damage, options.seed))
     if options.crashes:
         write(options.output / "crashes.jsonl", crash(options.crashes, options.seed))
+    malformed(options)
     print("\n".join(summary(options.output)))
     times = [k["seconds"] for k in rows_of(options.output / "kills.jsonl") if k["seconds"] is not None]
     if times:

@@ -241,7 +241,9 @@ def _fail(error: Exception, code: int) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    print(f"rtk: {text}", file=sys.stderr)
+    from rtk.runtime.console import printable
+
+    print(f"rtk: {printable(text)}", file=sys.stderr)
     return code
 
 

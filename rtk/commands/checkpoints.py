@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rtk.commands.output import print_aligned, print_json
+from rtk.commands.output import print_aligned, print_json, say
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 DAMAGED = 1  # exit code where one is
@@ -121,18 +121,18 @@ def _print(found: list[dict[str, Any]], broken: list[str], deleted: list[str]) -
     from rtk.report.comparison_table import named_metrics
 
     for name in deleted:
-        print(f"deleted: {name}")
+        say(f"deleted: {name}")
     if found:
         print_aligned([["checkpoint", "is", "step", "saved", "size", "state"], *map(_cells, found)])
     for one in found:
         if one["metrics"]:
-            print(f"{one['name']}: {named_metrics(one['metrics'])}")
+            say(f"{one['name']}: {named_metrics(one['metrics'])}")
         for fault in one["faults"]:
-            print(f"{one['name']}: {fault}")
+            say(f"{one['name']}: {fault}")
     for line in broken:
-        print(line)
+        say(line)
     if not found and not broken:
-        print("no checkpoint yet")
+        say("no checkpoint yet")
 
 
 def _cells(one: dict[str, Any]) -> list[str]:

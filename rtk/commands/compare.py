@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtk.commands.output import print_json, warn_of_unlike
+from rtk.commands.output import print_json, say, warn_of_unlike
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def run(options: Options) -> int:
     print_differences(found.differences)
     for entry in (entry for group in found.groups for entry in group.entries):
         if said := said_of(entry.run.path):
-            print(f"{entry.name}: {said}")
+            say(f"{entry.name}: {said}")
     for path in written:
-        print(f"written: {path}")
+        say(f"written: {path}")
     return 0
 
 
@@ -92,4 +92,4 @@ def print_differences(found: Sequence[Difference]) -> None:
         sure = "significant" if one.is_significant else "not significant"
         shown = [shown_difference(one.metric, number) for number in (one.difference, one.low, one.high)]
         interval = f"{shown[0]} [{shown[1]}, {shown[2]}]"
-        print(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.over})")
+        say(f"{one.group} - {one.baseline}: {heading(one.metric)} {interval}, {sure} ({one.over})")

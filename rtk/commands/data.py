@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtk.commands import data_check, data_split
-from rtk.commands.output import print_json, print_some
+from rtk.commands.output import print_json, print_some, say
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
 
 if TYPE_CHECKING:
@@ -144,9 +144,9 @@ def run_prepare(options: Options) -> int:
         print_json(done.manifest())
         return 0
     classes = counted(len(done.classes), "class", "classes")
-    print(f"{counted(done.rows, 'image')}, {classes} -> {done.out} (from {done.kind})")
+    say(f"{counted(done.rows, 'image')}, {classes} -> {done.out} (from {done.kind})")
     for summary in done.files:
-        print(f"  {summary.file}: {counted(summary.rows, 'image')}")
+        say(f"  {summary.file}: {counted(summary.rows, 'image')}")
     print_turned(done.turned)
     if done.split is not None:
         data_split.show(done, done.split)
@@ -184,7 +184,7 @@ def _sources(options: Options) -> tuple[Path, list[Path]]:
 def print_layout(source: Source) -> None:
     """Show how a source's folders were understood."""
     if source.layout:
-        print("\n".join([f"understood as {source.kind}:", *source.layout]), flush=True)
+        say("\n".join([f"understood as {source.kind}:", *source.layout]))
 
 
 def run_inspect(options: Options) -> int:
@@ -197,16 +197,16 @@ def run_inspect(options: Options) -> int:
     if options.json:
         print_json({**asdict(found), "contact_sheet": options.sheet})
         return 0
-    print(f"{found.path}: {found.rows} images, {len(found.classes)} classes, {found.files} files")
+    say(f"{found.path}: {found.rows} images, {len(found.classes)} classes, {found.files} files")
     for name, value in asdict(found.balance).items():
-        print(f"  images per class, {name}: {value}")
+        say(f"  images per class, {name}: {value}")
     for name in ("sizes", "modes", "encodings"):
-        print(f"  {name}: " + ", ".join(f"{kind} ({count})" for kind, count in getattr(found, name).items()))
-    print(f"  encoded bytes: {found.bytes}, of {found.looked_at} images looked at")
+        say(f"  {name}: " + ", ".join(f"{kind} ({count})" for kind, count in getattr(found, name).items()))
+    say(f"  encoded bytes: {found.bytes}, of {found.looked_at} images looked at")
     print_turned(found.turned)
-    print(f"  duplicates: {found.duplicates} ({found.conflicts} with another label)")
-    print(f"  unreadable: {found.unreadable}")
-    print(f"contact sheet: {options.sheet}")
+    say(f"  duplicates: {found.duplicates} ({found.conflicts} with another label)")
+    say(f"  unreadable: {found.unreadable}")
+    say(f"contact sheet: {options.sheet}")
     return 0
 
 
@@ -215,7 +215,7 @@ def print_turned(images: int) -> None:
     from rtk.runtime.console import counted
 
     if images:
-        print(f"  turned or mirrored by EXIF: {counted(images, 'image')} (data.exif=apply rights them)")
+        say(f"  turned or mirrored by EXIF: {counted(images, 'image')} (data.exif=apply rights them)")
 
 
 def run_views(options: Options) -> int:
@@ -233,5 +233,5 @@ def run_views(options: Options) -> int:
     if options.json:
         print_json({"views": options.out})
     else:
-        print(f"views: {options.out}")
+        say(f"views: {options.out}")
     return 0

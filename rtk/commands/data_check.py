@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtk.commands.output import print_json
+from rtk.commands.output import print_json, say
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_labels_by, positive
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def run(options: Options) -> int:
         print_json({**content, "page": str(page)})
     else:
         for name, note in seen.notes.items():
-            print(f"{name}: {note}")
+            say(f"{name}: {note}")
         for key, count in content["summary"].items():
-            print(f"{count:>8,} {WORDS[key]}")
-        print(f"page: {page}\njson: {page.with_suffix('.json')}")
+            say(f"{count:>8,} {WORDS[key]}")
+        say(f"page: {page}\njson: {page.with_suffix('.json')}")
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtk.commands.output import print_table
+from rtk.commands.output import print_table, say
 from rtk.commands.parsers import Options, natural
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def show(done: PrepareReport, split: SplitReport) -> None:
     shares = "/".join(f"{share:.3g}" for share in split.reached)
     print_table(f"split {shares}, seed {split.options.seed}", [["class", *counts], *shown[:MOST_CLASSES]])
     if len(shown) > MOST_CLASSES:
-        print(f"  and {len(shown) - MOST_CLASSES} more classes (manifest.json)")
+        say(f"  and {len(shown) - MOST_CLASSES} more classes (manifest.json)")
     if split.groups is not None:
-        print(f"groups kept whole: {split.groups}")
+        say(f"groups kept whole: {split.groups}")
     if split.near_duplicate_groups is not None:
         print(
             f"groups of near-duplicates kept together: {split.near_duplicate_groups} "

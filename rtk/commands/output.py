@@ -7,8 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from rtk.runtime.console import printable
+
 if TYPE_CHECKING:
     from rtk.config.load import LoadedConfig
+
+
+def say(text: str) -> None:
+    """Print a text that may hold names of files, classes or runs, without what a terminal would obey."""
+    print(printable(text))
 
 
 def print_json(content: Any) -> None:
@@ -41,8 +48,8 @@ def warn_of_kept_sets(loaded: LoadedConfig) -> None:
 def print_some(title: str, lines: list[str], most: int = 10) -> None:
     """Print how many lines there are and the first of them; nothing where there are none."""
     if lines:
-        print(f"{title}: {len(lines)}")
-        print("\n".join(f"  {line}" for line in lines[:most]))
+        say(f"{title}: {len(lines)}")
+        say("\n".join(f"  {line}" for line in lines[:most]))
 
 
 def duration(seconds: float) -> str:
@@ -59,6 +66,7 @@ def print_aligned(rows: list[list[str]], is_text: Sequence[int] = (0,)) -> None:
 
     `is_text` holds the columns of words, which begin on the left.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = enumerate(zip(row, widths, strict=True))
@@ -69,14 +77,16 @@ def print_table(title: str, rows: list[list[str]]) -> None:
     """Print rows, the first of which holds the headings; only words of the last column may be broken."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    print(title)
+    rows = [[printable(cell) for cell in row] for row in rows]
+    print(printable(title))
     table = Table()
     for index, heading in enumerate(rows[0]):
         words = [word for row in rows for word in row[index].split()]
         justify: Any = "left" if index == 0 else "right"
         whole = max(map(len, words), default=0) if index < len(rows[0]) - 1 else None
-        table.add_column(heading, justify=justify, no_wrap=index == 0, min_width=whole, overflow="fold")
+        table.add_column(Text(heading), justify=justify, no_wrap=index == 0, min_width=whole, overflow="fold")
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as text: a name such as [/x] is no markup
     Console().print(table)

@@ -38,7 +38,7 @@ def run(options: Options) -> int:
     from rtk.data.image_files import as_text
     from rtk.deploy.predict import encoded_images, find_images, open_model, predict_files
     from rtk.report.prediction_sheet import write_csv, write_sheet
-    from rtk.runtime.console import progress_bar
+    from rtk.runtime.console import printable, progress_bar
 
     _check_folders(options)
     files = find_images(options.images)
@@ -53,7 +53,7 @@ def run(options: Options) -> int:
         print_table(model.origin["run"], _prediction_rows(rows))
     counts, promise = _count(rows), model.rule.promise()
     for line in (promise, counts):  # the counts last, where they are looked for
-        print(line, file=sys.stderr if options.jsonl else sys.stdout)
+        print(printable(line), file=sys.stderr if options.jsonl else sys.stdout)
     if options.csv is not None:
         write_csv(options.csv, rows)
     if options.html is not None:

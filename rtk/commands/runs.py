@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtk.commands.output import print_aligned, print_json
+from rtk.commands.output import print_aligned, print_json, say
 from rtk.commands.parsers import Options, Parsers, add_command, add_json
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def ls(options: Options) -> int:
     ]
     print_aligned([headings, *map(_cells, found)])
     if any(cell.startswith("(") for one in found for cell in _cells(one)):
-        print("in brackets: on validation images, for want of an evaluation")
+        say("in brackets: on validation images, for want of an evaluation")
     return 0
 
 
@@ -93,9 +93,9 @@ def show(options: Options) -> int:
     metrics = shown.pop("metrics")
     for name, value in shown.items():
         if value is not None:
-            print(f"{name.replace('_', ' ')}: {value}")
+            say(f"{name.replace('_', ' ')}: {value}")
     for key, value in metrics.items():
-        print(f"{heading(key)}: {cell(key, [value])}")
+        say(f"{heading(key)}: {cell(key, [value])}")
     return 0
 
 
@@ -119,7 +119,7 @@ def rm(options: Options) -> int:
     if options.json:
         print_json({"deleted": places})
     else:
-        print("\n".join(f"deleted: {place}" for place in places))
+        say("\n".join(f"deleted: {place}" for place in places))
     return 0
 
 

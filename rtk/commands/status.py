@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtk.commands.output import duration, print_aligned, print_json
+from rtk.commands.output import duration, print_aligned, print_json, say
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, positive
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def status(options: Options) -> int:
             return 0
         if options.watch and sys.stdout.isatty():
             print(CLEAR, end="")
-        print("\n".join(_lines(found[0]))) if is_one else _print_all(found)
+        say("\n".join(_lines(found[0]))) if is_one else _print_all(found)
         if not options.watch or all(one.status != "running" for one in found):
             return 0
         time.sleep(options.watch)

@@ -76,22 +76,36 @@ def parse_yaml(text: str, wants_text: Callable[[YamlPath], bool] = lambda path: 
         node = loader.get_single_node()
         if node is None:
             return None
-        _settle(node, (), wants_text, set())
+        _settle(node, (), wants_text, {})
         return loader.construct_document(node)
-    except ValueError as error:  # a number of thousands of digits
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        # A number of thousands of digits, or a value that is not what its own tag (`!!timestamp`) says.
         raise yaml.YAMLError(str(error)) from None
+    except RecursionError:
+        raise yaml.YAMLError("nested too deep") from None
     finally:
         loader.dispose()
 
 
-def _settle(node: yaml.Node, path: YamlPath, wants_text: Callable[[YamlPath], bool], seen: set[int]) -> None:
-    """Make words of what is text at its place, and refuse keys that stand twice."""
-    if id(node) in seen:  # an alias
+def _settle(
+    node: yaml.Node, path: YamlPath, wants_text: Callable[[YamlPath], bool], settled: dict[int, bool]
+) -> None:
+    """Make words of what is text at its place; refuse keys that stand twice, and what holds itself."""
+    if id(node) in settled:  # an alias
+        if not settled[id(node)]:
+            raise yaml.YAMLError(f"{'.'.join(map(str, path))} is an alias of what it stands in")
         return
-    seen.add(id(node))
+    settled[id(node)] = False
+    _settle_parts(node, path, wants_text, settled)
+    settled[id(node)] = True
+
+
+def _settle_parts(
+    node: yaml.Node, path: YamlPath, wants_text: Callable[[YamlPath], bool], settled: dict[int, bool]
+) -> None:
     if isinstance(node, yaml.SequenceNode):
         for place, item in enumerate(node.value):
-            _settle(item, (*path, place), wants_text, seen)
+            _settle(item, (*path, place), wants_text, settled)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -101,7 +115,7 @@ def _settle(node: yaml.Node, path: YamlPath, wants_text: Callable[[YamlPath], bo
                     name = ".".join(str(part) for part in (*path, key.value))
                     raise RepeatedKeyError(name, line, lines[key.value])
                 lines[key.value] = line
-            _settle(value, (*path, str(key.value)), wants_text, seen)
+            _settle(value, (*path, str(key.value)), wants_text, settled)
     elif (
         isinstance(node, yaml.ScalarNode)
         and node.style is None

@@ -16,6 +16,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 # The size from which Pillow warns of a decompression bomb (a quarter GiB as RGB). Checked here, on the
 # header, not by turning Pillow's warning into an error, because warning filters are global, not thread-safe.
 MAX_PIXELS = 89_478_485
+BAND_PIXELS = 2**22  # that are converted at a time where a conversion takes several copies
 
 
 # By EXIF orientation, what brings a picture upright; 1 is upright. (EXIF 2.32, tag 274)
@@ -131,14 +132,22 @@ def _converted(image: Image.Image) -> Image.Image:
         if image.mode.startswith(("I", "F")):
             return _wide_to_rgb(image)
         if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, "white")
-            return Image.alpha_composite(white, rgba).convert("RGB")
+            return _on_white(image)
         return image.convert("RGB")
     except BadImageError:
         raise
     except Exception as error:  # Pillow's decoders raise many types on broken data
         raise BadImageError(_reason(error)) from error
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image on white, some rows at a time: four copies of the largest are over 1 GiB."""
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        rgb.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
+    return rgb
 
 
 def _wide_to_rgb(image: Image.Image) -> Image.Image:
@@ -147,8 +156,10 @@ def _wide_to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
         raise BadImageError(f"mode {image.mode} with values beyond 16 bits: no defined brightness range")
     # 65535 = 255 * 257, so this is rounding to the nearest of the 256 levels.
-    levels = (pixels.astype(np.uint32) + 128) // 257
-    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    levels, rows = np.empty(pixels.shape, np.uint8), max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        levels[top : top + rows] = (pixels[top : top + rows].astype(np.uint32) + 128) // 257
+    return Image.fromarray(levels).convert("RGB")
 
 
 def resize_and_crop(

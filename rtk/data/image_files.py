@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +17,24 @@ IMAGE_ENDINGS = frozenset([*_COMMON_ENDINGS, ".jp2", ".ppm", ".pgm", ".pbm", ".p
 _OF_THE_SYSTEM = frozenset(
     ["__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "thumbs.db", "desktop.ini"]
 )
+
+
+LARGEST_FILE = 2**29  # bytes of an encoded image; one of as many pixels as may be decoded has fewer
+
+
+def read_image_file(path: Path) -> bytes:
+    """Bytes of an image file.
+
+    Raises:
+        OSError: it cannot be read, is larger than any image, or a pipe or a device (or a link to one), which
+            would be waited for or read without end.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    if status.st_size > LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, wanted at most {LARGEST_FILE:,}", str(path))
+    return path.read_bytes()
 
 
 @dataclass

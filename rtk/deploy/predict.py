@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from rtk.config.errors import ConfigError
 from rtk.config.secrets import without_secrets
 from rtk.data.image import BadImageError
-from rtk.data.image_files import read_tree
+from rtk.data.image_files import read_image_file, read_tree
 from rtk.data.sets.columns import image_bytes, image_column
 from rtk.data.sets.storage import locate
 from rtk.deploy.description import DESCRIPTION
@@ -184,7 +184,7 @@ def encoded_images(files: list[Path]) -> Iterator[tuple[str, Encoded]]:
             yield from _encoded_rows(file)
             continue
         try:
-            yield str(file), file.read_bytes()
+            yield str(file), read_image_file(file)
         except OSError as error:
             yield str(file), BadImageError(error.strerror or str(error))
 

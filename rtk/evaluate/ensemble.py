@@ -29,7 +29,7 @@ from rtk.runs.working_copy import place_of
 from rtk.scores.selection import wanted_scores
 from rtk.scores.table import DISAGREEMENT_SCORES
 from rtk.tracking.status import note_status
-from rtk.train.checkpoint import read_state
+from rtk.train.checkpoint import class_count, read_state
 from rtk.train.saving import save_weights
 
 # What every member must be told of an image alike, for they see the same pixels.
@@ -113,7 +113,7 @@ def check_alike(chosen: Sequence[Chosen], configs: Sequence[RunConfig]) -> None:
     if nested is not None:
         raise ConfigError(f"--ensemble: {nested.run.name} is an ensemble itself, wanted single networks")
     records = [DataRecord.read(one.run.path) for one in chosen]
-    counts = [read_state(one.run.checkpoints / one.checkpoint)["num_classes"] for one in chosen]
+    counts = [class_count(one.run.checkpoints / one.checkpoint) for one in chosen]
     for other in range(1, len(chosen)):
         for about, first, second in _compared(*((records[n], counts[n], configs[n]) for n in (0, other))):
             if first != second:

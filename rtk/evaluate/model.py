@@ -8,7 +8,7 @@ from rtk.models import Classifier, build_model
 from rtk.models.ensemble import build_ensemble
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
-from rtk.train.checkpoint import read_state
+from rtk.train.checkpoint import class_count
 from rtk.train.shard_reader import load_saved_weights
 
 
@@ -22,7 +22,7 @@ def load_model(run: RunFolder, checkpoint: str = "best") -> Classifier:
     """
     folder = run.checkpoints / checkpoint
     config = run.config()
-    size, num_classes = config.data.image_size, read_state(folder)["num_classes"]
+    size, num_classes = config.data.image_size, class_count(folder)
     ensemble = read_ensemble(run.path)
     if ensemble is None:
         model = build_model(config.model, num_classes, size)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from rtk.config.errors import ConfigError
 from rtk.data.decode.pipeline import Selection
 from rtk.evaluate.columns import as_lists, as_matrix
 from rtk.runs.atomic import replacing
@@ -27,7 +28,20 @@ def read_predictions(path: Path) -> dict[str, np.ndarray]:
     """Columns of a file: `logits` (N, C), `features` (N, D) and image scores (N,) float32, the rest int64.
 
     They may be changed. Large ones lie in files beside this one, not in memory (`rtk.runtime.large_arrays`).
+
+    Raises:
+        ConfigError: the file is damaged, or holds columns of other types.
     """
+    try:
+        return _read_columns(path)
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(
+            f"{path}: damaged, wanted predictions ({said}); rtk evaluate makes them anew"
+        ) from None
+
+
+def _read_columns(path: Path) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     start = 0
     with pq.ParquetFile(path, pre_buffer=False) as file:  # or all of it is fetched at once
@@ -117,5 +131,8 @@ def read_stamp(path: Path) -> dict[str, Any]:
     """What the columns of a predictions file were made from; empty where there is none."""
     if not path.exists():
         return {}
-    stamp: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
-    return stamp
+    try:
+        stamp = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
+    except (pa.ArrowException, OSError, ValueError, RecursionError):
+        return {}  # what is damaged was made from nothing that is known, so it is made anew
+    return stamp if isinstance(stamp, dict) else {}

@@ -72,6 +72,8 @@ def read_weights(path: Path) -> WeightsFile:
 
 
 def _open_file(path: Path) -> WeightsFile:
+    if not path.is_file():  # a pipe would be waited for
+        raise WeightsError(f"model.weights: {path} is no file")
     with path.open("rb") as file:
         start = file.read(16)
     if is_pytorch(start):

@@ -16,7 +16,7 @@ from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.data_record import DataRecord
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
-from rtk.train.checkpoint import read_state
+from rtk.train.checkpoint import class_count
 
 SHOWN_DIGITS = 8  # of a hash
 MOST_NAMES = 3  # of runs or classes, in a line
@@ -76,7 +76,7 @@ def _classes(run: RunFolder) -> Iterator[tuple[str, Condition]]:
     if names:
         yield "class names", Condition(tuple(sorted(names)), _some(names))
     if names or has_checkpoint(last):
-        count = len(names) or read_state(last)["num_classes"]
+        count = len(names) or class_count(last)
         yield "number of classes", Condition(count, str(count))
 
 

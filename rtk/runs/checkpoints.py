@@ -22,6 +22,7 @@ from typing import Any
 
 from rtk.runs.atomic import replacing, sync_to_disk
 from rtk.runs.file_records import FileRecord, hash_of_file, record_of
+from rtk.runs.json_files import SHAPES, first_fault
 from rtk.runs.stored_checkpoints import fetch_missing, remove_folder, remove_unfinished
 from rtk.runs.working_copy import push_file, remove_file
 
@@ -93,7 +94,7 @@ def read_pointer(alias: Path) -> dict[str, str]:
             return found
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise CheckpointError(f"{file}: damaged, wanted the name of a checkpoint and the hash of its manifest")
 
@@ -118,9 +119,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         names = list(content["files"])
-        if all(Path(name).name == name for name in names) and int(content["step"]) >= 0:
+        is_known = first_fault(content, SHAPES[MANIFEST]) is None and "step" in content
+        if is_known and all(Path(name).name == name for name in names):
             return content
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise CheckpointError(f"{MANIFEST}: damaged, wanted the files of the checkpoint and its step")
 

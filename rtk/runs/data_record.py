@@ -6,7 +6,6 @@ a logit stands for by the recorded names: so a run can be used wherever it and i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from rtk.config.data import DataConfig
 from rtk.runs.atomic import write_json
+from rtk.runs.json_files import read_json
 
 ENVIRONMENT = "environment.json"
 OLDER_KEYS = {"near:": "validation_near_ood.", "far:": "validation_far_ood."}
@@ -37,7 +37,7 @@ class DataRecord:
     def read(cls, folder: Path) -> DataRecord:
         """The record of a run's or a sweep's folder; an empty one where there is none."""
         path = folder / ENVIRONMENT
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        content = read_json(path) if path.exists() else {}
         hashes = {_key(key): value for key, value in content.get("data", {}).items()}
         return cls(hashes, tuple(content.get("classes", ())), content.get("folder"))
 
@@ -80,6 +80,6 @@ def _key(key: str) -> str:
 def remember_classes(folder: Path, classes: Sequence[str]) -> None:
     """Write the names of a run's classes down where an older rtk has not: its images may be gone later."""
     path = folder / ENVIRONMENT
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
     if "classes" not in content:
         write_json(path, {**content, "classes": list(classes)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from rtk.config.schema import RunConfig
 from rtk.config.yaml_files import dump_yaml, read_mapping
 from rtk.runs.atomic import write_json, write_text
 from rtk.runs.data_record import ENVIRONMENT, located
+from rtk.runs.json_files import read_json
 from rtk.runs.metrics_file import Row, append_rows, read_rows, replace_rows
 from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
@@ -189,9 +189,13 @@ class RunFolder:
         write_text(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
-        """Content of a JSON file; None where it is not there."""
+        """Content of a JSON file; None where it is not there.
+
+        Raises:
+            ConfigError: it is damaged, see `rtk.runs.json_files`.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return read_json(path, name) if path.exists() else None
 
     def remove_json(self, name: str) -> None:
         """Delete a JSON file, if it is there."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from rtk.config.errors import ConfigError
 from rtk.runs.atomic import write_text
 
 COLUMNS = ("step", "epoch", "time", "key", "value")
@@ -63,7 +64,11 @@ class MetricsTail:
         self._inode, self._read = 0, 0
 
     def read_new(self) -> list[Row]:
-        """Rows that are whole and new; a row that is being written comes with the next call."""
+        """Rows that are whole and new; a row that is being written comes with the next call.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -76,9 +81,12 @@ class MetricsTail:
             file.seek(self._read)
             text, newline, _ = file.read().rpartition(b"\n")
         self._read += len(text + newline)
-        rows = csv.reader(text.decode("utf-8").splitlines())
-        whole = [row for row in rows if len(row) == len(COLUMNS) and row[0] != COLUMNS[0]]
-        return [_parsed(dict(zip(COLUMNS, row, strict=True))) for row in whole if row[-1]]
+        try:
+            rows = csv.reader(text.decode("utf-8").splitlines())
+            whole = [row for row in rows if len(row) == len(COLUMNS) and row[0] != COLUMNS[0]]
+            return [_parsed(dict(zip(COLUMNS, row, strict=True))) for row in whole if row[-1]]
+        except (ValueError, csv.Error) as error:  # no text, no table or no numbers
+            raise ConfigError(f"{self.path}: damaged: {error}") from None
 
 
 def _parsed(row: dict[str, str]) -> Row:

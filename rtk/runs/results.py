@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from rtk.config.overrides import typed_value
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.runs.interpolation import read_interpolation
+from rtk.runs.json_files import read_json
 from rtk.runs.names import group_name
 
 CONDITION = re.compile(r"^\s*(params|metrics|attributes)\.([\w./]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*$")
@@ -39,13 +39,33 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 RESULT_KEYS = ("summary", "test", "scores", "sets", "groups", "protocol", "calibration", "step")
 
 
+SCORE_COLUMNS = {
+    **dict.fromkeys(("set", "group"), pa.types.is_string),
+    **dict.fromkeys(("sample_id", "label", "prediction"), pa.types.is_integer),
+    "is_correct": pa.types.is_boolean,
+}  # of `scores.parquet`; all others are scores
+
+
 def read_scores(run: RunFolder) -> pa.Table:
     """The score table of an evaluated run.
 
     Raises:
-        ConfigError: where the run has not been evaluated.
+        ConfigError: where the run has not been evaluated, or the table is damaged.
     """
-    return pq.read_table(_evaluated(run, "scores.parquet"))
+    path = _evaluated(run, "scores.parquet")
+    try:
+        table = pq.read_table(path)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"{path}: damaged ({next(iter(str(error).splitlines()), '')})") from None
+    for column in table.schema:
+        wanted = SCORE_COLUMNS.get(column.name, pa.types.is_floating)
+        if not wanted(column.type) or table[column.name].null_count:
+            raise ConfigError(f"{path}: damaged: column {column.name!r} is {column.type}, or has nulls")
+    missing = [name for name in SCORE_COLUMNS if name not in table.column_names]
+    if missing:
+        raise ConfigError(f"{path}: damaged: has no column {missing[0]!r}")
+    return table
 
 
 def read_result(run: RunFolder) -> dict[str, Any]:
@@ -54,7 +74,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     Raises:
         ConfigError: where the run has not been evaluated, or by a version of rtk that wrote something else.
     """
-    result: dict[str, Any] = json.loads(_evaluated(run, "metrics.json").read_text(encoding="utf-8"))
+    result = read_json(_evaluated(run, "metrics.json"), "evaluation/metrics.json")
     missing = [key for key in RESULT_KEYS if key not in result]
     if missing:
         raise ConfigError(

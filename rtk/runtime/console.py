@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 
 Progress = Callable[[int, int], None]
 SECONDS_A_LINE = 30.0
+# All but tabs and ends of lines; the last two ranges hide or turn what stands beside them.
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -36,6 +39,14 @@ def progress_lines(title: str, every: float = SECONDS_A_LINE) -> Progress:
             print(f"{title}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     return show
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal would obey: names of files and classes may come from anybody.
+
+    Control characters and those that turn the direction of writing are shown as Python writes them.
+    """
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def halves(progress: Progress) -> tuple[Progress, Progress]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from rtk.config.errors import ConfigError
 from rtk.metrics.prediction_sets import SetRule
@@ -113,13 +114,17 @@ class DecisionRule:
             ConfigError: the file is missing, or rtk did not write it.
         """
         try:
-            rule = cls(**_with_parts(json.loads(path.read_text(encoding="utf-8"))))
+            known = _with_parts(json.loads(path.read_text(encoding="utf-8")))
+            rule = TypeAdapter(cls).validate_python(known)
             if any(math.isnan(number) for number in (rule.tau_id, rule.tau_ood, rule.risk)):
                 raise ConfigError(f"{path}: got a threshold that is NaN, which would accept every image")
             return rule
         except FileNotFoundError:
             raise ConfigError(f"{path}: not there, `rtk evaluate RUN --risk 0.02` writes it") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except ValidationError as error:
+            key = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ConfigError(f"{path}: no decision rule ({key}: {error.errors()[0]['msg']})") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path}: no decision rule ({type(error).__name__}: {error})") from None
 
 

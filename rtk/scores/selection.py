@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rtk.config.errors import ConfigError, wanted_of
+from rtk.config.errors import ConfigError, unknown, wanted_of
 from rtk.scores.compute import expand_scores
 from rtk.scores.hyperparameters import checked_hyperparameters
 from rtk.scores.table import SCORES
@@ -56,7 +56,11 @@ def _checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def image_scores(names: Iterable[str]) -> tuple[str, ...]:
     """Those of the scores that run the model on images, and so are computed with the predictions."""
-    return tuple(name for name in names if SCORES[name].inputs == "images")
+    known = list(names)
+    for name in known:
+        if name not in SCORES:
+            raise ConfigError(unknown("score", name[:60], SCORES))
+    return tuple(name for name in known if SCORES[name].inputs == "images")
 
 
 def image_columns(settings: EvaluateConfig, backbone: str = "") -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from rtk.optim.methods import METHODS
 from rtk.runs.checkpoint_faults import have_whole
-from rtk.runs.checkpoints import CheckpointError, fetch_state, resolve_checkpoint
+from rtk.runs.checkpoints import STATE, CheckpointError, fetch_state, resolve_checkpoint
+from rtk.runs.json_files import SHAPES, first_fault
 from rtk.train.shard_reader import ShardReader, check_finite
 from rtk.train.state import TrainState, common_tensors, optimizer_name
 from rtk.train.zero_shards import frozen_parts, full_numel
@@ -40,11 +41,26 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found = content.get("format")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file}: not readable ({error})") from error
     if found != FORMAT:
-        raise CheckpointError(f"{file.parent}: checkpoint format {found}, wanted {FORMAT}")
+        raise CheckpointError(f"{file.parent}: checkpoint format {str(found)[:60]}, wanted {FORMAT}")
+    fault = first_fault(content, SHAPES[STATE])
+    if fault is not None or "step" not in content:
+        raise CheckpointError(f"{file}: damaged: {fault or 'has no step'}")
     return content
+
+
+def class_count(folder: Path) -> int:
+    """Number of classes of a checkpoint's model.
+
+    Raises:
+        CheckpointError: as `read_state`, or the checkpoint does not say.
+    """
+    count: int | None = read_state(folder).get("num_classes")
+    if count is None:
+        raise CheckpointError(f"{folder}: damaged: {STATE} has no number of classes")
+    return count
 
 
 def load_checkpoint(folder: Path, state: TrainState) -> dict[str, Any]:

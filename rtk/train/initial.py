@@ -28,7 +28,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.object_store import is_uri
 from rtk.runs.origin import hash_weights
 from rtk.runs.working_copy import bring
-from rtk.train.checkpoint import read_state
+from rtk.train.checkpoint import class_count
 from rtk.train.engine import partitioned_build, whole
 from rtk.train.shard_reader import weights_reader
 from rtk.train.zero_shards import full_shape
@@ -163,7 +163,7 @@ def _run_weights(run: RunFolder) -> dict[str, LazyTensor]:
     if config.model.lora.rank:
         raise ConfigError(f"model.weights: {run.place} was trained with adapters, wanted a run without")
     with shapes_only():
-        state = _build(config, read_state(folder)["num_classes"]).state_dict()
+        state = _build(config, class_count(folder)).state_dict()
     read = weights_reader(folder)
     return {
         name: LazyTensor(tuple(tensor.shape), partial(read, name, tensor.shape))

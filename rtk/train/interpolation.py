@@ -35,7 +35,7 @@ from rtk.runs.working_copy import place_of
 from rtk.runtime.console import progress_bar
 from rtk.runtime.environment import supports_bf16
 from rtk.tracking.status import note_status
-from rtk.train.checkpoint import read_state
+from rtk.train.checkpoint import class_count, read_state
 from rtk.train.initial import open_source, source_identity
 from rtk.train.interpolation_data import decode_sets
 from rtk.train.saving import save_weights
@@ -151,7 +151,7 @@ def _check_start(run: RunFolder, config: RunConfig) -> str:
 def read_ends(run: RunFolder, config: RunConfig, checkpoint: str) -> Ends:
     """Both ends of a fine-tuned run's weights; a new head is at both the one that was trained."""
     folder = run.checkpoints / checkpoint
-    model = build_model(config.model, read_state(folder)["num_classes"], config.data.image_size).eval()
+    model = build_model(config.model, class_count(folder), config.data.image_size).eval()
     load_saved_weights(folder, model)
     tuned = {name: value.clone() for name, value in model.state_dict().items()}
     source, is_new = str(config.model.weights), config.model.head_weights == "new"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ class ShardReader:
         self.index: dict[tuple[str, str], list[tuple[int, int, int, str]]] = defaultdict(list)
         for number, file in enumerate(self.files):
             for key in file.keys():  # noqa: SIM118 (not a mapping)
-                kind, name, offset = key.split("|")
-                numel = file.get_slice(key).get_shape()[0]
+                (kind, name, offset), numel = _fragment(folder, key, file.get_slice(key).get_shape())
                 self.index[kind, name].append((int(offset), numel, number, key))
 
     def sizes(self, kind: str) -> dict[str, int]:
@@ -51,6 +50,27 @@ class ShardReader:
                 f"{self.folder}: {kind} of {name!r} is incomplete: {found} of {numel} elements"
             )
         return out
+
+
+def _fragment(folder: Path, key: str, shape: Sequence[int]) -> tuple[tuple[str, str, str], int]:
+    """Kind, name and offset of a fragment, and its length: what stands in a file is not believed."""
+    parts = key.split("|")
+    if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdigit()) or len(shape) != 1:
+        raise CheckpointError(f"{folder}: damaged: {key[:60]!r} is no fragment of a tensor that rtk wrote")
+    return (parts[0], parts[1], parts[2]), shape[0]
+
+
+def _common(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not readable ({error})") from None
+
+
+def _of_shape(folder: Path, name: str, value: Tensor, shape: torch.Size) -> Tensor:
+    if value.numel() != shape.numel():
+        raise CheckpointError(f"{folder}: {name!r} has {value.numel()} elements, wanted {shape.numel()}")
+    return value.view(shape)
 
 
 def _open(path: Path) -> Any:
@@ -101,14 +121,14 @@ def weights_reader(folder: Path, averaged: bool = True) -> Callable[[str, torch.
     found = resolve_checkpoint(folder)
     check_whole(found)
     reader = ShardReader(found)
-    common = load_file(reader.folder / "common.safetensors")
+    common = _common(reader.folder / "common.safetensors")
     use_average = averaged and any(kind == "average" for kind, _ in reader.index)
 
     def read(name: str, shape: torch.Size) -> Tensor:
         buffers = ("average", "model") if use_average else ("model",)
         for kind in buffers:
             if f"{kind}|{name}" in common:
-                return common[f"{kind}|{name}"].view(shape)
+                return _of_shape(found, name, common[f"{kind}|{name}"], shape)
         trained = "average" if use_average else "weight"
         kind = "frozen" if ("frozen", name) in reader.index else trained
         values = reader.read(kind, name, 0, shape.numel())

@@ -153,3 +153,17 @@ def test_any_text_can_be_handed_on_as_an_override(text):
     assert parse_override(override_text("output", text)) == ("output", text)
     assert parse_override(override_text("data.near_ood.v.2", text)) == ("data.near_ood.v.2", text)
     assert parse_override(override_text("evaluate.scores", [text])) == ("evaluate.scores", [text])
+
+
+@pytest.mark.parametrize(
+    "value", ["!!timestamp 1", "!!timestamp 2026-99-99", "!!bool x", "!!int x", "!!binary é", "[" * 5000]
+)
+def test_a_value_that_is_not_what_its_tag_says(value):
+    with pytest.raises(ConfigError, match="optimizer.lr: got .*, wanted a YAML value"):
+        parse_override(f"optimizer.lr={value}")
+
+
+def test_what_holds_itself(tmp_path):
+    (tmp_path / "r.yaml").write_text("data: &d {train: *d}")
+    with pytest.raises(ConfigError, match="data.train is an alias of what it stands in"):
+        load_config(tmp_path / "r.yaml", [])

@@ -137,3 +137,17 @@ def test_predictions_from_before_the_setting_stay_valid_and_only_where_nothing_i
     old = {"data", "rows", "size", "crop_share", "interpolation"}
     assert set(_stamp(Selection(dataset, 4, exif="ignore"))) == old
     assert set(_stamp(Selection(dataset, 4))) == old | {"exif"}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_conversion_in_bands_is_that_of_the_whole(monkeypatch, mode):
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 23, 4), dtype=np.uint8)
+    if mode == "I;16":
+        picture = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    else:
+        picture = Image.fromarray(pixels).convert("RGB" if mode == "P" else mode).convert(mode)
+    stream = BytesIO()
+    picture.save(stream, "PNG", **({"transparency": 3} if mode == "P" else {}))
+    whole = decode_rgb(stream.getvalue(), None)
+    monkeypatch.setattr("rtk.data.image.BAND_PIXELS", 100)
+    np.testing.assert_array_equal(decode_rgb(stream.getvalue(), None), whole)

@@ -1,9 +1,11 @@
 """Predictions on disk: written and read in parts, the same as in one piece."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rtk.config import ConfigError
 from rtk.evaluate import predictions_file
 from rtk.evaluate.predictions_file import PredictionsFile, read_predictions, read_stamp
 from rtk.runtime import large_arrays
@@ -46,3 +48,15 @@ def test_parts_make_no_difference(tmp_path, monkeypatch, columns, part, limit):
         assert (found[name] == values).all(), name
     assert read_stamp(file.path)["scores"] == {"odin": {"temperature": 2}, "rr_fast": {}}
     assert pq.ParquetFile(file.path).num_row_groups == -(-ROWS // part)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1PAR1", {"logits": [1.5]}, {"logits": [[1.0], [1.0, 2.0]]}])
+def test_a_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "test.parquet"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        pq.write_table(pa.table(content).replace_schema_metadata({"rtk": "["}), path)
+    assert read_stamp(path) == {}
+    with pytest.raises(ConfigError, match="test.parquet: damaged"):
+        read_predictions(path)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from rtk.config import ConfigError
 from rtk.runs.metrics_file import MetricsTail, append_rows, read_rows, replace_rows
 
 
@@ -60,3 +61,11 @@ def test_names_with_commas_and_quotes_survive_a_replacement(path):
     replace_rows(path, rows)
     assert read_rows(path) == rows
     assert rows[0]["key"] == 'near:cats, "big" ones'
+
+
+@pytest.mark.parametrize("row", [b"x,0.1,1.0,key,0.5", b"1,0.1,1.0,key,half", b"1,0.1,1.0,\xff,0.5"])
+def test_a_damaged_file_is_named(path, row):
+    append_rows(path, 1, 0.1, {"a": 0.1})
+    path.write_bytes(path.read_bytes() + row + b"\n")
+    with pytest.raises(ConfigError, match="metrics.csv: damaged"):
+        read_rows(path)

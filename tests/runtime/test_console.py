@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtk.runtime.console import progress_bar, progress_lines
+from rtk.runtime.console import printable, progress_bar, progress_lines
 
 
 def test_lines_come_at_intervals(capsys):
@@ -17,3 +17,7 @@ def test_short_work_says_nothing(capsys):
         for done in range(100):
             show(done, 100)
     assert capsys.readouterr().err == ""
+
+
+def test_what_a_terminal_would_obey_is_shown():
+    assert printable("a\tb\nc é \x1b[2J\x9b\u202e\r") == "a\tb\nc é \\x1b[2J\\x9b\\u202e\\r"

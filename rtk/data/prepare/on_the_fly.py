@@ -88,6 +88,8 @@ def _key(source: Path, kind: SourceKind, labelled: bool) -> str:
 
 
 def _digest(file: Path) -> str:
+    if not file.is_file():  # a pipe or a device, which would be read without end
+        return "no regular file"
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()

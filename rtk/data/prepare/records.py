@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rtk.data.image import encode_png
+from rtk.data.image_files import read_image_file
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Record:
         """The image as the bytes of an image file."""
         if isinstance(self.payload, bytes):
             return self.payload
-        return self.payload.read_bytes() if isinstance(self.payload, Path) else encode_png(self.payload)
+        return read_image_file(self.payload) if isinstance(self.payload, Path) else encode_png(self.payload)
 
 
 @dataclass(frozen=True)

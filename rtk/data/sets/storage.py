@@ -19,6 +19,8 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
     Raises:
         ValueError: the URI is malformed or of an unknown kind.
     """
+    if "\0" in path:
+        raise ValueError(f"{path!r}: a path with a NUL character, wanted one without")
     if "://" not in path:
         return fs.LocalFileSystem(), _utf8(Path(path).absolute().as_posix())
     try:
