@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from rtk.config.errors import ConfigError
+from rtk.runs.file_records import SAMPLED
 
 Shape: TypeAlias = Callable[[Any], bool] | Mapping[str, Any] | list[Any]
 ANY = "*"  # the key of a shape for what keys are not named
@@ -72,6 +73,11 @@ def is_metrics(value: Any) -> bool:
     return isinstance(value, dict) and all(map(or_none(is_number), value.values()))
 
 
+def is_checksums(value: Any) -> bool:
+    """Whether it is the checksums of a long file's blocks."""
+    return isinstance(value, list) and len(value) > SAMPLED and all(map(is_count, value))
+
+
 NESTED = {ANY: {ANY: is_anything}}
 RANK = {"rank": is_count, "host": is_text, "step": is_count, "samples": is_count, "data_wait": is_number}
 RANK |= {"collective": is_number, "memory_gib": or_none(is_number), "silent": is_length}
@@ -96,7 +102,10 @@ SHAPES: dict[str, Shape] = {
             "saved": or_none(is_text),
             "metrics": or_none(is_metrics),
         },
-        **{"files": {ANY: {"bytes": is_count, "sha256": is_text}}, "config": or_none(is_text)},
+        **{
+            "files": {ANY: {"bytes": is_count, "sha256": is_text, "blocks": is_checksums}},
+            "config": or_none(is_text),
+        },
     },
     "best.json": {"step": is_count, ANY: or_none(is_number)},
     "environment.json": {

@@ -24,7 +24,9 @@ def test_neither_pipes_nor_devices_nor_what_is_too_large(tmp_path, monkeypatch, 
 
 
 def test_preparation_and_prediction_name_them(tmp_path, photo):
-    (tmp_path / "src" / "a").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "src" / name).mkdir(parents=True)
+    (tmp_path / "src" / "b" / "x.jpg").write_bytes(photo)
     (tmp_path / "src" / "a" / "x.jpg").write_bytes(photo)
     (tmp_path / "src" / "a" / "y.jpg").symlink_to("/dev/zero")
     assert "no regular file" in prepare(tmp_path / "src", tmp_path / "out", skip_bad=True).skipped[0].reason

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rtk.data.sets.storage import find_parquet, locate, read_json, unprepared
+from rtk.runs.json_files import is_text
 
 CLASSES_FILE = "classes.json"
 MANIFEST_FILE = "manifest.json"
@@ -253,7 +254,7 @@ def find_classes(filesystem: fs.FileSystem, file: str, path: str, needed: bool) 
         content = read_json(filesystem, f"{folder}/{CLASSES_FILE}")
         if content is not None:
             names = content.get("classes") if isinstance(content, dict) else None
-            if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            if not isinstance(names, list) or not names or not all(map(is_text, names)):
                 raise ValueError(f'{folder}/{CLASSES_FILE}: wanted {{"classes": ["name", ...]}}, not empty')
             return tuple(names)
     if needed:

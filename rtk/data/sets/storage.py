@@ -80,7 +80,7 @@ def read_json(filesystem: fs.FileSystem, file: str) -> Any:
     with filesystem.open_input_stream(file) as opened:
         try:
             return json.loads(opened.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file}: no valid JSON: {error}") from error
 
 
