@@ -24,7 +24,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from faults_inputs import KINDS, PACKAGE, RUN, Input, call, cases
+from faults_given import PACKAGE, RUN, Input, call
+from faults_inputs import KINDS, cases
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from rtk import cli

@@ -68,6 +68,11 @@ def or_none(shape: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or shape(value)
 
 
+def is_mapping(value: Any) -> bool:
+    """Whether it is a mapping of anything."""
+    return isinstance(value, dict)
+
+
 def is_metrics(value: Any) -> bool:
     """Whether it is numbers by name, some of which may not be known."""
     return isinstance(value, dict) and all(map(or_none(is_number), value.values()))
@@ -79,7 +84,13 @@ def is_checksums(value: Any) -> bool:
 
 
 NESTED = {ANY: {ANY: is_anything}}
-RANK = {"rank": is_count, "host": is_text, "step": is_count, "samples": is_count, "data_wait": is_number}
+RANK: dict[str, Shape] = {
+    "rank": is_count,
+    "host": is_text,
+    "step": is_count,
+    "samples": is_count,
+    "data_wait": is_number,
+}
 RANK |= {"collective": is_number, "memory_gib": or_none(is_number), "silent": is_length}
 SHAPES: dict[str, Shape] = {
     "status.json": {
@@ -93,7 +104,7 @@ SHAPES: dict[str, Shape] = {
     "vitals.json": {"host": is_text, "time": is_time, "ranks": [RANK]},
     "state.json": {
         **{"step": is_count, "num_classes": is_class_count, "world_size": is_count, "kinds": [is_text]},
-        **{"metrics": or_none(is_metrics), "scalars": {}, "optimizer": is_text},
+        **{"metrics": or_none(is_metrics), "scalars": {}, "optimizer": or_none(is_text)},
     },
     "manifest.json": {
         **{
@@ -122,7 +133,7 @@ SHAPES: dict[str, Shape] = {
             "step": is_count,
         },
         **{"confidence": is_text, "ood_score": is_text, "ds_method": is_text, "run": is_text},
-        **{"checkpoint": is_text, "evaluated_with": {"scores": [is_text]}, "full_spectrum": {}},
+        **{"checkpoint": is_text, "evaluated_with": or_none(is_mapping), "full_spectrum": {}},
     },
 }
 
@@ -157,9 +168,11 @@ def first_fault(content: Any, shape: Shape, key: str = "") -> str | None:
     wanted, word = (list, "list") if isinstance(shape, list) else (dict, "mapping")
     if not isinstance(content, wanted):
         return f"{key or 'it'} is {repr(content)[:60]}, no {word}"
+    parts: list[tuple[str, Any, Any]]
     if isinstance(shape, list):
         parts = [(str(number), each, shape[0]) for number, each in enumerate(content)]
     else:
-        parts = [(k, each, shape.get(k, shape.get(ANY, is_anything))) for k, each in content.items()]
+        any_key = shape.get(ANY, is_anything)
+        parts = [(own, each, shape.get(own, any_key)) for own, each in dict(content).items()]
     faults = (first_fault(each, own, f"{key}.{k}" if key else k) for k, each, own in parts)
     return next((fault for fault in faults if fault is not None), None)
