@@ -11,7 +11,7 @@ demo: install
 
 # Two processes on two cores: one has the Ray session, the other all that needs none.
 test: install
-	$(RUN) pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(RUN) pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 30
 
 test-fast: install
 	$(RUN) pytest -n 2 --dist loadgroup -m "not slow and not ray"
