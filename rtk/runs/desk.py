@@ -21,7 +21,7 @@ from rtk.runs.plugins import FOLDER as PLUGINS
 from rtk.runs.plugins import read_copies, write_copies
 
 ASK_SECONDS = 0.2  # between two questions what is asked of the workers
-SAYS = ("append_metrics", "drop_metrics_after", "write_json", "write_text", "remove_json", "add_notice")
+SAYS = ("append_metrics", "drop_metrics_after", "write_json", "put_text", "remove_json", "add_notice")
 ASKS = ("request_save", "clear_save", "request_stop", "clear_stop")
 ANSWERS = ("read_metrics", "read_json", "requests")
 
@@ -155,9 +155,9 @@ class DistantRun(RunFolder):
         """See `RunFolder`."""
         self._say("write_json", name, content)
 
-    def write_text(self, name: str, content: str) -> None:
+    def put_text(self, name: str, content: str) -> None:
         """See `RunFolder`."""
-        self._say("write_text", name, content)
+        self._say("put_text", name, content)
 
     def remove_json(self, name: str) -> None:
         """See `RunFolder`."""

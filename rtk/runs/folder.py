@@ -184,7 +184,7 @@ class RunFolder:
             path.parent.mkdir(exist_ok=True)
         write_json(path, content)
 
-    def write_text(self, name: str, content: str) -> None:
+    def put_text(self, name: str, content: str) -> None:
         """Write a text at once: a reader sees the old or the new one."""
         write_text(self.path / name, content)
 

@@ -123,7 +123,10 @@ SHAPES: dict[str, Shape] = {
         **{"rtk": is_text, "packages": {ANY: or_none(is_text)}, "data": {ANY: is_text}, "classes": [is_text]},
         **{"folder": or_none(is_text), "hardware": {}, "plugins": {ANY: is_text}},
     },
-    "mlflow.json": {"uri": is_text, "run_id": or_none(is_text), "status": {}, "marks": {ANY: is_number}},
+    "mlflow.json": {
+        **{"uri": is_text, "run_id": or_none(is_text), "status": or_none(is_mapping)},
+        "marks": {ANY: is_number},
+    },
     "evaluation/metrics.json": {
         **{"summary": {ANY: or_none(is_number)}, "test": NESTED, "scores": NESTED, "sets": {ANY: NESTED}},
         **{

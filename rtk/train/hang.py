@@ -75,7 +75,7 @@ class HangWatch:
             return  # a rank is being replaced, or its pulse cannot be written
         step = (self.run.read_json("progress.json") or {}).get("step", 0)
         file = f"hang-step-{step}.txt"
-        self.run.write_text(file, "\n".join(seen["stack"] for seen in found))
+        self.run.put_text(file, "\n".join(seen["stack"] for seen in found))
         self.run.add_notice(
             f"hung: nothing has moved for {self.seconds:g} s after step {step}; {_blame(pulses, found)}; "
             f"stacks of all ranks: {self.run.place}/{file}; "

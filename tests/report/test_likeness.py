@@ -44,8 +44,9 @@ def make(tmp_path):
         scores = {name: np.linspace(0, 1, 20) for name in ("msp", "knn", "energy")}
         rows = {"set": ["test"] * 12 + ["near"] * 8, "group": ["id"] * 12 + ["near"] * 8}
         rows |= {
-            "sample_id": [str(n) for n in range(20)],
+            "sample_id": range(20),
             "label": [0] * 20,
+            "prediction": [int(n % 3 == 0) for n in range(20)],
             "is_correct": np.arange(20) % 3 > 0,
         }
         pq.write_table(pa.table({**rows, **scores}), folder.evaluation / "scores.parquet")

@@ -79,7 +79,7 @@ def test_one_desk_keeps_the_runs_of_all_trials(ray_session, tmp_path):
         line.about(name).make_run(config, {"made": name})
         distant = DistantRun(tmp_path / "of this node", line.about(name))
         distant.append_metrics(1, 0.5, {"train/lr": 0.1})
-        distant.write_text("hang-step-1.txt", name)
+        distant.put_text("hang-step-1.txt", name)
         line.about(name).make_run(config, {"made": "again"})  # a trial that starts anew finds what it had
         run = RunFolder(tmp_path / "sweep" / name)
         assert run.read_metrics() == distant.read_metrics() != []
