@@ -167,7 +167,21 @@ class PartitionedOptimizerShards(_ZeroShards):
 
 
 class PartitionedWeightShards(_ZeroShards):
-    """ZeRO-3: weights themselves are sharded; every parameter is cut into equal parts, one per rank."""
+    """ZeRO-3: weights themselves are sharded; every parameter is cut into equal parts, one per rank.
+
+    What fills up the last part of a parameter is set to zero. DeepSpeed leaves there what the memory held,
+    and SGD's weight decay would carry it into the momentum, whose norm MSAM takes.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        super().__init__(engine)
+        for index, shard in enumerate(self.weights()):
+            filled = 0
+            here = (fragment for fragment in self.fragments() if fragment.shard == index)
+            for fragment in sorted(here, key=lambda fragment: fragment.start):
+                shard[filled : fragment.start].zero_()
+                filled = fragment.start + fragment.numel
+            shard[filled:].zero_()
 
     def owners(self) -> list[Tensor]:
         """One flat shard a sub-group."""
