@@ -16,7 +16,7 @@ short run of a narrow network does not bear the published 0.2.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -144,8 +144,12 @@ def verdicts(found: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def add_size(parser: argparse.ArgumentParser, epochs: int, output: str) -> None:
-    """The options of how much is trained, and where."""
+def parse(
+    doc: str | None, rows: Mapping[str, object], epochs: int, output: str, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """The command line: which rows, how much is trained, and where."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=rows, default=list(rows), metavar="ROW")
     for name, default in (
         ("images", 10_000),
         ("width", 16),
@@ -158,16 +162,12 @@ def add_size(parser: argparse.ArgumentParser, epochs: int, output: str) -> None:
     parser.add_argument("--threads", type=int, help="of a worker")
     parser.add_argument("--rho", type=float, default=0.05)
     parser.add_argument("--output", default=output)
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
-    add_size(parser, epochs=30, output="ladder")
-    options = parser.parse_args(arguments)
+    options = parse(__doc__, ROWS, 30, "ladder", arguments)
     found: dict[str, list[dict[str, float]]] = {row: [] for row in options.rows}
     for seed in range(options.seeds):  # a seed of every row before the next, so that a table is there early
         for row in options.rows:

@@ -12,11 +12,10 @@ convolutions of two processes that share their cores wait for each other. `RTK_D
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 
-from ladder import PLUS, add_size, small_config, trained
+from ladder import PLUS, parse, small_config, trained
 
 from rtk.evaluate.ensemble import chosen_members, open_ensemble
 from rtk.runs.folder import RunFolder
@@ -54,12 +53,7 @@ def ensemble(runs: Sequence[RunFolder]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, print the command that ranks it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", nargs="+", choices=METHODS, default=list(METHODS), metavar="ROW")
-    add_size(parser, epochs=8, output="methods")
-    options = parser.parse_args(arguments)
+    options = parse(__doc__, METHODS, 8, "methods", arguments)
     wanted = [(row, seed) for seed in range(options.seeds) for row in options.rows]
     if "CE" in options.rows:
         wanted += [("CE", seed) for seed in range(options.seeds, MEMBERS)]

@@ -37,13 +37,11 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 RESULT_KEYS = ("summary", "test", "scores", "sets", "groups", "protocol", "calibration", "step")
-
-
-SCORE_COLUMNS = {
+SCORE_COLUMNS = {  # of `scores.parquet`; all others are scores
     **dict.fromkeys(("set", "group"), pa.types.is_string),
     **dict.fromkeys(("sample_id", "label", "prediction"), pa.types.is_integer),
     "is_correct": pa.types.is_boolean,
-}  # of `scores.parquet`; all others are scores
+}
 
 
 def read_scores(run: RunFolder) -> pa.Table:

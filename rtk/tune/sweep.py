@@ -147,10 +147,8 @@ def _start_ray(space: SearchSpace, config: RunConfig) -> None:
         raise ConfigError(
             f"resources: a trial wants {wanted}, this Ray cluster has {ray.cluster_resources()}"
         )
-    if space.scheduler.name == POPULATION:
-        check_output(
-            local_folder(config.output)
-        )  # by which trials hand on checkpoints, whatever it is a copy of
+    if space.scheduler.name == POPULATION:  # its trials hand on checkpoints by it, whatever it is a copy of
+        check_output(local_folder(config.output))
     else:
         check_reachable(local_folder(config.output))
 

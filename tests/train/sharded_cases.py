@@ -36,6 +36,7 @@ from rtk.train.saving import save_checkpoint
 from rtk.train.state import TrainState
 from rtk.train.step import NonFiniteLossError, train_step
 from rtk.train.zero_shards import engine_shards
+from tests.train.used_memory import used_memory
 
 RANKS, STEPS, BATCH, CLIP = 2, 10, 16, 0.3
 RAT_WEIGHT, EPS, CRL_WEIGHT, ASCOOD_WEIGHT, ALPHA = 0.7, 0.02, 2.0, 0.8, 0.5
@@ -423,4 +424,5 @@ def _mutate(shards, mutation: str) -> None:
 
 def run_cases(cases: list[Case]) -> dict[Case, tuple[torch.Tensor, torch.Tensor]]:
     """Results of `sharded` for every case, on every rank of a group."""
-    return {case: sharded(case) for case in cases}
+    with used_memory():
+        return {case: sharded(case) for case in cases}

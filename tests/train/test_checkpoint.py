@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import torch
 
 from rtk.runs.checkpoints import CheckpointError, resolve_checkpoint
 from rtk.train.checkpoint import read_state
-from rtk.train.engine import build_engine
-from rtk.train.zero_shards import engine_shards
-from tests.train import sharded_cases
 from tests.train.ranks import run_on_ranks
 from tests.train.sharded_cases import Case, reference, sharded
+from tests.train.used_memory import used_memory
 
 pytestmark = pytest.mark.slow
 
@@ -61,32 +58,9 @@ def move_cheaper(folder):
     return results
 
 
-def engine_with_spoilt_padding(*arguments):
-    """An engine of ZeRO-3 in whose shards, between the parameters, is what memory may have held."""
-    engine = build_engine(*arguments)
-    shards = engine_shards(engine)
-    for index, shard in enumerate(shards.weights()):
-        between = torch.ones(len(shard), dtype=torch.bool)
-        for fragment in shards.fragments():
-            if fragment.shard == index:
-                between[fragment.start : fragment.start + fragment.numel] = False
-        shard[between] = 1000.0
-    return engine
-
-
-def with_spoilt_padding(case):
-    sharded_cases.build_engine = engine_with_spoilt_padding  # in this rank's process alone
-    return sharded(case)
-
-
-def test_what_fills_up_shards_has_no_part_in_the_momentum(tmp_path):
-    case = Case("msam", base="sgd", stage=3, tiny=True)
-    found = run_on_ranks(2, with_spoilt_padding, case, folder=tmp_path)
-    assert difference(found, reference(case)) <= 1e-6
-
-
 def continue_and_move(moves, folder):
-    return continue_all(moves, folder) | move_cheaper(folder)
+    with used_memory():
+        return continue_all(moves, folder) | move_cheaper(folder)
 
 
 @pytest.fixture(scope="module")
