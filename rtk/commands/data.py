@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from rtk.commands import data_check, data_split
 from rtk.commands.output import print_json, print_some, say
 from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_plugin, positive
+from rtk.runtime.console import complain
 
 if TYPE_CHECKING:
     from rtk.data.prepare.records import Source
@@ -138,7 +138,7 @@ def run_prepare(options: Options) -> int:
                 progress=progress,
             )
     except BadImagesError as error:
-        print(f"rtk: error: {error}\nnothing was written; --skip-bad leaves them out", file=sys.stderr)
+        complain(f"rtk: error: {error}\nnothing was written; --skip-bad leaves them out")
         return 1
     if options.json:
         print_json(done.manifest())

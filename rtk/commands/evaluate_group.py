@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rtk.commands.output import print_aligned
+from rtk.runtime.console import complain
 
 if TYPE_CHECKING:
     from rtk.runs.folder import RunFolder
@@ -37,4 +37,4 @@ def print_group(name: str, results: Mapping[str, Mapping[str, Any]], unlike: Seq
     print_aligned(seed_table(["run"], rows, metrics))
     if unlike:
         title = "no mean: these runs were not measured on the same"
-        print("\n  ".join([title, *unlike]), file=sys.stderr, flush=True)
+        complain("\n  ".join([title, *unlike]))

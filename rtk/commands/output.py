@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rtk.runtime.console import printable
+from rtk.runtime.console import complain, printable
 
 if TYPE_CHECKING:
     from rtk.config.load import LoadedConfig
@@ -28,7 +28,7 @@ def warn_of_unlike(lines: Sequence[str], ranked: bool) -> None:
     if lines:
         outcome = "are ranked by --force only" if ranked else "are not ranked (--force ranks them)"
         title = f"warning: these runs were not measured on the same and {outcome}"
-        print("\n  ".join([title, *lines]), file=sys.stderr, flush=True)
+        complain("\n  ".join([title, *lines]))
 
 
 def warn_of_kept_sets(loaded: LoadedConfig) -> None:

@@ -117,7 +117,7 @@ def build_described(folder: Path, description: Description) -> Classifier:
         raise ConfigError(f"{path}: cannot read the weights: {error}") from None
     except ConfigError:
         raise
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # the latter of sizes that no tensor can have
         raise ConfigError(f"{folder / DESCRIPTION}: {error}") from None
     return model
 

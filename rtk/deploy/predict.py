@@ -16,7 +16,7 @@ from rtk.config.secrets import without_secrets
 from rtk.data.image import BadImageError
 from rtk.data.image_files import read_image_file, read_tree
 from rtk.data.sets.columns import image_bytes, image_column
-from rtk.data.sets.storage import locate
+from rtk.data.sets.storage import blamed_on_file, locate
 from rtk.deploy.description import DESCRIPTION
 from rtk.deploy.packaged_model import BATCH, PackagedModel, failed_row
 from rtk.runs.folder import RunFolder
@@ -190,11 +190,12 @@ def encoded_images(files: list[Path]) -> Iterator[tuple[str, Encoded]]:
 
 
 def _encoded_rows(file: Path) -> Iterator[tuple[str, bytes]]:
-    parquet, row = pq.ParquetFile(_place(file)), 0
-    for batch in parquet.iter_batches(BATCH, columns=[image_column(parquet.schema_arrow)]):
-        for value in batch.column(0).to_pylist():
-            yield f"{file}:{row}", image_bytes(value)[0]
-            row += 1
+    with blamed_on_file(file):
+        parquet, row = pq.ParquetFile(_place(file)), 0
+        for batch in parquet.iter_batches(BATCH, columns=[image_column(parquet.schema_arrow)]):
+            for value in batch.column(0).to_pylist():
+                yield f"{file}:{row}", image_bytes(value)[0]
+                row += 1
 
 
 def _place(file: Path) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from rtk.config.errors import ConfigError
 from rtk.config.schema import EvaluateConfig, RunConfig
 from rtk.data.sets.class_names import labels_hash
 from rtk.data.sets.dataset import content_hash
@@ -50,7 +53,7 @@ def is_measured(run: RunFolder, config: RunConfig, names: Iterable[str], checkpo
 
 def _given(settings: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """Hyper-parameters of some scores that were given."""
-    given = given_hyperparameters(EvaluateConfig.model_validate(settings))
+    given = given_hyperparameters(_as_config(settings))
     return {name: given[name] for name in names if name in given}
 
 
@@ -78,10 +81,20 @@ def keeping(run: RunFolder, config: RunConfig) -> RunConfig:
     now = config.evaluate.model_dump(mode="json")
     kept = {key: before[key] for key in DECIDING if key in before}
     given = _as_mapping(before["scores"]) | _as_mapping(now["scores"])
-    evaluate = EvaluateConfig.model_validate({**now, **kept, "scores": given})
+    evaluate = _as_config({**now, **kept, "scores": given})
     path = result.get(DECIDED_ON, {}).get("path", config.data.calibration)
     data = config.data.model_copy(update={"calibration": path})
     return config.model_copy(update={"evaluate": evaluate, "data": data})
+
+
+def _as_config(settings: Mapping[str, Any]) -> EvaluateConfig:
+    try:
+        return EvaluateConfig.model_validate(settings)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(
+            f"evaluation/metrics.json: damaged: {SETTINGS}.{key} is nothing that rtk evaluate writes"
+        ) from None
 
 
 def _as_mapping(scores: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from rtk.config.data import GROUPS
+from rtk.config.errors import ConfigError
 from rtk.evaluate import corruptions
 from rtk.evaluate.score_table import rows_of
 from rtk.report.curves import Pair
@@ -75,6 +76,9 @@ class EvaluatedRun:
 
     def scores_of(self, value: str, names: list[str], column: str = "group") -> dict[str, np.ndarray]:
         """Columns of a group or, by `column="set"`, of a set, each (N,)."""
+        missing = [name for name in names if name not in self.table.column_names]
+        if missing:
+            raise ConfigError(f"{self.run.path}: evaluation/scores.parquet is damaged: has no {missing[0]!r}")
         return rows_of(self.table.select(["set", "group", *dict.fromkeys(names)]), column, value)
 
     def pair(self, name: str) -> Pair:

@@ -78,12 +78,19 @@ def is_metrics(value: Any) -> bool:
     return isinstance(value, dict) and all(map(or_none(is_number), value.values()))
 
 
+def is_figure(value: Any) -> bool:
+    """Whether it is what is measured: a number, one that is not known, or several (an interval, say)."""
+    if isinstance(value, dict | list):
+        return all(map(is_figure, value.values() if isinstance(value, dict) else value))
+    return value is None or is_flag(value) or is_number(value)
+
+
 def is_checksums(value: Any) -> bool:
     """Whether it is the checksums of a long file's blocks."""
     return isinstance(value, list) and len(value) > SAMPLED and all(map(is_count, value))
 
 
-NESTED = {ANY: {ANY: is_anything}}
+NESTED = {ANY: {ANY: is_figure}}
 RANK: dict[str, Shape] = {
     "rank": is_count,
     "host": is_text,

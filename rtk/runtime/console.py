@@ -14,6 +14,11 @@ SECONDS_A_LINE = 30.0
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+def complain(text: str) -> None:
+    """Print on standard error what may hold names of files, classes or runs, as `printable` shows them."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
     """A bar that is moved by calls with the number done and the total; lines where there is no terminal."""

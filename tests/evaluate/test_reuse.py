@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rtk.config import load_config
+from rtk.config import ConfigError, load_config
 from rtk.evaluate.reuse import SETTINGS, _images, is_measured, keeping
 from rtk.evaluate.sets import configured_ood, evaluation_config
 from rtk.runs.folder import RunFolder
@@ -87,3 +87,10 @@ def test_a_new_evaluation_keeps_the_rule_and_the_scores_of_the_one_before(run):
     kept = keeping(run, evaluation_config(run, ["evaluate.scores=[vim]"])).evaluate
     assert kept.risk == 0.05
     assert kept.scores == {"msp": {}, "knn": {"k": 7}, "vim": {}}
+
+
+def test_settings_that_are_none_are_named(run):
+    settings = evaluation_config(run, ()).evaluate.model_dump(mode="json")
+    measured(run, **{SETTINGS: settings | {"guarantee": "a"}})
+    with pytest.raises(ConfigError, match=r"damaged: evaluated_with\.guarantee"):
+        keeping(run, evaluation_config(run, ()))

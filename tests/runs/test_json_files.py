@@ -46,3 +46,14 @@ def test_far_inside(tmp_path):
     assert read_json(path)
     with pytest.raises(ConfigError, match="sets.cats.msp is 1, no mapping"):
         read_json(path, "evaluation/metrics.json")
+
+
+def test_figures_are_numbers_or_several_of_them(tmp_path):
+    path = tmp_path / "metrics.json"
+    for value in (0.5, None, math.nan, [0.1, 0.2], {"low": 0.1, "high": 1}):
+        path.write_text(json.dumps({"test": {"msp": {"aurc": value}}}))
+        assert read_json(path, "evaluation/metrics.json")
+    for value in ("0.5", [0.1, "a"]):
+        path.write_text(json.dumps({"test": {"msp": {"aurc": value}}}))
+        with pytest.raises(ConfigError, match=r"test\.msp\.aurc is "):
+            read_json(path, "evaluation/metrics.json")

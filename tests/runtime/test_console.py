@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rtk.runtime.console import printable, progress_bar, progress_lines
+from rtk.runtime.console import complain, printable, progress_bar, progress_lines
 
 
 def test_lines_come_at_intervals(capsys):
@@ -21,3 +21,8 @@ def test_short_work_says_nothing(capsys):
 
 def test_what_a_terminal_would_obey_is_shown():
     assert printable("a\tb\nc é \x1b[2J\x9b\u202e\r") == "a\tb\nc é \\x1b[2J\\x9b\\u202e\\r"
+
+
+def test_complaints_are_printable(capsys):
+    complain("bad\x1b[31m.png: empty")
+    assert capsys.readouterr().err == "bad\\x1b[31m.png: empty\n"

@@ -115,6 +115,8 @@ def _read_batch(file: BinaryIO, where: str, num_classes: int) -> _Batch:
         raise ValueError(f"{where}: label {outside[0]} is out of range, there are {num_classes} classes")
     pixels = _to_images(content.get("data"), len(labels), where)
     file_names = content.get("filenames")
+    if file_names is not None and not isinstance(file_names, list):
+        raise ValueError(f"{where}: 'filenames' is no list")
     if file_names is not None and len(file_names) != len(labels):
         raise ValueError(f"{where}: {len(file_names)} file names for {len(labels)} labels")
     return _Batch(pixels, labels, None if file_names is None else [_text(name) for name in file_names])

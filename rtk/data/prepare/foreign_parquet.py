@@ -20,7 +20,7 @@ from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.columns import class_names, image_bytes, image_column, is_text, label_column
 from rtk.data.sets.dataset import CLASSES_FILE, READ_BYTES, READ_ROWS, check_range, find_classes
 from rtk.data.sets.of_run import blamed_on
-from rtk.data.sets.storage import locate, read_groups
+from rtk.data.sets.storage import blamed_on_file, locate, read_groups
 
 NO_CLASSES = "none"
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # train-00000-of-00002
@@ -120,7 +120,8 @@ def _read_labels(
     for file, schema in zip(paths, schemas, strict=True):
         if column not in schema.names:
             raise ValueError(f"{file}: column {column!r} is missing; it has {', '.join(schema.names)}")
-        read = pq.read_table(_place(file), columns=[column])[column]
+        with blamed_on_file(file):
+            read = pq.read_table(_place(file), columns=[column])[column]
         if read.null_count:
             raise ValueError(f"{file}: column {column!r} has {read.null_count} missing values")
         values.append(read.cast(pa.string() if is_text(read.type) else pa.int64()))
@@ -147,10 +148,15 @@ def _read_labels(
 
 def _read(files: tuple[_File, ...]) -> Iterator[Record]:
     for file in files:
-        row = 0
-        parquet = pq.ParquetFile(_place(file.path), pre_buffer=False, buffer_size=READ_BYTES)
-        for batch in parquet.iter_batches(READ_ROWS, columns=[file.image]):
-            for value in batch.column(0).to_pylist():
-                image, path = image_bytes(value)
-                yield Record(image, int(file.labels[row]), f"{file.path} row {row}", path)
-                row += 1
+        with blamed_on_file(file.path):
+            yield from _rows_of(file)
+
+
+def _rows_of(file: _File) -> Iterator[Record]:
+    row = 0
+    parquet = pq.ParquetFile(_place(file.path), pre_buffer=False, buffer_size=READ_BYTES)
+    for batch in parquet.iter_batches(READ_ROWS, columns=[file.image]):
+        for value in batch.column(0).to_pylist():
+            image, path = image_bytes(value)
+            yield Record(image, int(file.labels[row]), f"{file.path} row {row}", path)
+            row += 1

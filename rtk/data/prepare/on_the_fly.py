@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from rtk.data.sets.builtin import PREFIX
 from rtk.data.sets.dataset import CLASSES_FILE, open_dataset
 from rtk.runs.atomic import write_json
 from rtk.runs.working_copy import cache_folder
+from rtk.runtime.console import complain
 from rtk.runtime.environment import available_cpus
 
 VERSION = 1  # raise it when other rows would be written, so that cached copies are made anew
@@ -107,14 +107,14 @@ def _prepare(source: Path, kind: SourceKind, labelled: bool, folder: Path) -> Pa
             f"(rtk data prepare {source} --out DIR makes a file of each)"
         )
     for line in opened.layout if labelled else ():
-        print(line, file=sys.stderr)
+        complain(line)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     count = write_parquet(partial, "images.parquet", _rows(opened), len(opened.classes), True).rows
     write_json(partial / CLASSES_FILE, {"classes": opened.classes})
     partial.rename(folder)
-    print(f"{source}: {count} images ({opened.kind}), kept as {folder}", file=sys.stderr)
+    complain(f"{source}: {count} images ({opened.kind}), kept as {folder}")
     return folder
 
 

@@ -119,7 +119,10 @@ def register(kind: SourceKind) -> None:
 def _is_cifar(path: Path) -> bool:
     if path.is_dir():
         return find_cifar_folder(path) is not None
-    return path.suffix != ".parquet" and tarfile.is_tarfile(path)
+    try:
+        return path.suffix != ".parquet" and tarfile.is_tarfile(path)
+    except (EOFError, OSError):  # a compressed file that is cut
+        return path.name.endswith((".tar.gz", ".tgz"))
 
 
 def _is_parquet(path: Path) -> bool:

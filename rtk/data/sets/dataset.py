@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from rtk.data.sets.storage import find_parquet, locate, read_json, unprepared
+from rtk.data.sets.storage import blamed_on_file, find_parquet, locate, read_json, unprepared
 from rtk.runs.json_files import is_text
 
 CLASSES_FILE = "classes.json"
@@ -141,7 +141,7 @@ def read_integers(dataset: ImageDataset, file: str, column: str) -> np.ndarray:
     Raises:
         ValueError: a value is missing.
     """
-    with dataset.filesystem.open_input_file(file) as opened:
+    with dataset.filesystem.open_input_file(file) as opened, blamed_on_file(file):
         values = pq.ParquetFile(opened).read(columns=[column])[column]
     if values.null_count:
         raise ValueError(f"{file}: column {column!r} has {values.null_count} missing values")
@@ -157,7 +157,7 @@ def read_rows(dataset: ImageDataset, wanted: np.ndarray | None = None) -> Iterat
     """
     filesystem, start = dataset.filesystem, 0
     for file in dataset.files:
-        with filesystem.open_input_file(file) as opened:
+        with filesystem.open_input_file(file) as opened, blamed_on_file(file):
             # Read in small pieces: by default whole column chunks are fetched, possibly gigabytes.
             parquet = pq.ParquetFile(opened, pre_buffer=False, buffer_size=READ_BYTES)
             for group in range(parquet.num_row_groups):

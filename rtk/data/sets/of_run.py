@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -21,6 +20,7 @@ from rtk.data.sets.builtin import PREFIX, resolve_path
 from rtk.data.sets.class_names import with_classes
 from rtk.data.sets.dataset import ImageDataset, check_labels, content_hash, open_dataset
 from rtk.runs.data_record import NO_RECORD, DataRecord
+from rtk.runtime.console import complain
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -211,7 +211,7 @@ def joined_by_name(
             ) from None
         check_labels(matched, len(classes))
     if note:
-        print(f"{key}: {note}", file=sys.stderr, flush=True)
+        complain(f"{key}: {note}")
     return matched
 
 

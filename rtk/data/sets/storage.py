@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,28 @@ def find_parquet(filesystem: fs.FileSystem, place: str, path: str) -> list[str]:
     if kind == fs.FileType.File:
         return [place]
     found: list[str] = []
-    for info in sorted(filesystem.get_file_info(fs.FileSelector(place)), key=lambda info: info.base_name):
+    try:
+        inside = sorted(filesystem.get_file_info(fs.FileSelector(place)), key=lambda info: info.base_name)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: a name in this folder is not UTF-8; {unprepared(path)}") from None
+    for info in inside:
         if info.base_name.endswith(".parquet") and not info.base_name.startswith((".", "_")):
             is_file = info.type == fs.FileType.File
             found += [info.path] if is_file else find_parquet(filesystem, info.path, path)
     if not found:
         raise ValueError(f"{path}: no .parquet files in this folder; {unprepared(path)}")
     return found
+
+
+@contextmanager
+def blamed_on_file(file: object) -> Iterator[None]:
+    """Say of which Parquet file a page is that cannot be read; pyarrow names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:  # of the disk or the network, not of what was read
+            raise
+        raise ValueError(f"{file}: damaged: {str(error).splitlines()[0]}") from None
 
 
 def read_json(filesystem: fs.FileSystem, file: str) -> Any:

@@ -100,6 +100,20 @@ def test_cifar10(make_cifar, cifar10, packed, tmp_path):
     assert np.array_equal(found["train"][0].payload, first_row.reshape(3, 32, 32).transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize("names", [3, "ab"])
+def test_file_names_of_a_cifar_batch_that_are_no_list(make_cifar, cifar10, names):
+    cifar10["data_batch_1"][b"filenames"] = names
+    with pytest.raises(ValueError, match="'filenames' is no list"):
+        open_source(make_cifar(cifar10))
+
+
+def test_a_packed_archive_that_is_cut(tmp_path):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive.write_bytes(gzip.compress(bytes(range(256)) * 40)[:60])
+    with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz"):
+        open_source(archive)
+
+
 def test_cifar_images_are_written_as_png(make_cifar, cifar10, tmp_path):
     prepare(make_cifar(cifar10), tmp_path / "out")
     rows = list(read_rows(open_dataset(tmp_path / "out/test.parquet")))

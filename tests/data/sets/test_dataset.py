@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 from io import BytesIO
 
@@ -236,3 +237,18 @@ def test_broken_images(data, reason):
 def test_bomb_beyond_pillows_error_limit(png_claiming):
     with pytest.raises(BadImageError, match="decompression bomb, limit 89478485 pixels"):
         decode_rgb(png_claiming(20_000, 10_000), None)
+
+
+def test_a_page_that_cannot_be_read_is_blamed_on_its_file(make_parquet, png):
+    file = make_parquet([png()] * 400, [0, 1] * 200, file="data/train.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4] + bytes([255] * 60) + whole[64:])
+    with pytest.raises(ValueError, match=r"train\.parquet: damaged: "):
+        list(read_rows(open_dataset(file)))
+
+
+def test_a_folder_with_a_name_that_is_no_text(tmp_path):
+    (tmp_path / "set").mkdir()
+    os.mkdir(bytes(tmp_path / "set") + b"/\xff")
+    with pytest.raises(ValueError, match="a name in this folder is not UTF-8"):
+        open_dataset(tmp_path / "set")
