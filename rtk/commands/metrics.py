@@ -31,12 +31,14 @@ def run(options: Options) -> int:
     """`rtk metrics`."""
     from rtk.config.errors import ConfigError
     from rtk.data.sets.builtin import is_missing
-    from rtk.evaluate.reduce import ood_sets, reduce_joint_metrics
+    from rtk.data.sets.storage import locate
+    from rtk.evaluate.reduce import check_score_files, ood_sets, reduce_joint_metrics
     from rtk.report.tables import format_value, how_shown
     from rtk.runtime.ray_session import start_ray
 
     if is_missing(options.scores):
         raise ConfigError(f"scores: got {options.scores!r}, wanted a Parquet file or a folder of them")
+    check_score_files(*locate(options.scores))
     scores = start_ray().data.read_parquet(options.scores)
     columns = (options.confidence, options.ood_score)
     found = {

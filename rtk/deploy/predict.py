@@ -19,6 +19,7 @@ from rtk.data.sets.columns import image_bytes, image_column
 from rtk.data.sets.storage import blamed_on_file, locate
 from rtk.deploy.description import DESCRIPTION
 from rtk.deploy.packaged_model import BATCH, PackagedModel, failed_row
+from rtk.runs.bounded_parquet import open_bounded
 from rtk.runs.folder import RunFolder
 from rtk.runs.names import find_folder
 from rtk.runs.object_store import SCHEMES
@@ -190,9 +191,9 @@ def encoded_images(files: list[Path]) -> Iterator[tuple[str, Encoded]]:
 
 
 def _encoded_rows(file: Path) -> Iterator[tuple[str, bytes]]:
-    with blamed_on_file(file):
-        parquet, row = pq.ParquetFile(_place(file)), 0
-        for batch in parquet.iter_batches(BATCH, columns=[image_column(parquet.schema_arrow)]):
+    row = 0
+    with blamed_on_file(file), open_bounded(_place(file)) as parquet:
+        for batch in parquet.batches(BATCH, [image_column(parquet.schema)]):
             for value in batch.column(0).to_pylist():
                 yield f"{file}:{row}", image_bytes(value)[0]
                 row += 1

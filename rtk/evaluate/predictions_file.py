@@ -18,6 +18,7 @@ from rtk.config.errors import ConfigError
 from rtk.data.decode.pipeline import Selection
 from rtk.evaluate.columns import as_lists, as_matrix
 from rtk.runs.atomic import replacing
+from rtk.runs.bounded_parquet import open_bounded
 from rtk.runtime.large_arrays import ROWS_AT_A_TIME, empty_array
 
 METADATA_KEY = b"rtk"
@@ -44,9 +45,9 @@ def read_predictions(path: Path) -> dict[str, np.ndarray]:
 def _read_columns(path: Path) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     start = 0
-    with pq.ParquetFile(path, pre_buffer=False) as file:  # or all of it is fetched at once
+    with open_bounded(path) as file:
         rows = file.metadata.num_rows
-        for batch in file.iter_batches(ROWS_AT_A_TIME):
+        for batch in file.batches(ROWS_AT_A_TIME):
             for name in batch.schema.names:
                 column = batch[name]
                 found = as_matrix(column, len(batch)) if name in MATRICES else column.to_numpy()
@@ -91,9 +92,9 @@ class PredictionsFile:
             _write_parts(partial, _with_columns(tables, added), metadata)
 
     def _stored_parts(self, without: Container[str]) -> Iterator[pa.Table]:
-        with pq.ParquetFile(self.path, pre_buffer=False) as file:
-            kept = [name for name in file.schema_arrow.names if name not in without]
-            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=kept):
+        with open_bounded(self.path) as file:
+            kept = [name for name in file.schema.names if name not in without]
+            for batch in file.batches(ROWS_AT_A_TIME, kept):
                 yield pa.Table.from_batches([batch])
 
 

@@ -13,15 +13,45 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import fs
 
 from rtk.metrics import GridCounts, GridMetrics, ScoreRange
 from rtk.metrics.grid import check_confidence
+from rtk.runs.bounded_parquet import open_bounded
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+_ROWS, _NAME_BYTES = 2**16, 1000  # rows looked at at a time; the most that a name of a set has
 _SHAPE = (3, 1001, 1001)
 _RANGE_SCHEMA = pa.schema([("low", pa.float64()), ("high", pa.float64()), ("reason", pa.string())])
+
+
+def check_score_files(filesystem: fs.FileSystem, place: str) -> None:
+    """Refuse Parquet that would expand hugely where Ray reads it.
+
+    Args:
+        filesystem: where the files are.
+        place: a file, or a folder of them.
+
+    Raises:
+        ValueError: pages expand to more than they may, or a set or group has a name of a thousand characters.
+    """
+    is_file = filesystem.get_file_info(place).type == fs.FileType.File
+    found = [] if is_file else filesystem.get_file_info(fs.FileSelector(place, recursive=True))
+    for file in [place] if is_file else [info.path for info in found if info.path.endswith(".parquet")]:
+        with open_bounded(file, filesystem) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
+                parquet.check(group)
+            names = [name for name in ("set", "group") if name in parquet.schema.names]
+            texts = [name for name in names if _is_text(parquet.schema.field(name).type)]
+            for batch in parquet.batches(_ROWS, texts) if texts else ():
+                if any((pc.max(pc.binary_length(batch[name])).as_py() or 0) > _NAME_BYTES for name in texts):
+                    raise ValueError(f"{file}: a set or group with a name of over {_NAME_BYTES} bytes")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def reduce_joint_metrics(scores: Dataset, ood_set: str, confidence: str, ood_score: str) -> GridMetrics:

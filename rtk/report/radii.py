@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from rtk.config.errors import ConfigError
@@ -19,6 +18,7 @@ from rtk.report.curves import Curve
 from rtk.report.evaluated import EvaluatedRun
 from rtk.report.figures import Captioned
 from rtk.report.page_tables import Cell, Grid, fit_width
+from rtk.runs.bounded_parquet import open_bounded
 from rtk.scores import SCORES
 
 RADII = ("rr_fast", "rr_bs", "deepfool", "fab")
@@ -84,7 +84,8 @@ def temperature_curves(entry: EvaluatedRun) -> dict[str, Curve]:
     kept = {key: made_of.get(key) for key in ("data", "rows", "step")}
     if kept != {"data": tested.get("data"), "rows": tested.get("rows"), "step": entry.result["step"]}:
         return {}
-    table = pq.read_table(path, columns=["logits", "label"])
+    with open_bounded(path) as parquet:
+        table = parquet.table(["logits", "label"])
     logits = torch.from_numpy(as_matrix(table["logits"], len(table)).copy())
     correct = logits.argmax(1).numpy() == table["label"].to_numpy()
     found = {}

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rtk.config.activity import has_effect
 from rtk.config.changes import When, may_change
@@ -19,6 +18,7 @@ from rtk.config.errors import ConfigError, nearest
 from rtk.config.load import flatten
 from rtk.config.metric_names import FULL_SPECTRUM
 from rtk.config.overrides import typed_value
+from rtk.runs.bounded_parquet import open_bounded
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.runs.interpolation import read_interpolation
@@ -52,10 +52,13 @@ def read_scores(run: RunFolder) -> pa.Table:
     """
     path = _evaluated(run, "scores.parquet")
     try:
-        table = pq.read_table(path)
+        with open_bounded(path) as parquet:
+            table = parquet.table()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path}: damaged ({next(iter(str(error).splitlines()), '')})") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     for column in table.schema:
         wanted = SCORE_COLUMNS.get(column.name, pa.types.is_floating)
         if not wanted(column.type) or table[column.name].null_count:

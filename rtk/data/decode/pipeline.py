@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.decode.faults import Fault, FaultLog
 from rtk.data.image import BadImageError, decode_rgb
-from rtk.data.sets.dataset import READ_BYTES, ImageDataset, labels, read_integers
+from rtk.data.sets.dataset import ImageDataset, labels, read_integers
+from rtk.runs.bounded_parquet import open_bounded
 from rtk.runtime.console import Progress
 
 if TYPE_CHECKING:
@@ -169,10 +170,8 @@ class FilePart:
         """Blocks of at most `size` encoded images, as `encoded_block` makes them."""
         read, used = self.start, self.selection.kept
         row = int(np.searchsorted(used, read))
-        with self.selection.dataset.filesystem.open_input_file(self.file) as opened:
-            # Read in small pieces: by default whole column chunks are fetched, possibly gigabytes.
-            parquet = pq.ParquetFile(opened, pre_buffer=False, buffer_size=READ_BYTES)
-            for batch in parquet.iter_batches(size, columns=self.selection.columns):
+        with open_bounded(self.file, self.selection.dataset.filesystem) as parquet:
+            for batch in parquet.batches(size, self.selection.columns):
                 kept = used[row : np.searchsorted(used, read + len(batch))]
                 if len(kept):
                     whole = len(kept) == len(batch)

@@ -22,6 +22,7 @@ from rtk.data.decode.pipeline import Selection, decode_block, encoded_block, pla
 from rtk.data.image import BadImageError
 from rtk.data.order import group_order, window_size
 from rtk.data.sets.dataset import ImageDataset
+from rtk.runs.bounded_parquet import open_bounded
 
 NAME = "train"
 ROWS_PER_READ = 128  # decoded at 224 pixels: 19 MB
@@ -192,11 +193,9 @@ def decode_group(
     selection: Selection, file: str, group: int, start: int, skip: int, stop: int
 ) -> Iterator[pa.Table]:
     """Decoded blocks of rows `skip` to `stop` of a row group whose first row is row `start` of the set."""
-    with selection.dataset.filesystem.open_input_file(str(file)) as opened:
-        # Read in small pieces: by default whole column chunks are fetched, possibly gigabytes.
-        parquet = pq.ParquetFile(opened, pre_buffer=False, buffer_size=2**20)
-        position = 0
-        for batch in parquet.iter_batches(ROWS_PER_READ, row_groups=[int(group)], columns=selection.columns):
+    position = 0
+    with open_bounded(str(file), selection.dataset.filesystem) as parquet:
+        for batch in parquet.batches(ROWS_PER_READ, selection.columns, [int(group)]):
             first, last = max(0, skip - position), min(len(batch), stop - position)
             if first < last:
                 encoded = batch.slice(first, last - first)

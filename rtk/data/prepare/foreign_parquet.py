@@ -18,9 +18,10 @@ from rtk.data.image_files import is_hidden
 from rtk.data.prepare.layout import UNLABELLED
 from rtk.data.prepare.records import Record, Source, Split
 from rtk.data.sets.columns import class_names, image_bytes, image_column, is_text, label_column
-from rtk.data.sets.dataset import CLASSES_FILE, READ_BYTES, READ_ROWS, check_range, find_classes
+from rtk.data.sets.dataset import CLASSES_FILE, READ_ROWS, check_range, find_classes
 from rtk.data.sets.of_run import blamed_on
 from rtk.data.sets.storage import blamed_on_file, locate, read_groups
+from rtk.runs.bounded_parquet import BoundedParquet, check_expansion, open_bounded
 
 NO_CLASSES = "none"
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # train-00000-of-00002
@@ -75,7 +76,8 @@ def open_foreign_parquet(path: Path, *, classes_from: str | None = None) -> Sour
         classes_from: column with the classes, or `none`; None: found out where that is clear.
 
     Raises:
-        ValueError: a column is missing or unclear, files disagree, or a label is missing or out of range.
+        ValueError: a column is missing or unclear, files disagree, they expand hugely, or a label is missing
+            or out of range.
     """
     paths = parquet_files(path)
     schemas = [pq.read_schema(_place(file)) for file in paths]
@@ -86,8 +88,11 @@ def open_foreign_parquet(path: Path, *, classes_from: str | None = None) -> Sour
     classes: tuple[str, ...] = (UNLABELLED,)
     shown: tuple[str, ...] = ()
     kept = set(images)
+    rows = [pq.read_metadata(_place(file)).num_rows for file in paths]
+    stored = sum(file.stat().st_size for file in paths)
+    check_expansion(path, f"labels of {sum(rows):,} rows", 8 * sum(rows), stored)
     if classes_from == NO_CLASSES:
-        labels = [np.zeros(pq.read_metadata(_place(file)).num_rows, np.int64) for file in paths]
+        labels = [np.zeros(count, np.int64) for count in rows]
     else:
         with blamed_on(str(paths[0])):
             column = label_column(schemas[0], classes_from)
@@ -120,8 +125,8 @@ def _read_labels(
     for file, schema in zip(paths, schemas, strict=True):
         if column not in schema.names:
             raise ValueError(f"{file}: column {column!r} is missing; it has {', '.join(schema.names)}")
-        with blamed_on_file(file):
-            read = pq.read_table(_place(file), columns=[column])[column]
+        with blamed_on_file(file), open_bounded(_place(file)) as parquet:
+            read = parquet.table([column])[column]
         if read.null_count:
             raise ValueError(f"{file}: column {column!r} has {read.null_count} missing values")
         values.append(read.cast(pa.string() if is_text(read.type) else pa.int64()))
@@ -148,14 +153,13 @@ def _read_labels(
 
 def _read(files: tuple[_File, ...]) -> Iterator[Record]:
     for file in files:
-        with blamed_on_file(file.path):
-            yield from _rows_of(file)
+        with blamed_on_file(file.path), open_bounded(_place(file.path)) as parquet:
+            yield from _rows_of(file, parquet)
 
 
-def _rows_of(file: _File) -> Iterator[Record]:
+def _rows_of(file: _File, parquet: BoundedParquet) -> Iterator[Record]:
     row = 0
-    parquet = pq.ParquetFile(_place(file.path), pre_buffer=False, buffer_size=READ_BYTES)
-    for batch in parquet.iter_batches(READ_ROWS, columns=[file.image]):
+    for batch in parquet.batches(READ_ROWS, [file.image]):
         for value in batch.column(0).to_pylist():
             image, path = image_bytes(value)
             yield Record(image, int(file.labels[row]), f"{file.path} row {row}", path)

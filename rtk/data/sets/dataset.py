@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rtk.data.sets.storage import blamed_on_file, find_parquet, locate, read_json, unprepared
+from rtk.runs.bounded_parquet import BoundedParquet, check_expansion, open_bounded
 from rtk.runs.json_files import is_text
 
 CLASSES_FILE = "classes.json"
@@ -29,7 +30,6 @@ _COLUMN_TYPES: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
 }
 
 READ_ROWS = 256  # rows read at a time: 256 photographs are some 30 MB
-READ_BYTES = 2**20  # of a column fetched at a time
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,17 @@ def open_dataset(path: str | Path, *, need_classes: bool = True) -> ImageDataset
     Raises:
         ValueError: the path or the class names are missing, or a file is no Parquet, has not the columns
             `image` (binary) and `label` (integer), its `sample_id` is no integer or its `path` no string, or
-            there are no rows.
+            there are no rows, or so many that their labels expand hugely.
     """
     filesystem, place = locate(str(path))
     files = find_parquet(filesystem, place, str(path))
-    schemas, rows = [], 0
+    schemas, rows, stored = [], 0, 0
     for file in files:
-        metadata = _read_metadata(filesystem, file)
+        metadata, size = _read_metadata(filesystem, file)
         schemas.append(metadata.schema.to_arrow_schema())
         _check_columns(schemas[-1], file)
-        rows += metadata.num_rows
+        rows, stored = rows + metadata.num_rows, stored + size
+    check_expansion(path, f"labels of {rows:,} rows", 8 * rows, stored)
     if not rows:
         raise ValueError(f"{path}: zero rows")
     columns = [name for name in schemas[0].names if all(name in schema.names for schema in schemas)]
@@ -141,15 +142,15 @@ def read_integers(dataset: ImageDataset, file: str, column: str) -> np.ndarray:
     Raises:
         ValueError: a value is missing.
     """
-    with dataset.filesystem.open_input_file(file) as opened, blamed_on_file(file):
-        values = pq.ParquetFile(opened).read(columns=[column])[column]
+    with blamed_on_file(file), open_bounded(file, dataset.filesystem) as parquet:
+        values = parquet.table([column])[column]
     if values.null_count:
         raise ValueError(f"{file}: column {column!r} has {values.null_count} missing values")
     return values.cast(pa.int64()).to_numpy()
 
 
 def read_rows(dataset: ImageDataset, wanted: np.ndarray | None = None) -> Iterator[Row]:
-    """Streams rows, in row order, holding `READ_ROWS` of them in memory.
+    """Streams rows, in row order, holding at most `READ_ROWS` of them in memory.
 
     Args:
         dataset: the dataset.
@@ -157,10 +158,8 @@ def read_rows(dataset: ImageDataset, wanted: np.ndarray | None = None) -> Iterat
     """
     filesystem, start = dataset.filesystem, 0
     for file in dataset.files:
-        with filesystem.open_input_file(file) as opened, blamed_on_file(file):
-            # Read in small pieces: by default whole column chunks are fetched, possibly gigabytes.
-            parquet = pq.ParquetFile(opened, pre_buffer=False, buffer_size=READ_BYTES)
-            for group in range(parquet.num_row_groups):
+        with blamed_on_file(file), open_bounded(file, filesystem) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
                 rows = parquet.metadata.row_group(group).num_rows
                 numbers = range(start, start + rows)
                 chosen = numbers if wanted is None else _between(wanted, start, start + rows)
@@ -176,9 +175,9 @@ def _between(ordered: np.ndarray, start: int, stop: int) -> set[int]:
     return set(ordered[first:last].tolist())
 
 
-def _read_group(parquet: pq.ParquetFile, group: int, start: int, chosen: Container[int]) -> Iterator[Row]:
-    present = [name for name in _COLUMN_TYPES if name in parquet.schema_arrow.names]
-    for batch in parquet.iter_batches(READ_ROWS, row_groups=[group], columns=present):
+def _read_group(parquet: BoundedParquet, group: int, start: int, chosen: Container[int]) -> Iterator[Row]:
+    present = [name for name in _COLUMN_TYPES if name in parquet.schema.names]
+    for batch in parquet.batches(READ_ROWS, present, [group]):
         columns = [batch[name] if name in present else pa.nulls(len(batch)) for name in Row._fields[1:]]
         for offset in range(len(batch)):
             if start + offset in chosen:
@@ -224,10 +223,11 @@ def _file_hash(filesystem: fs.FileSystem, file: str) -> str:
         return digest.hexdigest()
 
 
-def _read_metadata(filesystem: fs.FileSystem, file: str) -> pq.FileMetaData:
+def _read_metadata(filesystem: fs.FileSystem, file: str) -> tuple[pq.FileMetaData, int]:
+    """The footer of a file, and how many bytes it has."""
     try:
         with filesystem.open_input_file(file) as opened:
-            return pq.read_metadata(opened)
+            return pq.read_metadata(opened), opened.size()
     except pa.ArrowInvalid as error:
         raise ValueError(f"{file}: no Parquet file: {error}; {unprepared(file)}") from error
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from rtk.data.image_files import as_text
+from rtk.runs.bounded_parquet import open_bounded
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
@@ -114,12 +114,11 @@ def read_groups(filesystem: fs.FileSystem, files: Sequence[str], column: str) ->
     numbers: dict[str, int] = {}
     groups = []
     for file in files:
-        with filesystem.open_input_file(file) as opened:
-            parquet = pq.ParquetFile(opened)
-            if column not in parquet.schema_arrow.names:
-                there = ", ".join(parquet.schema_arrow.names)
+        with open_bounded(file, filesystem) as parquet:
+            if column not in parquet.schema.names:
+                there = ", ".join(parquet.schema.names)
                 raise ValueError(f"{file}: has no column {column!r}; it has {there}")
-            values = parquet.read(columns=[column])[column]
+            values = parquet.table([column])[column]
         if values.null_count:
             raise ValueError(f"{file}: column {column!r} has {values.null_count} missing values")
         groups += [numbers.setdefault(repr(value), len(numbers)) for value in values.to_pylist()]

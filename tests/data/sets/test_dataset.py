@@ -13,6 +13,7 @@ from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.prepare.prepare import prepare
 from rtk.data.sets import dataset as dataset_module
 from rtk.data.sets.dataset import check_labels, content_hash, labels, open_dataset, read_rows
+from rtk.runs import bounded_parquet
 
 
 def save(image, encoding="PNG", **options):
@@ -72,6 +73,21 @@ def test_bad_files(tmp_path, table, message):
     pq.write_table(pa.table(table), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=message):
         open_dataset(tmp_path / "x.parquet")
+
+
+def test_files_that_expand_hugely(make_parquet, png, tmp_path, monkeypatch):
+    path = make_parquet([png(), b"x" * 50_000], [0, 1], row_group_size=1)
+    dataset = open_dataset(path)
+    monkeypatch.setattr(bounded_parquet, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(bounded_parquet, "MOST_EXPANSION", 2)
+    rows = read_rows(dataset)
+    assert next(rows).image == png()
+    with pytest.raises(ValueError, match=r"all.parquet: the pages of row group 1 may expand"):
+        next(rows)
+    table = pa.table({"image": pa.array([b""] * 60_000, pa.binary()), "label": np.zeros(60_000, np.int64)})
+    pq.write_table(table, tmp_path / "many.parquet", row_group_size=60_000)
+    with pytest.raises(ValueError, match=r"many.parquet: labels of 60,000 rows may expand to"):
+        open_dataset(tmp_path / "many.parquet")
 
 
 def test_missing_paths(tmp_path):
