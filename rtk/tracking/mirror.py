@@ -30,8 +30,9 @@ from rtk.tracking.status import milliseconds
 
 BATCH = 1000  # metrics in one request; MLflow's own limit
 PARAMS_BATCH = 100
-# MLflow's defaults wait for minutes; what is not sent now is sent by the next call.
-SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# MLflow's defaults wait for minutes; what is not sent now is sent by the next call. That looks for what was
+# done without an answer, which a repetition of MLflow's would do once more: a second run, a second version.
+SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 DESCRIPTIONS = ("config.yaml", "environment.json", "skipped.csv", SWEEP_FILE)
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class Mirror:
 
             for name in ("mlflow", "alembic", "urllib3.connectionpool"):
                 logging.getLogger(name).setLevel(logging.ERROR)
+            # It prints the traceback of what is raised, as of a full disk; whoever calls says it in a line.
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
             self._client = mlflow.MlflowClient(self.uri)
         return self._client
 
@@ -283,9 +286,11 @@ class Mirror:
             if state["models"].get(alias) == step:
                 continue
             unless_there(partial(client.create_registered_model, model))
-            tags = {"rtk.step": str(step), "rtk.folder": str(folder)}
-            version = client.create_model_version(
-                model, f"{root}/checkpoints/{alias}", state["run_id"], tags=tags
-            ).version
-            client.set_registered_model_alias(model, alias, version)
+            source, tags = f"{root}/checkpoints/{alias}", {"rtk.step": str(step), "rtk.folder": str(folder)}
+            made = client.search_model_versions(f"run_id = '{state['run_id']}'")
+            same = [one for one in made if (one.name, one.source, one.tags) == (model, source, tags)]
+            version = (
+                same[0] if same else client.create_model_version(model, source, state["run_id"], tags=tags)
+            )
+            client.set_registered_model_alias(model, alias, version.version)
             self._note(state, models={**state["models"], alias: step})

@@ -45,7 +45,9 @@ def unless_there(create: Callable[[], Any]) -> None:
 
 def reason_of(error: Exception) -> str:
     """First line of an error, short enough for a terminal, without the password that an address may hold."""
-    return without_secrets((str(error).strip() or type(error).__name__).splitlines()[0][:300])
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    said = (line for line in lines if not line.startswith("(raised as a result of"))  # SQLAlchemy's advice
+    return without_secrets(next(said, lines[0])[:300])
 
 
 def send_all(send: Callable[[Sequence[T]], Any], items: Sequence[T]) -> Iterator[tuple[T, str]]:

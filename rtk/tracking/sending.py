@@ -41,7 +41,7 @@ def mirrored(run: RunFolder) -> Iterator[Mirror]:
     finally:
         keep = status == "FINISHED" and run.config_tree()["tracking"]["checkpoints"]
         note_status(run, status, keep_checkpoints=keep)
-        quietly(mirror.send, files=True)
+        send_rest(mirror)
 
 
 @contextmanager
@@ -69,9 +69,15 @@ def quietly(action: Callable[..., Any], warn: bool = True, **arguments: Any) -> 
     return True
 
 
+def send_rest(mirror: Mirror) -> None:
+    """Send all that is left, files too; at a second try what an error in passing has kept back."""
+    if not quietly(mirror.send, warn=False, files=True):
+        quietly(mirror.send, files=True)
+
+
 def send_evaluation(run: RunFolder) -> None:
     """Send the metrics and files of an evaluation to the run's MLflow run."""
-    quietly(Mirror(run).send, files=True)
+    send_rest(Mirror(run))
 
 
 def sync(runs: Sequence[RunFolder]) -> dict[str, str | int]:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import replicates_of, trial_name
 from rtk.tracking.mirror import Mirror
-from rtk.tracking.sending import kept_up_to_date, quietly
+from rtk.tracking.sending import kept_up_to_date, quietly, send_rest
 from rtk.tracking.status import note_status
 
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.FAIL: "FAILED"}
@@ -75,5 +75,6 @@ def mirrored_sweep(sweep: Path) -> Iterator[SweepMirror]:
     finally:
         note_status(mirror.sweep, status)
         mirror.done.clear()  # the best trial's checkpoints are to be kept now
-        quietly(mirror.send)
-        quietly(mirror.parent.send, files=True)
+        if not quietly(mirror.send, warn=False):
+            quietly(mirror.send)
+        send_rest(mirror.parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -12,8 +13,10 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rtk.cli import main
@@ -23,9 +26,11 @@ from rtk.config.yaml_files import dump_yaml
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.sweep import Sweep
 from rtk.tracking.mirror import Mirror
+from rtk.tracking.refusals import reason_of
 from rtk.tracking.sending import kept_up_to_date, quietly, sync
 from rtk.tracking.status import note_status
 from rtk.tracking.sweep_mirror import SweepMirror
+from tests.tracking.slow_proxy import slow_proxy
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +188,15 @@ def test_what_is_deleted_in_mlflow_is_named_with_the_ways_out(output, caplog, ca
     client.restore_experiment("1")
     assert main(["sync", "--output", str(output)]) == 0
     check_whole(run, range(5))
+
+
+def test_the_reason_is_what_failed_not_advice():
+    advice = "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)"
+    assert reason_of(OSError(f"{advice}\n(sqlite3.OperationalError) database or disk is full\n[SQL]")) == (
+        "(sqlite3.OperationalError) database or disk is full"
+    )
+    assert reason_of(OSError(advice)) == advice
+    assert reason_of(OSError()) == "OSError"
 
 
 def test_a_folder_with_both_kinds_of_quotes_is_found_again(output):
@@ -362,6 +376,100 @@ def test_a_server_that_is_away_for_a_while_misses_nothing(output, monkeypatch):
         assert mirror._connect().get_run(mirror._state()["run_id"]).info.status == "FINISHED"
     finally:
         stop_server(server)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, database):
+    """A server of MLflow: its process and its port."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    shutil.copy(database, folder / "mlflow.db")
+    process = start_server(folder, port)
+    yield process, port
+    stop_server(process)
+
+
+def runs_of(run: RunFolder) -> list:
+    """What MLflow holds of a run's folder."""
+    found = Mirror(run)._connect().search_runs(["1"], f"tags.`rtk.folder` = '{run.path}'")
+    return [one.info for one in found]
+
+
+def test_training_goes_on_while_replies_are_late(server, tmp_path):
+    with slow_proxy(server[1]) as proxy:
+        run = new_run(tmp_path, proxy.uri)
+        note_status(run, "RUNNING")
+        proxy.gate.clear()
+        mirror = Mirror(run)
+        with kept_up_to_date(mirror.send, 0.1):
+            for step in range(50):
+                append(run, [step])
+                while step == 10 and not proxy.held:
+                    time.sleep(0.05)
+            assert proxy.held == 1  # all steps are done, and the first reply has not come yet
+            proxy.delay = 0.5
+            proxy.gate.set()
+        note_status(run, "FINISHED")
+        assert quietly(mirror.send, files=True)
+        proxy.delay = 0
+        check_whole(run, range(50))
+        assert [info.status for info in runs_of(run)] == ["FINISHED"]
+
+
+def test_nothing_is_doubled_where_replies_are_lost(server, tmp_path):
+    with slow_proxy(server[1]) as proxy:
+        run = new_run(tmp_path, proxy.uri)
+        for name in ("best", "last"):
+            (run.checkpoints / name).mkdir()
+            (run.checkpoints / name / "state.json").write_text('{"step": 7}')
+        note_status(run, "FINISHED", keep_checkpoints=True)
+        append(run, range(5))
+        proxy.lost = {"runs/create", "log-batch", "runs/update"}
+        proxy.lost |= {"registered-models/create", "model-versions/create", "registered-models/alias"}
+        wanted, mirror = len(proxy.lost), Mirror(run)
+        outcomes = [quietly(mirror.send, files=True) for _ in range(wanted + 1)]
+        assert not proxy.lost
+        assert outcomes == [False] * wanted + [True]
+        check_whole(run, range(5))
+        assert [info.status for info in runs_of(run)] == ["FINISHED"]
+        client, run_id = mirror._connect(), mirror._state()["run_id"]
+        versions = client.search_model_versions(f"run_id = '{run_id}'")
+        assert sorted(v.source.split("/")[-1] for v in versions) == ["best", "last"]
+        aliases = [client.get_model_version_by_alias("digits_ce", alias).source for alias in ("best", "last")]
+        assert [source.split("/")[-1] for source in aliases] == ["best", "last"]
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of other processes are Linux's")
+def test_a_full_disk_under_the_server_misses_nothing(server, tmp_path, caplog):
+    process, port = server
+    uri = f"http://127.0.0.1:{port}"
+    started, begun = new_run(tmp_path, uri, "started"), new_run(tmp_path, uri, "begun")
+    mirrors = [Mirror(run) for run in (started, begun)]
+    append(started, range(5))
+    assert quietly(mirrors[0].send)
+    with full_disk(process):
+        for run, mirror in zip((started, begun), mirrors, strict=True):
+            append(run, range(5, 12) if run == started else range(12))
+            note_status(run, "FINISHED")
+            assert not quietly(mirror.send, files=True)
+    assert "all is kept on disk for `rtk sync`" in caplog.text
+    assert main(["sync", "--output", str(tmp_path)]) == 0
+    for run in (started, begun):
+        check_whole(run, range(12))
+        assert [info.status for info in runs_of(run)] == ["FINISHED"]
+
+
+@contextmanager
+def full_disk(server: subprocess.Popen):
+    """Let no process of a server write to files, as on a full disk."""
+    found = [psutil.Process(server.pid)]
+    found += found[0].children(recursive=True)
+    for process in found:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        for process in found:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
 
 def log_run(output: str, uri: str) -> None:
