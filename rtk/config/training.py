@@ -70,7 +70,9 @@ class SharpnessConfig(Section):
         description="local: each worker ascends along its own gradient (m-SAM) and saves one reduction",
     )
     alpha: Weight = Field(
-        0.7, description="LookSAM: length of what the steps between add, as a share of the gradient's"
+        0.7,
+        description="LookSAM: length of what the steps between add, as a share of the gradient's; what SAM "
+        "itself adds grows with rho, so a smaller rho wants a smaller alpha",
     )
     every: PositiveInt = Field(
         1,

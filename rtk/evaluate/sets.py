@@ -210,7 +210,7 @@ def _tuning_sets(config: RunConfig) -> tuple[str, ...]:
         )
     if settings.risk is not None:
         return (VALIDATION_OOD, CALIBRATION)
-    return (VALIDATION_OOD,) if settings.protocol == "aps" else ()
+    return (VALIDATION_OOD,) if settings.protocol == "aps" or settings.rule != "rectangle" else ()
 
 
 def _check_validation_apart(sets: RunSets[ImageDataset]) -> None:

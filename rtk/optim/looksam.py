@@ -24,6 +24,11 @@ class LookSam(SharpnessAware):
     one pass, and g + alpha * ||g|| / ||g_v|| * g_v drives the base optimiser. Norms and products run over all
     weights of all ranks, as in the paper (some public code takes them tensor by tensor).
 
+    SAM itself adds ||g_v|| / ||g||, which grows with rho: early in training, a ResNet-18 of width 16 on
+    CIFAR-100, some 0.1 at rho 0.05, 0.3 at 0.2 and 1 at 1. An alpha far above it flattens more than SAM does,
+    at first so much that nothing is learned: 8 epochs at rho 0.05 end at 5 % accuracy with 0.7 and
+    at 19 % with 0.1.
+
     Where a gradient of the first pass is not finite nothing is kept nor added; where one of the second pass
     is not, what was kept is zero, so that the steps up to the next ascent are plain ones.
 

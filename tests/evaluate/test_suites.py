@@ -231,6 +231,12 @@ def test_validation_ood_is_read_only_where_something_is_tuned(run):
     assert "validation_ood" not in evaluation_selections(evaluation_config(run, ["data.validation_ood=/no"]))
 
 
+@pytest.mark.parametrize("rule", ["linear", "monotone"])
+def test_a_joint_rule_is_fitted_to_validation_ood_without_a_wanted_risk_too(run, rule):
+    given = [f"evaluate.rule={rule}", f"data.validation_ood={DIGITS}far_photos.parquet", "data.far_ood={}"]
+    assert "validation_ood" in evaluation_selections(evaluation_config(run, given))
+
+
 @pytest.mark.parametrize(
     ("text", "name", "group"),
     [("cifar10=/a", "cifar10", "near"), ("mnist=/a", "mnist", "far"), ("near:cats=/a=b", "cats", "near")],
