@@ -235,6 +235,13 @@ def wait_for_units(wanted: int, gpus: bool, seconds: float) -> None:
         request_resources(bundles=[])  # the run asks for its own, and nobody for a wait that was interrupted
 
 
+def draining_nodes() -> dict[str, float | None]:
+    """Nodes that are about to be taken away, by their ids: when, in seconds since 1970; None: not known."""
+    from ray._private.state import state
+
+    return {node: at / 1000 if at else None for node, at in state.get_draining_nodes().items()}
+
+
 def units_that_may_come(gpus: bool) -> int:
     """GPUs, or CPUs, of all nodes that the cluster's autoscaler may start; 0 where it has none."""
     from ray._private.state import state

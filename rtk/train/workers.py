@@ -13,6 +13,7 @@ from rtk.runtime.interrupts import RAY_ENDED, Interrupts
 from rtk.runtime.ray_session import is_alive, units_of_cluster, units_that_may_come
 from rtk.train.hang import HangWatch
 from rtk.train.job import FAILURE_FILE, TrainingJob
+from rtk.train.leaving import LeavingNodes
 from rtk.train.progress import ProgressDisplay
 
 POLL_SECONDS = 0.2
@@ -45,6 +46,7 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
     workers = job.config.worker_counts[0]
     needed = workers + spare_units(job.config, gpus)
     complete, hang = True, HangWatch(job.run, train.workers, train.hang_timeout, aloud=False)
+    leaving = LeavingNodes(job.run, train.workers, aloud=False)
     thread.start()
     with ProgressDisplay(job.run) as display:
         while thread.is_alive() and is_alive():
@@ -54,7 +56,10 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
                 if not job.run.stop_requested():
                     display.say("stopping: writing a checkpoint (once more to stop at once)")
                     job.run.request_stop()
-            elif is_alive() and complete != (units_of_cluster(gpus) >= needed):
+                continue
+            if is_alive():
+                leaving.look()
+            if is_alive() and complete != (units_of_cluster(gpus) >= needed):
                 complete = not complete
                 display.say("the nodes are back" if complete else LOST_NODE.format(workers=workers))
             elif complete:

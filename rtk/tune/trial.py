@@ -190,13 +190,15 @@ def _train_with_workers(
     from rtk.runs.checkpoints import has_checkpoint
     from rtk.train.checkpoint import read_state
     from rtk.train.hang import HangWatch
+    from rtk.train.leaving import LeavingNodes
     from rtk.train.workers import fit_workers
 
     last = job.run.checkpoints / "last"
     pull_checkpoints(last.parent)
     seen = read_state(last)["step"] if has_checkpoint(last) else 0
     job.run.clear_stop()
-    hang = HangWatch(job.run, job.config.train.workers, job.config.train.hang_timeout)
+    workers = job.config.train.workers
+    hang, leaving = HangWatch(job.run, workers, job.config.train.hang_timeout), LeavingNodes(job.run, workers)
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(fit_workers, job, data, resources)
         try:
@@ -207,6 +209,7 @@ def _train_with_workers(
                     seen = result["step"]
                     report(result)
                 hang.look()
+                leaving.look()
         finally:
             job.run.request_stop()
     return future.result()

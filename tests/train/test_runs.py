@@ -18,6 +18,8 @@ from functools import cache
 import psutil
 import pytest
 import torch
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
 from safetensors.torch import load_file
 
 from rtk.config import ConfigError, load_config
@@ -192,6 +194,47 @@ def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, uninterrupt
     assert driver.wait(120) == 0
     (run,) = tmp_path.glob("digits_demo-*")
     assert difference(RunFolder(run), uninterrupted(1, *SMOOTH)) == 0.0
+
+
+def test_a_node_that_is_to_be_taken_away_has_the_run_save(tmp_path, uninterrupted, two_nodes, fresh_tables):
+    (tmp_path / "slow.py").write_text(SLOW)
+    files = [f"output={tmp_path / 'runs'}", f"plugins=[{tmp_path / 'slow.py'}]"]
+    (lost,) = two_nodes.worker_nodes
+    saved = when_step(tmp_path / "runs", 9, lambda folder: take_away(folder, two_nodes, lost))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "rtk.cli", "train", "digits_demo", *SMALL, *SMOOTH, *files],
+        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = iter(driver.stderr.readline, "")
+    assert any("is taken away in" in line and "writing a checkpoint" in line for line in lines)
+    assert any("a node is lost: waiting for 2 workers" in line for line in lines)
+    two_nodes.add_node(num_cpus=1)
+    assert any("the nodes are back" in line for line in lines)
+    assert driver.wait(120) == 0
+    (folder,) = (tmp_path / "runs").glob("digits_demo-*")
+    run = RunFolder(folder)
+    assert sum("is taken away" in text for text in run.read_notices()) == 1
+    assert 9 < saved[0] < 16  # between two ends of epochs, where nothing else saves
+    assert not run.save_requested()
+    fresh_tables()
+    assert difference(run, uninterrupted(1, *SMOOTH)) == 0.0
+
+
+def take_away(folder, cluster, node) -> int:
+    """Announce that a node goes, wait for a checkpoint within an epoch, take the node; returns its step."""
+    gcs = GcsClient(address=cluster.address)
+    reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+    accepted, why = gcs.drain_node(node.node_id, reason, "a spot machine", int(1000 * (time.time() + 100)))
+    assert accepted, why
+    while True:
+        steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoints/*-step-*")]
+        between = [step for step in steps if step % 8 and (folder / "checkpoints" / "last.json").exists()]
+        if between and not (folder / "save").exists():
+            cluster.remove_node(node, allow_graceful=False)
+            return between[0]
+        time.sleep(0.05)
 
 
 SLOW = """
