@@ -7,12 +7,28 @@ cloud, by `ray drain-node`; and so does `ray start --block` where it gets SIGTER
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from rtk.runs.folder import RunFolder
 from rtk.runtime.ray_session import draining_nodes
+from rtk.runtime.repeating import repeating
 from rtk.train.pulse import FOLDER
 
 LOOK_SECONDS = 1.0
+
+
+@contextmanager
+def watched_node(run: RunFolder) -> Iterator[None]:
+    """Look from a thread while the body trains as the only worker of a run, as a trial of a sweep does."""
+    leaving = LeavingNodes(run, workers=1)
+
+    def look() -> None:
+        with suppress(Exception):  # Ray is ending, and the trial with it, or the disk is full
+            leaving.look()
+
+    with repeating(look, LOOK_SECONDS, "leaving"):
+        yield
 
 
 class LeavingNodes:

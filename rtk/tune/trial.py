@@ -236,6 +236,7 @@ def _train_here(
     import torch
 
     from rtk.runtime.ray_session import hide_unassigned_gpus
+    from rtk.train.leaving import watched_node
     from rtk.train.setup import keep_freed_memory
     from rtk.train.worker import run_job
 
@@ -244,7 +245,8 @@ def _train_here(
     torch.set_num_threads(job.config.train.threads or max(1, int(resources["CPU"])))
     _join_group_of_one()
     device = torch.device("cuda" if resources.get("GPU") else "cpu")
-    return run_job(job, data, device, report)
+    with watched_node(job.run):
+        return run_job(job, data, device, report)
 
 
 def _join_group_of_one() -> None:

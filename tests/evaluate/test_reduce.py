@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rtk.cli import main
-from rtk.evaluate.reduce import ood_sets, reduce_joint_metrics
+from rtk.data.sets.storage import locate
+from rtk.evaluate.reduce import check_score_files, ood_sets, reduce_joint_metrics
 from rtk.metrics import ds_aurc, ds_f1, ood_aurc, ood_f1
 
 pytestmark = pytest.mark.slow
@@ -93,3 +94,19 @@ def test_mistakes_are_named(dataset):
         reduce_joint_metrics(dataset, "dogs", "msp", "knn")
     with pytest.raises(ValueError, match=r"confidence: got values in .*, wanted \[0, 1\]"):
         reduce_joint_metrics(dataset, "cats", "knn", "msp")
+
+
+def test_files_that_expand_hugely_are_not_read_by_ray(folder, tmp_path):
+    check_score_files(*locate(str(folder)))
+    check_score_files(*locate(str(folder / "0.parquet")))
+    place = tmp_path / "a" / "x.parquet"
+    place.parent.mkdir()
+    bombs = {
+        "the pages of row group 0 may expand to": {"msp": np.zeros(20_000_000)},
+        "a set or group with a name of over 1000 bytes": {"set": ["x" * 2000] * 9, "group": ["id"] * 9},
+    }
+    for said, columns in bombs.items():
+        options = {"use_dictionary": ["set"], "data_page_size": 2**30, "max_rows_per_page": 2**30}
+        pq.write_table(pa.table(columns), place, compression="zstd", row_group_size=2**30, **options)
+        with pytest.raises(ValueError, match=re.escape(said)):
+            check_score_files(*locate(str(tmp_path)))

@@ -8,8 +8,10 @@ import pytest
 
 from rtk.config import load_config
 from rtk.runs.folder import RunFolder
-from rtk.train import leaving
+from rtk.train import leaving, worker
+from rtk.train.job import TrainingJob
 from rtk.train.leaving import LeavingNodes
+from rtk.tune import trial
 
 
 @pytest.fixture
@@ -52,3 +54,27 @@ def test_ray_is_not_asked_all_the_time(run, monkeypatch):
     watch = LeavingNodes(run, 1)
     for _ in range(10):
         watch.look()
+
+
+def test_a_trial_that_trains_alone_saves_too(run, monkeypatch):
+    asked = []
+
+    def draining():
+        asked.append(None)
+        if len(asked) == 1:
+            raise RuntimeError("Ray is busy")
+        return {"a": None}
+
+    def run_job(job, *_):
+        beat(job.run, "a", 1)
+        until = time.monotonic() + 20
+        while not job.run.save_requested() and time.monotonic() < until:
+            time.sleep(0.01)
+        return {"saved": job.run.save_requested()}
+
+    monkeypatch.setattr(leaving, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(leaving, "draining_nodes", draining)
+    monkeypatch.setattr(worker, "run_job", run_job)
+    monkeypatch.setattr(trial, "_join_group_of_one", lambda: None)
+    job = TrainingJob(str(run.path), run.config().model_dump(mode="json"), 8, 10, resume=False)
+    assert trial._train_here(job, None, {"CPU": 1}, print) == {"saved": True}

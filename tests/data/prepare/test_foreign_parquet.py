@@ -4,9 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rtk.data.prepare.foreign_parquet import open_foreign_parquet
 from rtk.data.prepare.prepare import prepare
 from rtk.data.prepare.sources import open_source
 from rtk.data.sets.dataset import labels, open_dataset, read_rows
+from rtk.runs import bounded_parquet
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -105,3 +107,16 @@ def test_without_images_the_columns_are_listed(tmp_path):
     pq.write_table(pa.table({"label": [0], "text": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"x.parquet: has columns label, text, wanted one column"):
         open_source(tmp_path / "x.parquet")
+
+
+def test_labels_that_expand_hugely_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounded_parquet, "PIECE_BYTES", 100_000)
+    table = pa.table({"img": pa.array([b""] * 50_000, pa.binary()), "label": [3] * 50_000})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=50_000)
+    for classes_from in (None, "none"):
+        with pytest.raises(ValueError, match=r"x.parquet: labels of 50,000 rows may expand to"):
+            open_foreign_parquet(tmp_path / "x.parquet", classes_from=classes_from)
+    names = pa.table({"img": pa.array([b""] * 500, pa.binary()), "label": ["n" * 5000] * 500})
+    pq.write_table(names, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x.parquet: its rows may expand to"):
+        open_foreign_parquet(tmp_path / "x.parquet")
