@@ -23,6 +23,10 @@ READ_BYTES = 2**20  # of a column fetched at a time: by default whole column chu
 PIECE_BYTES = 2**26  # that may always be decoded at once
 LISTS_BYTES = 2**29  # the same of lists of numbers, such as 8192 rows of 8192 features
 MOST_EXPANSION = 10  # times that what is larger may be as large as it is stored
+ALL_BYTES = (
+    2**30
+)  # that all that is read of a file may always come to: more is a matter of time, not of memory
+MOST_REPEATED = 1000  # times that it may be as large as the file; more is no data
 _VALUE_BYTES = 12  # of a number, or of the length and place of a text, with its levels
 
 
@@ -58,7 +62,7 @@ class BoundedParquet:
     """
 
     def __init__(self, file: pa.NativeFile, name: str) -> None:
-        self.name, self._file = name, file
+        self.name, self._file, self._decoded = name, file, 0
         self._parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES)
         self.metadata, self.schema = self._parquet.metadata, self._parquet.schema_arrow
 
@@ -97,7 +101,13 @@ class BoundedParquet:
     def _of_group(self, group: int, rows: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
         sizes = self.check(group, columns)
         fitting = rows if sizes.rows <= PIECE_BYTES else max(1, min(rows, PIECE_BYTES // sizes.row))
-        yield from self._parquet.iter_batches(fitting, row_groups=[group], columns=columns)
+        for batch in self._parquet.iter_batches(fitting, row_groups=[group], columns=columns):
+            self._decoded += batch.nbytes
+            check_expansion(
+                self.name, "what is read of it", self._decoded, self._file.size(), ALL_BYTES, MOST_REPEATED
+            )
+            yield batch
+            del batch
 
     def check(self, group: int, columns: Sequence[str] | None = None) -> Sizes:
         """What a row group may take, read from the headers of its pages; nothing is decoded.
@@ -125,7 +135,9 @@ class BoundedParquet:
         return Sizes(*map(sum, zip(*found, strict=True)))
 
 
-def check_expansion(name: object, what: str, expanded: int, stored: int, allowed: int | None = None) -> None:
+def check_expansion(
+    name: object, what: str, expanded: int, stored: int, allowed: int | None = None, most: int | None = None
+) -> None:
     """Refuse what expands hugely: to more than a number of bytes, and many times what is stored of it.
 
     Args:
@@ -134,15 +146,17 @@ def check_expansion(name: object, what: str, expanded: int, stored: int, allowed
         expanded: bytes that it may take in memory.
         stored: bytes that it takes in the file.
         allowed: bytes that it may always take; None: `PIECE_BYTES`.
+        most: how many times as large as stored it may be; None: `MOST_EXPANSION`.
 
     Raises:
         ValueError: it is too much; names the file and the sizes.
     """
     allowed = PIECE_BYTES if allowed is None else allowed
-    if expanded > max(allowed, MOST_EXPANSION * stored):
+    most = MOST_EXPANSION if most is None else most
+    if expanded > max(allowed, most * stored):
         raise ValueError(
             f"{name}: {what} may expand to {expanded / 2**20:,.0f} MiB from {stored / 2**20:,.3f} MiB in the "
-            f"file, wanted at most {allowed / 2**20:,.0f} MiB, or {MOST_EXPANSION} times what is stored "
+            f"file, wanted at most {allowed / 2**20:,.0f} MiB, or {most} times what is stored "
             "(in Parquet that is no attack, smaller pages and row groups help)"
         )
 
