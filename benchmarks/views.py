@@ -44,7 +44,7 @@ class PillowViews:
         """Clean and PixMix views (n, 3, side, side)."""
         cropped = [self._crop(self.images[row]) for row in rows]
         return torch.stack([to_tensor(image) for image in cropped]), torch.stack(
-            [self._pixmix(image) for image in cropped]
+            [self.pixmix(image) for image in cropped]
         )
 
     def _crop(self, image: Image.Image) -> Image.Image:
@@ -67,7 +67,8 @@ class PillowViews:
         box = (left, top, left + width, top + height)
         return image.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box)
 
-    def _pixmix(self, image: Image.Image) -> Tensor:
+    def pixmix(self, image: Image.Image) -> Tensor:
+        """PixMix of a cropped image (3, side, side)."""
         picture = self.pictures[self.draw.integers(len(self.pictures))]
         left, top = (self.draw.integers(0, picture.width - self.side + 1) for _ in range(2))
         picture = picture.crop((left, top, left + self.side, top + self.side))
