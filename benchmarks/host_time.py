@@ -1,9 +1,11 @@
 """What a step costs beside its arithmetic: SURE+ on a network with next to none, by rtk and written plainly.
 
-    python benchmarks/host_time.py [--rounds 30] [--steps 10] [--zero 0 1] [--profile]
+    python benchmarks/host_time.py [--ranks 1] [--rounds 30] [--steps 10] [--zero 0 1] [--profile]
 
-ResNet-18 of width 1 on two images of 8 x 8 pixels, three views, F-SAM, EMA, in fp32, on one thread. The sides
-take turns in one process, so many steps at a time. `--profile` prints where rtk's steps spend most.
+ResNet-18 of width 1 on two images of 8 x 8 pixels a rank, three views, F-SAM, EMA, in fp32, on one thread.
+The sides take turns in one process, or in each of two, so many steps at a time. With two, the plain step is
+in DistributedDataParallel, and BatchNorm is each rank's own on both sides: torch has no other on a CPU.
+`--profile` prints where rtk's steps spend most.
 The last line is the time of rtk's step over that of the plain one.
 """
 
@@ -19,11 +21,13 @@ from collections.abc import Callable
 
 import torch
 from plain_step import PlainStep
+from torch import nn
 from train_step import CLASSES, NAMES, ROWS, sure_plus_config
 
 from rtk.config.load import override_config
 from rtk.data.views.maker import View
 from rtk.models import build_model
+from rtk.runtime.ranks import max_over_ranks, world_size
 from rtk.train.engine import set_learning_rate
 from rtk.train.job import TrainingJob
 from rtk.train.setup import build_state
@@ -41,9 +45,10 @@ def views() -> dict[str, View]:
 
 def rtk_step(zero_stage: int) -> Callable[[], None]:
     """rtk's step, with what surrounds it in the worker's loop."""
-    config = override_config(
-        sure_plus_config(BATCH, WIDTH), {"train.zero_stage": zero_stage, "train.precision": "fp32"}
-    )
+    ranks = world_size()
+    changes = {"train.zero_stage": zero_stage, "train.precision": "fp32", "train.workers": ranks}
+    changes["model.batchnorm"] = "local"
+    config = override_config(sure_plus_config(ranks * BATCH, WIDTH), changes)
     job = TrainingJob("", config.model_dump(mode="json"), CLASSES, ROWS, resume=False)
     state = build_state(job, torch.device("cpu"))
     state.engine.module.train()
@@ -53,6 +58,7 @@ def rtk_step(zero_stage: int) -> Callable[[], None]:
         nonlocal number
         set_learning_rate(state.engine, rate_at(config, number, job))
         train_step(state, batch, number)
+        max_over_ranks([0], torch.device("cpu"))  # whether the run has to stop
         number += 1
 
     return step
@@ -60,7 +66,9 @@ def rtk_step(zero_stage: int) -> Callable[[], None]:
 
 def plain_step() -> Callable[[], None]:
     """The same step, written down plainly."""
-    model = build_model(sure_plus_config(BATCH, WIDTH).model, CLASSES).train()
+    model: nn.Module = build_model(sure_plus_config(BATCH, WIDTH).model, CLASSES).train()
+    if world_size() > 1:
+        model = nn.parallel.DistributedDataParallel(model)
     step = PlainStep(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4))
     batch = views()
     return lambda: step(batch)
@@ -92,19 +100,16 @@ def profile(step: Callable[[], None], steps: int) -> None:
     pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
 
 
-def main() -> None:
-    """Print milliseconds a step and ratios."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--zero", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--profile", action="store_true")
-    options = parser.parse_args()
+def on_rank(rank: int, options: argparse.Namespace) -> None:
+    """Measure in this process; rank 0 prints milliseconds a step and ratios."""
     torch.set_num_threads(1)
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29534")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(options.ranks))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29534")
     torch.distributed.init_process_group("gloo")
     sides = {f"rtk, ZeRO-{stage}": rtk_step(stage) for stage in options.zero}
     taken = measure({"plain": plain_step(), **sides}, options.rounds, options.steps)
+    if rank:
+        return
     ratios = {}
     for name, values in taken.items():
         ratios[name] = statistics.median(map(float.__truediv__, values, taken["plain"]))
@@ -112,6 +117,18 @@ def main() -> None:
     if options.profile:
         profile(next(iter(sides.values())), options.steps * 10)
     print(f"ratio {max(ratios.values()):.2f}")
+
+
+def main() -> None:
+    """Measure on one rank or several."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--zero", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    torch.multiprocessing.spawn(on_rank, (options,), nprocs=options.ranks)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 RHO, LMBDA = 0.2, 0.8
 
@@ -53,8 +55,11 @@ class PlainStep:
 
     def _gradients(self, views: Mapping[str, Any]) -> None:
         self.optimizer.zero_grad()
-        for view in views.values():
-            cross_entropy(self.model(view.images), view.targets).backward()
+        for number, view in enumerate(views.values(), 1):
+            # Gradients are averaged over the ranks once, with the last view.
+            apart = number < len(views) and isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if apart else nullcontext():  # type: ignore[operator]
+                cross_entropy(self.model(view.images), view.targets).backward()
 
     def _update_average(self) -> None:
         self.updates += 1
