@@ -27,7 +27,7 @@ from train_step import CLASSES, NAMES, ROWS, sure_plus_config
 from rtk.config.load import override_config
 from rtk.data.views.maker import View
 from rtk.models import build_model
-from rtk.runtime.ranks import max_over_ranks, world_size
+from rtk.runtime.ranks import world_size
 from rtk.train.engine import set_learning_rate
 from rtk.train.job import TrainingJob
 from rtk.train.setup import build_state
@@ -58,7 +58,6 @@ def rtk_step(zero_stage: int) -> Callable[[], None]:
         nonlocal number
         set_learning_rate(state.engine, rate_at(config, number, job))
         train_step(state, batch, number)
-        max_over_ranks([0], torch.device("cpu"))  # whether the run has to stop
         number += 1
 
     return step

@@ -39,6 +39,7 @@ class Saver:
         self._pending: Future[None] | None = None
         self._written: Snapshot | None = None  # its memory is the next one's
         self._began = time.monotonic()
+        self.last_step: int | None = None  # whose state was saved last, or is being written
 
     def __enter__(self) -> Saver:
         return self
@@ -85,7 +86,7 @@ class Saver:
         Raises:
             SaveError: on every rank, where it is final and cannot be written.
         """
-        self._began = time.monotonic()
+        self._began, self.last_step = time.monotonic(), step
         self.wait()
         self._written = snapshot = take_snapshot(state, self._progress(step, metrics), self._written)
         if self.pool is None or is_final:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from torch import Tensor
 from rtk.data.views.maker import View
 from rtk.objectives import ActiveTerm, Observed
 from rtk.objectives.objective import Observer, compute_losses, forward_passes
-from rtk.runtime.ranks import gather_rows, mean_over_ranks_, rank
+from rtk.runtime.ranks import gather_rows, mean_over_ranks_, rank, world_size
 from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import backward
 from rtk.train.risen import ImageLosses, chosen_views, image_losses
@@ -22,6 +24,24 @@ class NonFiniteLossError(RuntimeError):
     """A loss term became NaN or infinite on some rank; the weights are those before the step."""
 
 
+@dataclass(frozen=True)
+class StepDone:
+    """What came of a step, the same on every rank.
+
+    Attributes:
+        losses: mean of every term over all ranks' images, at the weights of the first pass.
+        asked: what rank 0 was asked for meanwhile; 0: nothing.
+    """
+
+    losses: dict[str, float]
+    asked: int = 0
+
+
+def nothing() -> int:
+    """Nobody asks for anything."""
+    return 0
+
+
 def train_step(
     state: TrainState,
     views: dict[str, View],
@@ -29,7 +49,8 @@ def train_step(
     seed: int = 0,
     accumulation: int = 1,
     redrawn: dict[str, View] | None = None,
-) -> dict[str, float]:
+    ask: Callable[[], int] = nothing,
+) -> StepDone:
     """One update of the weights: the whole method, top to bottom.
 
     Args:
@@ -39,9 +60,7 @@ def train_step(
         seed: seed of dropout and drop path.
         accumulation: micro-batches that the share is cut into, to save memory.
         redrawn: views of the same images for the second pass of SAM; None: the same views.
-
-    Returns:
-        Mean loss of every term over all ranks' images, at the weights of the first pass.
+        ask: what rank 0 is asked for, a small number >= 0, which all ranks are told with the losses.
 
     Raises:
         NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite.
@@ -67,18 +86,17 @@ def train_step(
             again = back_propagate(state, terms, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
     try:
-        means = finite_means(losses, step)
+        means, asked = agree(losses, state.buffers, ask() if rank() == 0 else 0, step)
     except NonFiniteLossError:
         state.shards.publish()  # on every rank: the model may still be at w + e
         raise
     for method in state.methods.values():
         method.before_step()
     state.engine.step()
-    mean_over_ranks_(state.buffers)
     for method in state.methods.values():
         method.after_step()
     seen.update_states()
-    return {term.name: means[term.name] for term in terms}
+    return StepDone({term.name: means[term.name] for term in terms}, asked)
 
 
 class Seen:
@@ -139,16 +157,28 @@ def back_propagate(
     return losses
 
 
-def finite_means(losses: dict[str, Tensor], step: int) -> dict[str, float]:
-    """Mean loss of every term over the ranks; one rank's NaN or infinity makes it so on all of them.
+def agree(
+    losses: dict[str, Tensor], buffers: Sequence[Tensor] = (), asked: int = 0, step: int = 0
+) -> tuple[dict[str, float], int]:
+    """What the ranks have to tell each other in a step, in one message: each one costs a wait for the last.
+
+    Args:
+        losses: of every term on this rank, scalars; one rank's NaN or infinity makes it so on all of them.
+        buffers: of this rank's model; they become their means over the ranks.
+        asked: of rank 0; 0 on the others.
+        step: number of the update, from 0.
+
+    Returns:
+        The mean losses, and what rank 0 is asked.
 
     Raises:
         NonFiniteLossError: on every rank, naming the step and the term.
     """
-    means = torch.stack([loss.float() for loss in losses.values()])
-    mean_over_ranks_([means])
-    named = dict(zip(losses, means.tolist(), strict=True))
-    for name, value in named.items():
+    names, values = list(losses), [loss.float() for loss in losses.values()]
+    means = torch.stack([*values, torch.full_like(values[0], asked)])
+    mean_over_ranks_([means, *buffers])
+    *found, share = means.tolist()
+    for name, value in zip(names, found, strict=True):
         if not math.isfinite(value):
             raise NonFiniteLossError(f"step {step + 1}: loss term {name!r} is not finite")
-    return named
+    return dict(zip(names, found, strict=True)), round(share * world_size())

@@ -22,7 +22,7 @@ from rtk.objectives import view_makers
 from rtk.optim.schedules import averaging_phase, learning_rate
 from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.stored_checkpoints import pull_checkpoints
-from rtk.runtime.ranks import barrier, max_over_ranks, rank, world_size
+from rtk.runtime.ranks import barrier, rank, world_size
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import set_learning_rate
@@ -124,6 +124,7 @@ def _train_steps(
     batches = _batches(job, data, state, device, start)
     reporter = Reporter(job.run, job.steps_per_epoch, total, config.train.batch_size, start)
     metrics: dict[str, float] = {}
+    ask = partial(what_is_asked, job, saver)
     state.engine.module.train()
     for step in range(start, total):
         waiting = time.monotonic()
@@ -132,10 +133,10 @@ def _train_steps(
 
         rate = rate_at(config, step, job)
         set_learning_rate(state.engine, rate)
-        losses = train_step(state, views, step, config.seed, config.train.accumulation, redrawn)
+        done = train_step(state, views, step, config.seed, config.train.accumulation, redrawn, ask)
         meter.step, meter.waited = step + 1, meter.waited + waited
         if rank() == 0:
-            reporter.step(step, losses, rate, waited)
+            reporter.step(step, done.losses, rate, waited)
 
         finished = step + 1 == total
         if (step + 1) % job.steps_per_epoch == 0 or finished:
@@ -144,11 +145,9 @@ def _train_steps(
             report({"epoch": epoch, "step": step + 1, "finished": finished, **metrics})
         if finished:
             break
-        asked = what_is_asked(job, saver, device)
-        if asked != Asked.NOTHING:
-            saver.save(state, step + 1, None, is_final=asked == Asked.STOP)
-            saver.answer_request()
-        if asked == Asked.STOP:
+        if done.asked:
+            answer(Asked(done.asked), state, saver, step + 1)
+        if done.asked == Asked.STOP:
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
     return {"status": "finished", "step": total, "metrics": metrics}
 
@@ -213,20 +212,24 @@ def _end_epoch(
 
 
 class Asked(IntEnum):
-    """What may be asked of the workers between two steps; the greater goes first."""
+    """What may be asked of the workers while they take a step; the greater goes first."""
 
     NOTHING = 0
     SAVE = 1
     STOP = 2
 
 
-def what_is_asked(job: TrainingJob, saver: Saver, device: torch.device) -> Asked:
-    """What is asked of rank 0; the same answer on every rank."""
-    asked = Asked.NOTHING
-    if rank() == 0:
-        stop, save = job.run.requests()
-        asked = Asked.STOP if stop else Asked(save or saver.is_overdue())
-    return Asked(max_over_ranks([asked], device)[0])
+def what_is_asked(job: TrainingJob, saver: Saver) -> Asked:
+    """What is asked of rank 0, which asks itself for the checkpoints that are due by the clock."""
+    stop, save = job.run.requests()
+    return Asked.STOP if stop else Asked(save or saver.is_overdue())
+
+
+def answer(asked: Asked, state: TrainState, saver: Saver, step: int) -> None:
+    """Save what was asked for, after a step; an epoch that ended with it may have done so by itself."""
+    if asked == Asked.STOP or saver.last_step != step:
+        saver.save(state, step, None, is_final=asked == Asked.STOP)
+    saver.answer_request()
 
 
 def rate_at(config: RunConfig, step: int, job: TrainingJob) -> float:

@@ -4,11 +4,11 @@ import torch
 from rtk.config.load import load_config
 from rtk.objectives import active_terms
 from rtk.train.risen import ImageLosses, image_losses
-from rtk.train.step import NonFiniteLossError, finite_means
+from rtk.train.step import NonFiniteLossError, agree
 
 
 def test_means_are_named():
-    assert finite_means({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, 0) == {"a": 1.0, "b": 2.0}
+    assert agree({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, asked=2) == ({"a": 1.0, "b": 2.0}, 2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -17,7 +17,7 @@ def test_a_loss_that_is_not_finite_names_step_and_term(bad):
     with pytest.raises(
         NonFiniteLossError, match=r"step 8: loss term 'cross_entropy at w \+ e' is not finite"
     ):
-        finite_means(losses, 7)
+        agree(losses, step=7)
 
 
 def test_images_are_chosen_by_terms_that_attack_nothing():
