@@ -40,13 +40,13 @@ def fixed_running_statistics(model: nn.Module) -> Iterator[None]:
     the model is evaluated with.
     """
     layers = [layer for layer in batchnorm_layers(model) if layer.training and layer.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
+    for layer in layers:  # past `nn.Module.__setattr__`, a fiftieth of a small network's step
+        vars(layer)["track_running_stats"] = False
     try:
         yield
     finally:
         for layer in layers:
-            layer.track_running_stats = True
+            vars(layer)["track_running_stats"] = True
 
 
 @contextmanager
