@@ -21,6 +21,7 @@ from rtk.runs.parquet_pages import Page, read_pages
 
 READ_BYTES = 2**20  # of a column fetched at a time: by default whole column chunks are, possibly gigabytes
 PIECE_BYTES = 2**26  # that may always be decoded at once
+TABLE_BYTES = 2**28  # the same of whole columns: a model that says the same of all makes tiny files
 LISTS_BYTES = 2**29  # the same of lists of numbers, such as 8192 rows of 8192 features
 MOST_EXPANSION = 10  # times that what is larger may be as large as it is stored
 ALL_BYTES = (
@@ -89,11 +90,12 @@ class BoundedParquet:
             ValueError: they expand to more than they may; names the file and the sizes.
         """
         names = list(self.schema.names if columns is None else columns)
-        check_expansion(self.name, "its rows", self.metadata.num_rows * len(names), self._file.size())
+        stored = self._file.size()
+        check_expansion(self.name, "its rows", self.metadata.num_rows * len(names), stored, TABLE_BYTES)
         size, parts = 0, []
         for part in self.batches(2**16, names):
             size += part.nbytes
-            check_expansion(self.name, "its rows", size, self._file.size())
+            check_expansion(self.name, "its rows", size, stored, TABLE_BYTES)
             parts.append(part)
         schema = pa.schema([self.schema.field(name) for name in names])
         return pa.Table.from_batches(parts, None if parts else schema)
