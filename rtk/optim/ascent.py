@@ -11,13 +11,22 @@ from torch import Tensor
 PART = 2**22  # elements worked on at a time where a temporary copy is needed
 
 
-def sum_of_squares(tensors: list[Tensor]) -> Tensor:
-    """Sum over all elements of all tensors, which may differ in dtype and device.
+def sum_of_squares(tensors: list[Tensor], factors: list[Tensor] | None = None) -> Tensor:
+    """Sum over all elements of all tensors, which may differ in dtype and device; of each times its factor.
+
+    Args:
+        tensors: of any shapes.
+        factors: of the same shapes; None: all are 1.
 
     Returns:
         A scalar of the widest of their dtypes, on the first one's device.
     """
-    norms = torch._foreach_norm(tensors) if tensors else [torch.zeros(())]
+    norms = [torch.zeros(())]
+    if factors is not None:
+        pairs = zip(_portions(tensors), _portions(factors), strict=True)
+        norms = [norm for pair in pairs for norm in torch._foreach_norm(torch._foreach_mul(*pair))] or norms
+    elif tensors:
+        norms = list(torch._foreach_norm(tensors))
     dtype = functools.reduce(torch.promote_types, [norm.dtype for norm in norms])
     return torch.stack([norm.to(norms[0].device, dtype) for norm in norms]).square().sum()
 
@@ -34,21 +43,22 @@ def dot(some: list[Tensor], others: list[Tensor]) -> Tensor:
     return torch.stack([product.to(products[0].device, dtype) for product in products]).sum()
 
 
-def take_off_average_(gradients: list[Tensor], averages: list[Tensor], sigma: float, lmbda: float) -> None:
-    """Turn gradients g into F-SAM's directions, and move their averages m on.
+def move_averages_(averages: list[Tensor], directions: list[Tensor], sigma: float, lmbda: float) -> None:
+    """Move F-SAM's gradient averages m on, from the directions d = g - sigma * m, in place.
 
-    The direction is g - sigma * m; m becomes lmbda * m + (1 - lmbda) * g (Li et al. 2024, algorithm 1).
+    m becomes lmbda * m + (1 - lmbda) * g (Li et al. 2024, algorithm 1), where g = d + sigma * m.
 
     Args:
-        gradients: g, of any shapes; become the directions.
-        averages: m, of the same shapes and dtypes.
-        sigma: share of the average that is taken off.
+        averages: m, of any shapes.
+        directions: d, of the same shapes and dtypes.
+        sigma: share of the average that was taken off.
         lmbda: decay of the average.
     """
-    for g, m in zip(_portions(gradients), _portions(averages), strict=True):
-        directions = torch._foreach_sub(g, m, alpha=sigma)
-        torch._foreach_lerp_(m, g, 1 - lmbda)
-        torch._foreach_copy_(g, directions)
+    if not averages:
+        return
+    if sigma != 1:
+        torch._foreach_mul_(averages, lmbda + (1 - lmbda) * sigma)
+    torch._foreach_add_(averages, directions, alpha=1 - lmbda)
 
 
 def _portions(tensors: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -61,17 +61,16 @@ class LookSam(SharpnessAware):
             raise ValueError(f"alpha: got {alpha}, wanted a finite number >= 0")
         super().__init__(base_optimizer, "sam", rho=rho, every=every, shards=shards)
         self.variant, self.alpha = "looksam", alpha
-        self._square: Tensor | None = None  # ||g||^2 of a step that has ascended
+        self._square: float | None = None  # ||g||^2 of a step that has ascended
 
     def _directions(self, keys: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        square = self.shards.sum_over_shards(sum_of_squares(gradients))
-        if not square.isfinite():
-            return gradients
-        self._square, gradients = square, dense(gradients)
-        for key, gradient in zip(keys, gradients, strict=True):
+        return dense(gradients)
+
+    def _take_in(self, keys: list[Tensor], directions: list[Tensor], length: float) -> None:
+        self._square = length**2
+        for key, gradient in zip(keys, directions, strict=True):
             # Not a copy. The g_v that was there has had its last step.
             self.state[key][ORTHOGONAL_GRADIENT] = gradient
-        return gradients
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -83,15 +82,15 @@ class LookSam(SharpnessAware):
             self._add()
         super().before_step()
 
-    def _keep(self, square: Tensor) -> None:
+    def _keep(self, square: float) -> None:
         firsts, seconds = self._kept(), dense(self.shards.gradients())
-        product = self.shards.sum_over_shards(dot(firsts, seconds))
-        share = product / square if square > 0 else torch.zeros_like(square)
-        for first, second in zip(firsts, seconds, strict=True):
-            if share.isfinite():
-                first.mul_(-share.to(first.device, first.dtype)).add_(second)
-            else:
-                first.zero_()
+        product = self.shards.sum_over_shards(dot(firsts, seconds)).item()
+        share = product / square if square > 0 else 0.0
+        if not math.isfinite(share):
+            torch._foreach_zero_(firsts)
+        elif firsts:
+            torch._foreach_mul_(firsts, -share)
+            torch._foreach_add_(firsts, seconds)
 
     def _add(self) -> None:
         kept = self._kept()

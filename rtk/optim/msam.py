@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,11 +69,12 @@ class MomentumSam(SharpnessAware):
         keys = self.shards.owners()
         momenta = [self._momentum(key) for key in keys]
         norm = self._norm([momentum for momentum in momenta if momentum is not None])
-        if not norm or not norm.isfinite():
+        scale, length = torch.stack([self.rho / (norm + EPSILON), norm]).tolist()  # read at once
+        if not length or not math.isfinite(length):
             self._backup = []  # there is nothing to go back to
             return
         moved = {key: momentum for key, momentum in zip(keys, momenta, strict=True) if momentum is not None}
-        self._move(list(moved), list(moved.values()), -(self.rho / (norm + EPSILON)).item())
+        self._move(list(moved), list(moved.values()), -scale)
 
     def _momentum(self, key: Tensor) -> Tensor | None:
         kept = self.base.state.get(key, {})

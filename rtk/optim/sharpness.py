@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rtk.optim.ascent import sum_of_squares, take_off_average_
+from rtk.optim.ascent import move_averages_, sum_of_squares
 from rtk.optim.earlier_state import as_laid_out_now
 from rtk.optim.method import Method
 from rtk.optim.shards import LocalShards, Shards, dense, wide_dtype, zeros_of
@@ -170,12 +170,17 @@ class SharpnessAware(Optimizer, Method):
         keys, gradients = self.shards.owners(), self.shards.gradients()
         self.shards.clear_gradients()  # the list above is now all that holds them: it is worked on in place
         weights, directions = self.shards.weights(), self._directions(keys, gradients)
+        norm = self._norm(directions, weights if self.adaptive else None)
+        # Read at once: the one place where the host waits for the device.
+        scale, length = torch.stack([self._radius / (norm + EPSILON), norm]).tolist()
+        if not math.isfinite(length):
+            self._move(keys, directions, 0.0)
+            return
+        self._take_in(keys, directions, length)
         if self.adaptive:
-            torch._foreach_mul_(directions, weights)  # s * d; the sign of s does not change its norm
-        norm = self._norm(directions)
-        if self.adaptive:
-            torch._foreach_mul_(directions, weights)  # s^2 * d
-        self._move(keys, directions, (self._radius / (norm + EPSILON)).item() if norm.isfinite() else 0.0)
+            torch._foreach_mul_(directions, weights)
+            torch._foreach_mul_(directions, weights)  # s^2 * d; the sign of s does not matter
+        self._move(keys, directions, scale)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -195,16 +200,30 @@ class SharpnessAware(Optimizer, Method):
         """Length of the move."""
         return self.rho
 
-    def _norm(self, tensors: list[Tensor]) -> Tensor:
-        return self.shards.sum_over_shards(sum_of_squares(tensors)).sqrt()
+    def _norm(self, tensors: list[Tensor], factors: list[Tensor] | None = None) -> Tensor:
+        return self.shards.sum_over_shards(sum_of_squares(tensors, factors)).sqrt()
 
     def _directions(self, keys: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """Where to ascend, from the gradients of the first pass, which may be worked on in place."""
-        if self.variant != "fsam" or not self._norm(gradients).isfinite():
+        if self.variant != "fsam":
             return gradients
         directions = dense(gradients)  # less its average a gradient is sparse no longer
-        self._take_off_average(keys, directions)
+        pairs = zip(keys, directions, strict=True)
+        known = [(g, self.state[key][GRADIENT_AVERAGE]) for key, g in pairs if self.state[key]]
+        if known:
+            torch._foreach_sub_([g for g, _ in known], [m for _, m in known], alpha=self.sigma)
         return directions
+
+    def _take_in(self, keys: list[Tensor], directions: list[Tensor], length: float) -> None:
+        """Move F-SAM's average on, once the directions, of this norm, are known to be finite."""
+        if self.variant != "fsam":
+            return
+        known = [(key, direction) for key, direction in zip(keys, directions, strict=True) if self.state[key]]
+        averages = [self.state[key][GRADIENT_AVERAGE] for key, _ in known]
+        move_averages_(averages, [direction for _, direction in known], self.sigma, self.lmbda)
+        for key, direction in zip(keys, directions, strict=True):
+            if not self.state[key]:
+                self.state[key][GRADIENT_AVERAGE] = direction.clone()
 
     def _move(self, keys: list[Tensor], directions: list[Tensor], scale: float) -> None:
         """Keep the weights for `restore`, and move them."""
@@ -216,17 +235,6 @@ class SharpnessAware(Optimizer, Method):
         except BaseException:
             self.restore()
             raise
-
-    def _take_off_average(self, keys: list[Tensor], gradients: list[Tensor]) -> None:
-        """Turn gradients into F-SAM's directions, in place; move its average on."""
-        known = []
-        for key, gradient in zip(keys, gradients, strict=True):
-            kept = self.state[key]
-            if GRADIENT_AVERAGE in kept:
-                known.append((gradient, kept[GRADIENT_AVERAGE]))
-            else:
-                kept[GRADIENT_AVERAGE] = gradient.clone()
-        take_off_average_([g for g, _ in known], [m for _, m in known], self.sigma, self.lmbda)
 
     def tensors(self) -> dict[str, list[Tensor]]:
         """What it keeps of the weights (F-SAM's gradient average), once there is something."""

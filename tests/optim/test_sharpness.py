@@ -94,15 +94,29 @@ def test_an_optimiser_that_evaluates_the_loss_itself_is_refused():
         SharpnessAware(torch.optim.LBFGS([nn.Parameter(torch.ones(3))]))
 
 
-@pytest.mark.parametrize("part", [1, 7, 50, 10**6])
-def test_average_is_taken_off_whatever_the_portions(monkeypatch, part):
-    monkeypatch.setattr(ascent, "PART", part)
+def some_tensors(count: int) -> list[list[torch.Tensor]]:
+    """Lists of tensors of the same shapes."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(3,), (), (5, 4), (40, 2), (1,), (60,)]
-    gradients, averages = ([torch.rand(shape, generator=generator) for shape in shapes] for _ in range(2))
-    expected = [(g - 0.7 * m, 0.9 * m + 0.1 * g) for g, m in zip(gradients, averages, strict=True)]
-    ascent.take_off_average_(gradients, averages, 0.7, 0.9)
-    torch.testing.assert_close(list(zip(gradients, averages, strict=True)), expected)
+    return [[torch.rand(shape, generator=generator) for shape in shapes] for _ in range(count)]
+
+
+@pytest.mark.parametrize("part", [1, 7, 50, 10**6])
+def test_squares_are_summed_whatever_the_portions(monkeypatch, part):
+    monkeypatch.setattr(ascent, "PART", part)
+    tensors, factors = some_tensors(2)
+    expected = sum((t * f).square().sum() for t, f in zip(tensors, factors, strict=True))
+    torch.testing.assert_close(ascent.sum_of_squares(tensors, factors), expected)
+    torch.testing.assert_close(ascent.sum_of_squares(tensors), sum(t.square().sum() for t in tensors))
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1.0])
+def test_averages_move_on_by_the_gradients_from_the_directions(sigma):
+    gradients, averages = some_tensors(2)
+    expected = [0.9 * m + 0.1 * g for g, m in zip(gradients, averages, strict=True)]
+    directions = [g - sigma * m for g, m in zip(gradients, averages, strict=True)]
+    ascent.move_averages_(averages, directions, sigma, 0.9)
+    torch.testing.assert_close(averages, expected)
 
 
 def test_learning_rate_schedules_reach_the_base_optimizer():
