@@ -17,16 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from rtk.runs.parquet_pages import Page, read_pages
+from rtk.runs.held_file import HeldFile
+from rtk.runs.parquet_pages import Page, chunk_range, read_pages
 
 READ_BYTES = 2**20  # of a column fetched at a time: by default whole column chunks are, possibly gigabytes
 PIECE_BYTES = 2**26  # that may always be decoded at once
 TABLE_BYTES = 2**28  # the same of whole columns: a model that says the same of all makes tiny files
 LISTS_BYTES = 2**29  # the same of lists of numbers, such as 8192 rows of 8192 features
 MOST_EXPANSION = 10  # times that what is larger may be as large as it is stored
-ALL_BYTES = (
-    2**30
-)  # that all that is read of a file may always come to: more is a matter of time, not of memory
+ALL_BYTES = 2**30  # that all that is read of a file may always come to; more is a matter of time, not memory
 MOST_REPEATED = 1000  # times that it may be as large as the file; more is no data
 _VALUE_BYTES = 12  # of a number, or of the length and place of a text, with its levels
 
@@ -57,14 +56,18 @@ class BoundedParquet:
     Args:
         file: what to read.
         name: what to call it in messages.
+        is_far: each request to it takes long: fetch what is wanted of a row group at once.
 
     Raises:
         ValueError: it is no Parquet file.
     """
 
-    def __init__(self, file: pa.NativeFile, name: str) -> None:
-        self.name, self._file, self._decoded = name, file, 0
-        self._parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES)
+    def __init__(self, file: pa.NativeFile, name: str, is_far: bool = False) -> None:
+        self.name, self._decoded = name, 0
+        self._far = HeldFile(file) if is_far else None
+        self._file = self._far or file
+        source = pa.PythonFile(self._far, mode="r") if self._far else file
+        self._parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BYTES)
         self.metadata, self.schema = self._parquet.metadata, self._parquet.schema_arrow
 
     def batches(
@@ -101,6 +104,8 @@ class BoundedParquet:
         return pa.Table.from_batches(parts, None if parts else schema)
 
     def _of_group(self, group: int, rows: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+        if self._far is not None:
+            self._far.hold([chunk_range(chunk) for _, chunk in self._chunks(group, columns)])
         sizes = self.check(group, columns)
         fitting = rows if sizes.rows <= PIECE_BYTES else max(1, min(rows, PIECE_BYTES // sizes.row))
         for batch in self._parquet.iter_batches(fitting, row_groups=[group], columns=columns):
@@ -125,16 +130,23 @@ class BoundedParquet:
 
     def _look(self, group: int, columns: Sequence[str] | None) -> Sizes:
         """What the headers of all pages of a row group's columns say."""
-        metadata = self.metadata.row_group(group)
         found = [Sizes()]
+        for leaf, chunk in self._chunks(group, columns):
+            try:
+                found.append(_sizes(leaf, read_pages(self._file, chunk)))
+            except ValueError as error:
+                raise ValueError(f"{self.name}: damaged: {error} (column {leaf.path!r})") from None
+        return Sizes(*map(sum, zip(*found, strict=True)))
+
+    def _chunks(
+        self, group: int, columns: Sequence[str] | None
+    ) -> Iterator[tuple[pq.ColumnSchema, pq.ColumnChunkMetaData]]:
+        """The chosen columns of a row group, and where they are."""
+        metadata = self.metadata.row_group(group)
         for number in range(metadata.num_columns):
             leaf = self.metadata.schema.column(number)
             if columns is None or any(f"{leaf.path}.".startswith(f"{name}.") for name in columns):
-                try:
-                    found.append(_sizes(leaf, read_pages(self._file, metadata.column(number))))
-                except ValueError as error:
-                    raise ValueError(f"{self.name}: damaged: {error} (column {leaf.path!r})") from None
-        return Sizes(*map(sum, zip(*found, strict=True)))
+                yield leaf, metadata.column(number)
 
 
 def check_expansion(
@@ -175,8 +187,9 @@ def open_bounded(file: str | Path, filesystem: fs.FileSystem | None = None) -> I
         OSError: it cannot be opened.
         ValueError: it is no Parquet file.
     """
-    with (filesystem or fs.LocalFileSystem()).open_input_file(str(file)) as opened:
-        yield BoundedParquet(opened, str(file))
+    filesystem = filesystem or fs.LocalFileSystem()
+    with filesystem.open_input_file(str(file)) as opened:
+        yield BoundedParquet(opened, str(file), is_far=not isinstance(filesystem, fs.LocalFileSystem))
 
 
 def _sizes(leaf: pq.ColumnSchema, pages: Iterable[Page]) -> Sizes:

@@ -7,9 +7,8 @@ They say more than the footer, and a decoder allocates by them. In Thrift's comp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 _WINDOW = 2**13  # bytes read for a header, which mostly has some 30
@@ -39,7 +38,23 @@ class Page(NamedTuple):
     is_dictionary: bool
 
 
-def read_pages(file: pa.NativeFile, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
+class Readable(Protocol):
+    """A file that is read at places."""
+
+    def size(self) -> int:
+        """Bytes of the file."""
+
+    def read_at(self, count: int, place: int, /) -> bytes:
+        """Up to so many bytes from a place on."""
+
+
+def chunk_range(chunk: pq.ColumnChunkMetaData) -> tuple[int, int]:
+    """Where one column of a row group begins, and where what is read of it ends at last, by its footer."""
+    begin = _start(chunk)
+    return begin, begin + chunk.total_compressed_size + _WINDOW
+
+
+def read_pages(file: Readable, chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
     """The pages of one column of a row group.
 
     Args:
@@ -70,7 +85,7 @@ def _start(chunk: pq.ColumnChunkMetaData) -> int:
     return min(chunk.data_page_offset, dictionary) if dictionary > 0 else chunk.data_page_offset
 
 
-def _read_header(file: pa.NativeFile, place: int, size: int) -> tuple[Page, int]:
+def _read_header(file: Readable, place: int, size: int) -> tuple[Page, int]:
     """The header at a place, and its length in bytes."""
     window = _WINDOW
     while True:
