@@ -114,7 +114,7 @@ PARTS: dict[str, Part] = {
         {},
         {**FAR, "flowers": "flowers5/test"},
         "pretrained",
-        "600 images in all: 375 to train on, 125 to test, 25 near-OOD; 96 px, 12 epochs, the first 6 of 17 layers frozen",
+        "375 images to train on, 125 to test, 25 near-OOD; 96 px, 12 epochs, the first 6 of 17 layers frozen",
     ),
     "resnet18-cifar20": Part(
         "ResNet-18 from nothing on 20 classes of CIFAR-100 (the other 80 held out)",
