@@ -4,7 +4,8 @@
     RTK_DATA=DIR python benchmarks/plain_loop.py --networks resnet18 vit_s16 --methods ce --workers 1 2
 
 The same network, images, batch, precision, crops and flips on both sides, a process each for one worker and
-two for two, in turns. rtk is the command, with its workers, checkpoints and metrics; its figure is that of
+two for two, in turns; with two, BatchNorm is each one's own, for torch has no other on a CPU (rtk's default
+is over all). rtk is the command, with its workers, checkpoints and metrics; its figure is that of
 `metrics.csv`, from the second epoch on, as is that of the loop. `RTK_DATA` is a folder with
 cifar100/train_10k.parquet and flowers5/train.parquet. The last line is rtk's speed over that of the loop,
 where it is least.
@@ -51,6 +52,7 @@ def by_command(case: Case, folder: str, method: str, epochs: int, workers: int) 
         overrides += [f"data.image_size={case.side}", f"data.augment.crop_padding={case.padding}"]
         overrides += [f"model.name={case.model.name}", f"model.width={json.dumps(case.model.width)}"]
         overrides += [f"train.batch_size={case.batch}", f"train.duration={epochs}ep"]
+        overrides += ["model.batchnorm=local"] if workers > 1 else []
         overrides += [f"train.workers={workers}", f"train.precision={'bf16' if case.bf16 else 'fp32'}"]
         overrides += ["optimizer.name=adamw", "optimizer.lr=0.0001"] if case.adamw else []
         overrides += ["data.mixing=null", "sharpness.rho=0.05"] if method == "sure_plus" else []
