@@ -35,7 +35,7 @@ CASES = {
     "resnet18": Case(ModelConfig(name="resnet18", width=16), CIFAR, 32, 4, 128, 4096, BF16),
     "resnet18_w64": Case(ModelConfig(name="resnet18", width=64), CIFAR, 32, 4, 128, 1024, BF16),
     # Depthwise convolutions are slower in bf16 on a CPU.
-    "efficientnet_lite0": Case(ModelConfig(name="efficientnet_lite0"), FLOWERS, 96, 12, 32, 512, False),
+    "efficientnet_lite0": Case(ModelConfig(name="efficientnet_lite0"), FLOWERS, 96, 12, 32, 2048, False),
     "vit_s16": Case(
         ModelConfig(name="timm/vit_small_patch16_224"), FLOWERS, 96, 12, 32, 512, BF16, adamw=True
     ),
