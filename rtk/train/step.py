@@ -76,13 +76,11 @@ def train_step(
         )
     if ascent is not None:
         with ascent.ascended():
-            if redrawn is not None:
-                views, batches = redrawn, micro_batches(redrawn, accumulation)
+            views = views if redrawn is None else redrawn
             if before is not None:
-                after = image_losses(state, terms, batches, noise)
                 share = ascent.second_pass_share
-                kept = chosen_views(views, before.rows(), after, share, accumulation)
-                batches = micro_batches(kept, accumulation)
+                views = risen_views(state, terms, views, before, share, accumulation, noise)
+            batches = micro_batches(views, accumulation)
             again = back_propagate(state, terms, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
     try:
@@ -97,6 +95,20 @@ def train_step(
         method.after_step()
     seen.update_states()
     return StepDone({term.name: means[term.name] for term in terms}, asked)
+
+
+def risen_views(
+    state: TrainState,
+    terms: list[ActiveTerm],
+    views: dict[str, View],
+    before: ImageLosses,
+    share: float,
+    accumulation: int,
+    noise: tuple[int, ...],
+) -> dict[str, View]:
+    """Views of the share of the images whose loss rose most from w, `before`, to w + e, the weights now."""
+    after = image_losses(state, terms, micro_batches(views, accumulation), noise)
+    return chosen_views(views, before.rows(), after, share, accumulation)
 
 
 class Seen:

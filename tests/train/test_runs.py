@@ -179,13 +179,17 @@ def _signal_a_worker(how: signal.Signals) -> int:
     return pid
 
 
+def driver_on(cluster, *overrides: str) -> subprocess.Popen[str]:
+    """`rtk train` on a cluster, in a process of its own."""
+    command = [sys.executable, "-m", "rtk.cli", "train", "digits_demo", *SMALL, *SMOOTH, *overrides]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, uninterrupted, two_nodes):
     (lost,) = two_nodes.worker_nodes
     gone = when_step(tmp_path, 6, lambda folder: two_nodes.remove_node(lost, allow_graceful=False))
-    command = [sys.executable, "-m", "rtk.cli", "train", "digits_demo", f"output={tmp_path}", *SMALL, *SMOOTH]
-    driver = subprocess.Popen(
-        command, env={**os.environ, "RAY_ADDRESS": two_nodes.address}, stderr=subprocess.PIPE, text=True
-    )
+    driver = driver_on(two_nodes, f"output={tmp_path}")
     lines = iter(driver.stderr.readline, "")
     assert any("a node is lost: waiting for 2 workers" in line for line in lines)
     assert len(gone) == 1
@@ -201,12 +205,7 @@ def test_a_node_that_is_to_be_taken_away_has_the_run_save(tmp_path, uninterrupte
     files = [f"output={tmp_path / 'runs'}", f"plugins=[{tmp_path / 'slow.py'}]"]
     (lost,) = two_nodes.worker_nodes
     saved = when_step(tmp_path / "runs", 9, lambda folder: take_away(folder, two_nodes, lost))
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "rtk.cli", "train", "digits_demo", *SMALL, *SMOOTH, *files],
-        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    driver = driver_on(two_nodes, *files)
     lines = iter(driver.stderr.readline, "")
     assert any("is taken away in" in line and "writing a checkpoint" in line for line in lines)
     assert any("a node is lost: waiting for 2 workers" in line for line in lines)
@@ -261,12 +260,7 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more_again(tmp_path, referenc
     files = [f"output={tmp_path / 'runs'}", f"plugins=[{tmp_path / 'slow.py'}]"]
     (lost,) = two_nodes.worker_nodes
     when_step(tmp_path / "runs", 9, lambda folder: two_nodes.remove_node(lost, allow_graceful=False))
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "rtk.cli", "train", "digits_demo", *SMALL, *SMOOTH, *settings, *files],
-        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    driver = driver_on(two_nodes, *settings, *files)
     lines = iter(driver.stderr.readline, "")
     assert any("training on 1 of 2 workers" in line for line in lines)
     two_nodes.add_node(num_cpus=1)
