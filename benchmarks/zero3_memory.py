@@ -98,7 +98,7 @@ def measure_rank(rank: int, port: int, options: argparse.Namespace) -> None:
     for step in range(2):  # the second has all of the optimiser's and F-SAM's state
         reset_peak()
         started = time.monotonic()
-        losses = train_step(state, views, step).losses
+        losses = train_step(state, views, step).read().losses
         seconds, peak = time.monotonic() - started, resident("VmHWM") - start
     print(
         f"rank {rank}: GiB: whole model in fp32 {whole:.2f}; built {built:.2f} (peak {building:.2f}); "

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,28 +11,12 @@ from torch import Tensor
 from rtk.data.views.maker import View
 from rtk.objectives import ActiveTerm, Observed
 from rtk.objectives.objective import Observer, compute_losses, forward_passes
-from rtk.runtime.ranks import gather_rows, mean_over_ranks_, rank, world_size
+from rtk.runtime.ranks import gather_rows, rank
 from rtk.runtime.seeding import seed_torch
+from rtk.train.agreement import Agreement, NonFiniteLossError, agree
 from rtk.train.engine import backward
 from rtk.train.risen import ImageLosses, chosen_views, image_losses
 from rtk.train.state import TrainState
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss term became NaN or infinite on some rank; the weights are those before the step."""
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """What came of a step, the same on every rank.
-
-    Attributes:
-        losses: mean of every term over all ranks' images, at the weights of the first pass.
-        asked: what rank 0 was asked for meanwhile; 0: nothing.
-    """
-
-    losses: dict[str, float]
-    asked: int = 0
 
 
 def nothing() -> int:
@@ -50,7 +32,8 @@ def train_step(
     accumulation: int = 1,
     redrawn: dict[str, View] | None = None,
     ask: Callable[[], int] = nothing,
-) -> StepDone:
+    late: bool = False,
+) -> Agreement:
     """One update of the weights: the whole method, top to bottom.
 
     Args:
@@ -61,9 +44,12 @@ def train_step(
         accumulation: micro-batches that the share is cut into, to save memory.
         redrawn: views of the same images for the second pass of SAM; None: the same views.
         ask: what rank 0 is asked for, a small number >= 0, which all ranks are told with the losses.
+        late: leave it to the caller to read what comes of it, so that the host need not wait for the device:
+            by then a loss that is not finite has reached the weights.
 
     Raises:
-        NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite.
+        NonFiniteLossError: on every rank, where a loss of any rank is NaN or infinite; the weights are those
+            before the step.
     """
     noise = (seed, 1, step, rank())
     batches, seen = micro_batches(views, accumulation), Seen()
@@ -83,8 +69,11 @@ def train_step(
             batches = micro_batches(views, accumulation)
             again = back_propagate(state, terms, batches, noise, first_pass=False)
         losses |= {f"{name} at w + e": loss for name, loss in again.items()}
+    kept = [term.name for term in terms]
+    agreement = agree(losses, kept, state.buffers, ask() if rank() == 0 else 0, step)
     try:
-        means, asked = agree(losses, state.buffers, ask() if rank() == 0 else 0, step)
+        if not late:
+            agreement.read()
     except NonFiniteLossError:
         state.shards.publish()  # on every rank: the model may still be at w + e
         raise
@@ -94,7 +83,7 @@ def train_step(
     for method in state.methods.values():
         method.after_step()
     seen.update_states()
-    return StepDone({term.name: means[term.name] for term in terms}, asked)
+    return agreement
 
 
 def risen_views(
@@ -167,30 +156,3 @@ def back_propagate(
             for term, loss in means.items():
                 losses[term.name] = losses.get(term.name, 0) + loss.detach()
     return losses
-
-
-def agree(
-    losses: dict[str, Tensor], buffers: Sequence[Tensor] = (), asked: int = 0, step: int = 0
-) -> tuple[dict[str, float], int]:
-    """What the ranks have to tell each other in a step, in one message: each one costs a wait for the last.
-
-    Args:
-        losses: of every term on this rank, scalars; one rank's NaN or infinity makes it so on all of them.
-        buffers: of this rank's model; they become their means over the ranks.
-        asked: of rank 0; 0 on the others.
-        step: number of the update, from 0.
-
-    Returns:
-        The mean losses, and what rank 0 is asked.
-
-    Raises:
-        NonFiniteLossError: on every rank, naming the step and the term.
-    """
-    names, values = list(losses), [loss.float() for loss in losses.values()]
-    means = torch.stack([*values, torch.full_like(values[0], asked)])
-    mean_over_ranks_([means, *buffers])
-    *found, share = means.tolist()
-    for name, value in zip(names, found, strict=True):
-        if not math.isfinite(value):
-            raise NonFiniteLossError(f"step {step + 1}: loss term {name!r} is not finite")
-    return dict(zip(names, found, strict=True)), round(share * world_size())

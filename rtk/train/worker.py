@@ -23,6 +23,7 @@ from rtk.optim.schedules import averaging_phase, learning_rate
 from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runtime.ranks import barrier, rank, world_size
+from rtk.train.agreement import NonFiniteLossError, StepsUnderWay
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import set_learning_rate
@@ -34,7 +35,7 @@ from rtk.train.saver import Saver
 from rtk.train.saving import SaveError
 from rtk.train.setup import build_state, set_up_device
 from rtk.train.state import TrainState
-from rtk.train.step import NonFiniteLossError, train_step
+from rtk.train.step import train_step
 from rtk.train.validate import validate
 
 Views: TypeAlias = dict[str, View]
@@ -123,8 +124,9 @@ def _train_steps(
     config, total, device = job.config, job.total_steps, state.engine.device
     batches = _batches(job, data, state, device, start)
     reporter = Reporter(job.run, job.steps_per_epoch, total, config.train.batch_size, start)
+    under_way = StepsUnderWay(reporter.step if rank() == 0 else lambda *_: None)
     metrics: dict[str, float] = {}
-    ask = partial(what_is_asked, job, saver)
+    ask, left = partial(what_is_asked, job, saver), steps_left(device)
     state.engine.module.train()
     for step in range(start, total):
         waiting = time.monotonic()
@@ -133,23 +135,30 @@ def _train_steps(
 
         rate = rate_at(config, step, job)
         set_learning_rate(state.engine, rate)
-        done = train_step(state, views, step, config.seed, config.train.accumulation, redrawn, ask)
+        cut, late = config.train.accumulation, left > 0
+        under_way.add(train_step(state, views, step, config.seed, cut, redrawn, ask, late), rate, waited)
         meter.step, meter.waited = step + 1, meter.waited + waited
-        if rank() == 0:
-            reporter.step(step, done.losses, rate, waited)
 
         finished = step + 1 == total
-        if (step + 1) % job.steps_per_epoch == 0 or finished:
+        at_end = (step + 1) % job.steps_per_epoch == 0 or finished
+        asked = under_way.read(0 if at_end else left)
+        if at_end:
             metrics = _end_epoch(job, data, state, saver, reporter, step + 1)
             epoch = math.ceil((step + 1) / job.steps_per_epoch)
             report({"epoch": epoch, "step": step + 1, "finished": finished, **metrics})
         if finished:
             break
-        if done.asked:
-            answer(Asked(done.asked), state, saver, step + 1)
-        if done.asked == Asked.STOP:
+        if asked:
+            asked = max(asked, under_way.read())  # nothing is saved that has not been looked at
+            answer(Asked(asked), state, saver, step + 1)
+        if asked == Asked.STOP:
             return {"status": "interrupted", "step": step + 1, "metrics": metrics}
     return {"status": "finished", "step": total, "metrics": metrics}
+
+
+def steps_left(device: torch.device) -> int:
+    """Steps whose losses may be unread while the next is begun: a CPU has nothing under way."""
+    return 0 if device.type == "cpu" else 1
 
 
 def _batches(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rtk.optim import EfficientSam, LookSam, MomentumSam, SharpnessAware
-from rtk.train.step import agree
+from rtk.train.agreement import agree
 
 READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
 
@@ -54,7 +54,9 @@ def test_a_step_reads_its_norm_once(variant, wanted, reads):
     assert reads.total() == wanted
 
 
-def test_losses_and_requests_are_read_at_once(reads):
+def test_losses_and_requests_are_read_at_once_and_when_they_are_wanted(reads):
     losses = {name: torch.rand(()) for name in ("cross_entropy", "regmixup", "cross_entropy at w + e")}
-    agree(losses, [torch.rand(3)], asked=1)
+    agreement = agree(losses, ["cross_entropy"], [torch.rand(3)], asked=1)
+    assert not reads
+    agreement.read()
     assert reads.total() == 1

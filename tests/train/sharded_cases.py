@@ -30,11 +30,12 @@ from rtk.optim import (
 from rtk.optim.methods import build_methods
 from rtk.optim.shards import Fragment, LocalShards
 from rtk.runtime.ranks import rank, world_size
+from rtk.train.agreement import NonFiniteLossError
 from rtk.train.checkpoint import load_checkpoint
 from rtk.train.engine import build_engine, method_setup, set_learning_rate
 from rtk.train.saving import save_checkpoint
 from rtk.train.state import TrainState
-from rtk.train.step import NonFiniteLossError, train_step
+from rtk.train.step import train_step
 from rtk.train.zero_shards import engine_shards
 from tests.train.used_memory import used_memory
 

@@ -4,20 +4,6 @@ import torch
 from rtk.config.load import load_config
 from rtk.objectives import active_terms
 from rtk.train.risen import ImageLosses, image_losses
-from rtk.train.step import NonFiniteLossError, agree
-
-
-def test_means_are_named():
-    assert agree({"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, asked=2) == ({"a": 1.0, "b": 2.0}, 2)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_names_step_and_term(bad):
-    losses = {"cross_entropy": torch.tensor(1.0), "cross_entropy at w + e": torch.tensor(bad)}
-    with pytest.raises(
-        NonFiniteLossError, match=r"step 8: loss term 'cross_entropy at w \+ e' is not finite"
-    ):
-        agree(losses, step=7)
 
 
 def test_images_are_chosen_by_terms_that_attack_nothing():
