@@ -19,7 +19,7 @@ from train_step import step_options
 
 from rtk.config.model import ModelConfig
 from rtk.models import build_model
-from rtk.train.setup import keep_freed_memory
+from rtk.runtime.freed_memory import keep_freed_memory
 
 PASSES_A_STEP = 6  # three views, at w and at w + e
 SIDES = {

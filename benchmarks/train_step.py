@@ -29,8 +29,9 @@ from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import View, ViewMaker
 from rtk.models import build_model
 from rtk.objectives import view_makers
+from rtk.runtime.freed_memory import keep_freed_memory
 from rtk.train.job import TrainingJob
-from rtk.train.setup import build_state, keep_freed_memory
+from rtk.train.setup import build_state
 from rtk.train.step import train_step
 
 CLASSES, ROWS, SIDE = 100, 2048, 32

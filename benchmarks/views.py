@@ -26,7 +26,7 @@ from rtk.data.decode.arrays import ImageArrays
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import ViewMaker
 from rtk.objectives import view_makers
-from rtk.train.setup import keep_freed_memory
+from rtk.runtime.freed_memory import keep_freed_memory
 
 CASES = {32: 512, 224: 32}  # side: images a batch
 PICTURES = 32

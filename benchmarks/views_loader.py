@@ -33,8 +33,8 @@ from rtk.data.sets.dataset import open_dataset
 from rtk.data.views.fractals import render_fractals
 from rtk.data.views.maker import ViewMaker
 from rtk.objectives import view_makers
+from rtk.runtime.freed_memory import keep_freed_memory
 from rtk.runtime.ray_session import start_ray
-from rtk.train.setup import keep_freed_memory
 
 ROWS, BATCH, SIDE = 4096, 512, 32
 NAMES = {"clean", "pixmix"}

@@ -24,6 +24,7 @@ from rtk.models.precision import is_faster_in_bf16
 from rtk.runs.atomic import unshared
 from rtk.runs.folder import RunFolder
 from rtk.runs.working_copy import fetch
+from rtk.runtime.freed_memory import keep_freed_memory
 from rtk.scores import ImagePass, compute_image_score, get_score
 from rtk.scores.hyperparameters import defaults_of
 from rtk.scores.variants import fit_of, score_of, scoring_of
@@ -45,6 +46,7 @@ class LoadedModel:
     def __init__(self, run_place: str, checkpoint: str, threads: int | None, precision: str) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        keep_freed_memory()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(RunFolder.at(run_place), checkpoint).to(self.device)
         # Weights laid out as the images: otherwise every backward pass reorders them anew.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 
 from rtk.config.schema import RunConfig
@@ -16,6 +14,7 @@ from rtk.objectives import TermSetup, active_terms
 from rtk.optim import build_optimizer
 from rtk.optim.methods import build_methods
 from rtk.runtime.environment import available_cpus
+from rtk.runtime.freed_memory import keep_freed_memory
 from rtk.runtime.ray_session import hide_unassigned_gpus
 from rtk.runtime.seeding import seed_torch
 from rtk.train.engine import build_engine, method_setup
@@ -23,8 +22,6 @@ from rtk.train.initial import initial_model, shares_batch
 from rtk.train.job import TrainingData, TrainingJob
 from rtk.train.state import TrainState
 from rtk.train.zero_shards import engine_shards
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def build_state(job: TrainingJob, device: torch.device, data: TrainingData | None = None) -> TrainState:
@@ -70,15 +67,3 @@ def set_up_device(config: RunConfig) -> torch.device:
         return device
     keep_freed_memory()
     return torch.device("cpu")
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc not to give freed memory back: activations come again at every step.
-
-    By default each large tensor is mapped anew and zeroed page by page, which costs an fp32 step of
-    ResNet-18 up to a quarter of its time. Other C libraries are left as they are.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -235,9 +235,9 @@ def _train_here(
     """Train in this process, as a group of one."""
     import torch
 
+    from rtk.runtime.freed_memory import keep_freed_memory
     from rtk.runtime.ray_session import hide_unassigned_gpus
     from rtk.train.leaving import watched_node
-    from rtk.train.setup import keep_freed_memory
     from rtk.train.worker import run_job
 
     hide_unassigned_gpus()
