@@ -108,6 +108,12 @@ class DataConfig(Section):
         description="orientation that phones and cameras note beside a picture: apply turns it upright; "
         "ignore leaves it as stored, as torchvision and timm do",
     )
+    jpeg: Literal["full", "reduced"] = Field(
+        "full",
+        description="reduced decodes a JPEG at a half, a quarter or an eighth, where that still has three "
+        "times the side wanted: a fraction of the time for pictures of cameras and phones; full does all of "
+        "it, as torchvision and timm",
+    )
     decode_size: PositiveInt | None = Field(
         None,
         description="side of decoded training images; null: image_size, or 8/7 of it for resized crops",

@@ -36,6 +36,7 @@ class PreprocessingSection(BaseModel):
     crop_share: float = Field(1.0, gt=0, le=1)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     exif: Literal["apply", "ignore"] = "ignore"
+    jpeg: Literal["full", "reduced"] = "full"
 
 
 class Description(BaseModel):

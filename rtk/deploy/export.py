@@ -63,13 +63,14 @@ def package_run(run: RunFolder, checkpoint: str = "best", overrides: Sequence[st
     if running:
         raise ConfigError(f"export: the rule decides by {running[0]}, wanted scores of logits or features")
     ensemble = read_ensemble(run.path)
+    data = config.data
     networks = [config.model] if ensemble is None else ensemble.config.members
     return PackagedModel(
         model=load_model(run, checkpoint),
         config=config.model.model_copy(update={"weights": None}),
         classes=list(_classes(run, config)),
         preprocessing=Preprocessing(
-            config.data.image_size, config.data.crop_share, config.data.interpolation, config.data.exif
+            data.image_size, data.crop_share, data.interpolation, data.exif, data.jpeg
         ),
         bf16=config.train.precision != "fp32",
         rule=rule,

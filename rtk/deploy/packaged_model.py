@@ -45,10 +45,11 @@ class Preprocessing:
     crop_share: float = 1.0
     interpolation: str = "bilinear"
     exif: str = "apply"
+    jpeg: str = "full"
 
     def __call__(self, encoded: bytes) -> np.ndarray:
         """Pixels uint8 (H, W, 3)."""
-        return decode_rgb(encoded, self.image_size, self.crop_share, self.interpolation, self.exif)
+        return decode_rgb(encoded, self.image_size, self.crop_share, self.interpolation, self.exif, self.jpeg)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ from rtk.train.checkpoint import class_count, read_state
 from rtk.train.saving import save_weights
 
 # What every member must be told of an image alike, for they see the same pixels.
-ALIKE = ("data.image_size", "data.crop_share", "data.interpolation", "data.exif", "train.precision")
+PIXELS = ("image_size", "crop_share", "interpolation", "exif", "jpeg")
+ALIKE = (*(f"data.{key}" for key in PIXELS), "train.precision")
 TESTED = ("test", "csid", *(f"{group}_ood" for group in GROUPS))
 
 

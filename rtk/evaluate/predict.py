@@ -125,5 +125,6 @@ def _stamp(selection: Selection) -> dict[str, Any]:
     places = selection.dataset.label_map
     data |= {} if places is None else {"labels": list(places)}
     data |= {"crop_share": selection.crop_share, "interpolation": selection.interpolation}
-    # Predictions from before this setting are of images as they were stored: their stamps stay valid.
-    return data if selection.exif == "ignore" else data | {"exif": selection.exif}
+    # Predictions from before these settings are of images as they were stored: their stamps stay valid.
+    data |= {} if selection.exif == "ignore" else {"exif": selection.exif}
+    return data if selection.jpeg == "full" else data | {"jpeg": selection.jpeg}

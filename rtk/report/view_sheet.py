@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from rtk.config.data import DataConfig
 from rtk.config.schema import RunConfig
 from rtk.data.decode.arrays import ImageArrays
 from rtk.data.image import BadImageError, decode_rgb
@@ -50,11 +51,11 @@ def view_sheet(config: RunConfig, count: int = 8, epoch: int = 0, order: Sequenc
     """
     data = config.data
     dataset = _open(data.train, "data.train")
-    train = _decode(dataset, data.decoded_side, count, data.exif)
+    train = _decode(dataset, data.decoded_side, count, data)
     mixing = _mixing_pictures(config, data.mixing_side)
     outliers = None
     if data.outliers is not None:
-        outliers = _decode(_open(data.outliers, "data.outliers"), data.decoded_side, OTHERS, data.exif).images
+        outliers = _decode(_open(data.outliers, "data.outliers"), data.decoded_side, OTHERS, data).images
     # Each image is a class of its own here, so that the targets tell which one it was mixed with; one more is
     # nobody's, and has a share of what is spread over all, or all that is rejected.
     own = replace(train, labels=np.arange(len(train)))
@@ -118,15 +119,15 @@ def _open(path: str, key: str) -> ImageDataset:
 def _mixing_pictures(config: RunConfig, side: int) -> np.ndarray:
     if config.data.mixing is None:
         return render_fractals(OTHERS, side, config.seed)
-    return _decode(_open(config.data.mixing, "data.mixing"), side, OTHERS, config.data.exif).images
+    return _decode(_open(config.data.mixing, "data.mixing"), side, OTHERS, config.data).images
 
 
-def _decode(dataset: ImageDataset, side: int, count: int, exif: str) -> ImageArrays:
+def _decode(dataset: ImageDataset, side: int, count: int, data: DataConfig) -> ImageArrays:
     """The first `count` images that can be decoded."""
     images, labels, ids = [], [], []
     for row in islice(read_rows(dataset), 4 * count):
         try:
-            images.append(decode_rgb(row.image, side, exif=exif).transpose(2, 0, 1))
+            images.append(decode_rgb(row.image, side, exif=data.exif, jpeg=data.jpeg).transpose(2, 0, 1))
         except BadImageError:
             continue
         labels.append(row.label)

@@ -69,12 +69,10 @@ def with_own_feed(data: TrainingData, config: RunConfig, skipped: Path) -> Train
 def _selection(config: RunConfig, key: str, dataset: ImageDataset) -> Selection:
     """How a data set of a run is decoded."""
     data = config.data
-    if key == "mixing":
-        return Selection(dataset, data.mixing_side, exif=data.exif)
-    if key == "train":
-        return Selection(dataset, data.decoded_side, data.train_rows, exif=data.exif)
-    if key == "outliers":
-        return Selection(dataset, data.decoded_side, exif=data.exif)
+    if key in ("train", "mixing", "outliers"):
+        side = data.mixing_side if key == "mixing" else data.decoded_side
+        rows = data.train_rows if key == "train" else None
+        return Selection(dataset, side, rows, exif=data.exif, jpeg=data.jpeg)
     return evaluation_selection(data, dataset)
 
 

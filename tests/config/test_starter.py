@@ -37,7 +37,8 @@ def test_the_text_is_a_valid_recipe_of_these_sets_alone():
     text = starter_recipe(pictures(), "mine.yaml")
     data = build_config(parse_yaml(text)).data
     assert (data.train, data.validation, data.test) == ("data/a b/train.parquet", None, None)
-    assert (data.validation_fraction, data.image_size, data.exif) == (0.15, 128, "apply")
+    assert (data.validation_fraction, data.image_size) == (0.15, 128)
+    assert (data.exif, data.jpeg) == ("apply", "reduced")
     assert data.near_ood == data.far_ood == data.validation_near_ood == {}
     assert "2 classes (no: 1, über), 420 training images" in text
     assert max(map(len, text.splitlines())) <= 110

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_image
 
 from rtk.config.load import build_config
 from rtk.data.decode.pipeline import Selection, decode_block, encoded_blocks, evaluation_selection
 from rtk.data.decode.stream import decode_group
-from rtk.data.image import BadImageError, decode_rgb, open_image, orientation, read_info, to_rgb
+from rtk.data.image import BadImageError, decode_rgb, open_image, orientation, read_info, reduce_jpeg, to_rgb
 from rtk.data.sets.dataset import open_dataset
 from rtk.evaluate.corruptions import CLEAN, _corrupt_block
 from rtk.evaluate.predict import _stamp
@@ -40,8 +41,8 @@ def tagged(pixels, value, encoding="PNG", **options):
     return buffer.getvalue()
 
 
-def phone_picture():
-    return tagged(STORED[6], 6)
+def phone_picture(encoding="JPEG"):
+    return tagged(np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8), 6, encoding)
 
 
 @pytest.mark.parametrize("value", STORED)
@@ -85,12 +86,12 @@ def test_broken_metadata_is_no_broken_picture():
 
 
 def test_a_png_may_hold_its_orientation_behind_its_pixels_and_a_truncated_one_stays_an_error():
-    data = phone_picture()
+    data = phone_picture("PNG")
     place = data.index(b"eXIf") - 4
     size = int.from_bytes(data[place : place + 4], "big") + 12
     rest, end = data[:place] + data[place + size :], data.index(b"IEND") - 4 - size
     behind = rest[:end] + data[place : place + size] + rest[end:]
-    assert np.array_equal(decode_rgb(behind, None), UPRIGHT)
+    assert np.array_equal(decode_rgb(behind, None), decode_rgb(data, None))
     broken = open_image(data[: data.index(b"IDAT") + 20])
     assert orientation(broken) == 6
     with pytest.raises(BadImageError, match="truncated"):
@@ -109,11 +110,11 @@ def data_config(**values):
     return build_config({"data": {"train": "x", "validation": "x", "image_size": 4, **values}})
 
 
-@pytest.mark.parametrize("exif", ["apply", "ignore"])
-def test_every_way_of_decoding_a_set_goes_by_the_config(dataset, exif):
-    config = data_config(exif=exif)
+@pytest.mark.parametrize("settings", [{}, {"exif": "ignore"}, {"jpeg": "reduced"}])
+def test_every_way_of_decoding_a_set_goes_by_the_config(dataset, settings):
+    config = data_config(**settings)
     selection = evaluation_selection(config.data, dataset)
-    wanted = decode_rgb(phone_picture(), 4, exif=exif).transpose(2, 0, 1)
+    wanted = decode_rgb(phone_picture(), 4, **settings).transpose(2, 0, 1)
     (encoded,) = encoded_blocks("test", selection)
     blocks = [
         decode_block(encoded),
@@ -122,21 +123,64 @@ def test_every_way_of_decoding_a_set_goes_by_the_config(dataset, exif):
     ]
     for block in blocks:
         assert block["pixels"].to_pylist() == [wanted.tobytes()] * 2
-    assert np.array_equal(_decode(dataset, 4, 2, exif).images, np.stack([wanted] * 2))
+    assert np.array_equal(_decode(dataset, 4, 2, config.data).images, np.stack([wanted] * 2))
     keys = ("train", "validation", "validation_near_ood.x", "mixing", "outliers")
-    assert {_selection(config, key, dataset).exif for key in keys} == {exif}
+    selections = [_selection(config, key, dataset) for key in keys]
+    assert all(
+        getattr(selection, key) == value for selection in selections for key, value in settings.items()
+    )
 
 
-def test_both_ways_differ_and_the_config_applies_by_default(dataset):
-    apply, ignore = (decode_rgb(phone_picture(), 4, exif=exif) for exif in ("apply", "ignore"))
-    assert not np.array_equal(apply, ignore)
-    assert data_config().data.exif == Selection(dataset, 4).exif == "apply"
+@pytest.mark.parametrize("settings", [{"exif": "ignore"}, {"jpeg": "reduced"}])
+def test_both_ways_differ_and_pictures_are_turned_and_whole_by_default(dataset, settings):
+    assert not np.array_equal(decode_rgb(phone_picture(), 4), decode_rgb(phone_picture(), 4, **settings))
+    for default in (data_config().data, Selection(dataset, 4)):
+        assert (default.exif, default.jpeg) == ("apply", "full")
 
 
 def test_predictions_from_before_the_setting_stay_valid_and_only_where_nothing_is_turned(dataset):
     old = {"data", "rows", "size", "crop_share", "interpolation"}
     assert set(_stamp(Selection(dataset, 4, exif="ignore"))) == old
     assert set(_stamp(Selection(dataset, 4))) == old | {"exif"}
+    assert set(_stamp(Selection(dataset, 4, exif="ignore", jpeg="reduced"))) == old | {"jpeg"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "size", "side", "wanted"),
+    [
+        ("JPEG", (1024, 768), 32, (128, 96)),
+        ("JPEG", (1024, 768), 33, (256, 192)),
+        ("MPO", (1024, 768), 64, (256, 192)),
+        ("JPEG", (768, 1024), 65, (384, 512)),
+        ("JPEG", (1024, 768), 129, (1024, 768)),
+        ("JPEG", (1024, 768), 5000, (1024, 768)),
+        ("JPEG", (1024, 764), 32, (256, 191)),
+        ("JPEG", (1024, 767), 32, (1024, 767)),
+        ("PNG", (1024, 768), 32, (1024, 768)),
+        ("WEBP", (1024, 768), 32, (1024, 768)),
+    ],
+)
+def test_a_jpeg_is_decoded_to_at_least_three_times_the_side_wanted(encoding, size, side, wanted):
+    buffer = BytesIO()
+    Image.new("RGB", size, "teal").save(buffer, encoding)
+    image = open_image(buffer.getvalue())
+    reduce_jpeg(image, side)
+    assert to_rgb(image).size == wanted
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_photograph_that_is_decoded_smaller_is_hardly_another(mode):
+    picture, buffer = Image.fromarray(load_sample_image("china.jpg")[:424]).convert(mode), BytesIO()
+    picture.save(buffer, "JPEG", quality=95)
+    side = 424 // 6
+    full, reduced = (decode_rgb(buffer.getvalue(), side, jpeg=jpeg) for jpeg in ("full", "reduced"))
+    difference = np.abs(full.astype(int) - reduced)
+    assert 0 < difference.mean() < 0.5
+    assert difference.max() <= 8
+    whole = [decode_rgb(buffer.getvalue(), None, jpeg=jpeg) for jpeg in ("full", "reduced")]
+    assert np.array_equal(*whole)  # which is not resized
+    share = [decode_rgb(buffer.getvalue(), side, 0.5, jpeg=jpeg) for jpeg in ("full", "reduced")]
+    assert np.array_equal(*share)  # the shorter side becomes twice that of the crop
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])

@@ -127,11 +127,13 @@ def test_another_format_is_refused(folder):
 
 
 def test_images_are_brought_to_size_as_in_the_evaluation(packaged, tmp_path):
-    settings = Preprocessing(SIDE, 0.8, "bicubic")
-    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    settings = Preprocessing(SIDE, 0.8, "bicubic", jpeg="reduced")
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (200, 150, 3), dtype=np.uint8))
     buffer = BytesIO()
-    image.save(buffer, "PNG")
-    wanted = decode_rgb(buffer.getvalue(), SIDE, crop_share=0.8, interpolation="bicubic")
+    image.save(buffer, "JPEG")
+    how = {"crop_share": 0.8, "interpolation": "bicubic"}
+    wanted = decode_rgb(buffer.getvalue(), SIDE, jpeg="reduced", **how)
+    assert not np.array_equal(wanted, decode_rgb(buffer.getvalue(), SIDE, **how))
     replace(packaged, preprocessing=settings).save(tmp_path)
     loaded = PackagedModel.load(tmp_path)
     assert loaded.preprocessing == settings

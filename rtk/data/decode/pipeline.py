@@ -33,8 +33,8 @@ LITTLE = 8 << 20  # bytes of files that one process decodes sooner than others s
 class Selection:
     """A data set to decode: images of `size` x `size` pixels, the first `rows` of them (None: all).
 
-    `crop_share` and `interpolation` are those of `resize_and_crop`, `exif` that of `to_rgb`; `left_out` are
-    rows of the files, among these, that are treated as if they were not there.
+    `crop_share` and `interpolation` are those of `resize_and_crop`, `exif` and `jpeg` those of `decode_rgb`;
+    `left_out` are rows of the files, among these, that are treated as if they were not there.
     """
 
     dataset: ImageDataset
@@ -43,6 +43,7 @@ class Selection:
     crop_share: float = 1.0
     interpolation: str = "bilinear"
     exif: str = "apply"
+    jpeg: str = "full"
     left_out: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -87,7 +88,8 @@ class Selection:
 
 def evaluation_selection(data: DataConfig, dataset: ImageDataset, rows: int | None = None) -> Selection:
     """A data set as images to evaluate on."""
-    return Selection(dataset, data.image_size, rows, data.crop_share, data.interpolation, data.exif)
+    how = (data.crop_share, data.interpolation, data.exif, data.jpeg)
+    return Selection(dataset, data.image_size, rows, *how)
 
 
 def decode_datasets(
@@ -205,7 +207,7 @@ def encoded_block(name: str, row: int, selection: Selection, batch: pa.RecordBat
     """A block for `decode_block` from consecutive rows of a file, the first of them row `row` of the set.
 
     Its columns are `set`, `row`, `image`, `sample_id` and `path` (null where the data has none), and how to
-    decode: `size`, `crop_share`, `how`, `exif`.
+    decode: `size`, `crop_share`, `how`, `exif`, `jpeg`.
     """
     count = len(batch)
     kinds = {"image": pa.binary(), "sample_id": pa.int64(), "path": pa.string()}
@@ -219,6 +221,7 @@ def encoded_block(name: str, row: int, selection: Selection, batch: pa.RecordBat
         "crop_share": selection.crop_share,
         "how": selection.interpolation,
         "exif": selection.exif,
+        "jpeg": selection.jpeg,
     }
     repeated = {column: pa.repeat(value, count) for column, value in same.items()}
     return pa.table({**repeated, "row": pa.array(range(row, row + count)), **columns})
@@ -228,7 +231,7 @@ def decode_block(block: pa.Table) -> pa.Table:
     """Encoded images to raw CHW bytes; an image that cannot be decoded yields its reason instead."""
     pixels: list[bytes | None] = []
     reasons: list[str | None] = []
-    columns = (block[name].to_pylist() for name in ("image", "size", "crop_share", "how", "exif"))
+    columns = (block[name].to_pylist() for name in ("image", "size", "crop_share", "how", "exif", "jpeg"))
     for data, *how in zip(*columns, strict=True):
         try:
             pixels.append(decode_rgb(data or b"", *how).transpose(2, 0, 1).tobytes())
