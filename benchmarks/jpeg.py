@@ -21,6 +21,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from rtk.data.image import decode_rgb
+from rtk.runtime.freed_memory import keep_freed_memory
 
 SIZE = (4032, 3024)
 NOISE, QUALITY = 4.0, 92
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224, help="pixels (default: 224)")
     parser.add_argument("--rounds", type=int, default=10, help="of both ways in turns (default: 10)")
     options = parser.parse_args()
+    keep_freed_memory()  # as in the processes that decode
     pictures = camera_pictures()
     seconds: dict[str, list[float]] = {"full": [], "reduced": []}
     for _ in range(options.rounds):

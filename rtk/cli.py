@@ -39,6 +39,7 @@ from rtk.commands import (
     sync,
     train,
 )
+from rtk.runtime.freed_memory import keep_freed_memory
 
 FAILED, BAD_USAGE = 1, 2
 COMMANDS = (
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _refuse_secrets(words)  # before a parser repeats them
         options = _parse(words)
+        keep_freed_memory()
         code: int = options.action(options)
         _send_opened()
         return code
