@@ -6,6 +6,7 @@ trials of a sweep. Checkpoints do not pass through it: each rank sends its own p
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import Row
 from rtk.runs.plugins import FOLDER as PLUGINS
 from rtk.runs.plugins import read_copies, write_copies
+from rtk.runs.working_copy import CACHE, cache_folder, push
 
 ASK_SECONDS = 0.2  # between two questions what is asked of the workers
 SAYS = ("append_metrics", "drop_metrics_after", "write_json", "put_text", "remove_json", "add_notice")
@@ -31,10 +33,12 @@ class Desk:
 
     Args:
         path: of the run or the sweep, on this actor's node.
+        cache: folder of the driver's working copies, which this process may have been started without.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, cache: str) -> None:
         self.path = Path(path)
+        os.environ[CACHE] = cache
 
     def do(self, folder: str, name: str, *arguments: Any) -> Any:
         """What a method of a run's folder returns.
@@ -55,6 +59,10 @@ class Desk:
         """See the function; the plug-ins are this node's, wherever those are that the config names."""
         here = [str(self.path / PLUGINS / Path(path).name) for path in config["plugins"]]
         make_run(self.path / folder, {**config, "plugins": here}, environment)
+
+    def send(self) -> None:
+        """Send what is new in the folder, wherever it lies; raises as `push`."""
+        push(self.path)
 
     def plugins(self, folder: str) -> dict[str, bytes]:
         """The plug-ins of a run, or of the sweep: contents by name."""
@@ -103,6 +111,12 @@ class DeskLine:
 
         ray.get(self.desk.make_run.remote(self.folder, config, environment))
 
+    def send(self) -> None:
+        """Have all that was said so far sent to where the folder lies."""
+        import ray
+
+        ray.get(self.desk.send.remote())
+
     def with_plugins(self, config: dict[str, Any], folder: Path) -> dict[str, Any]:
         """A config as plain data, whose plug-ins are copied into a folder of this node, if it has any."""
         import ray
@@ -119,7 +133,8 @@ def open_desk(run: RunFolder) -> DeskLine:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return DeskLine(ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote(str(run.path)))
+    desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here)
+    return DeskLine(desk.remote(str(run.path), str(cache_folder())))
 
 
 @dataclass(frozen=True)
@@ -170,6 +185,10 @@ class DistantRun(RunFolder):
     def add_notice(self, text: str, aloud: bool = True) -> None:
         """See `RunFolder`."""
         self._say("add_notice", text, aloud)
+
+    def send(self) -> None:
+        """See `RunFolder`."""
+        self.desk.send()
 
     def request_save(self) -> None:
         """See `RunFolder`."""

@@ -246,6 +246,9 @@ class RunFolder:
         """Whether the workers should end, and whether they should save."""
         return self.stop_requested(), self.save_requested()
 
+    def send(self) -> None:
+        """Have what was said outlast the driver's machine: nothing to do where all nodes see the folder."""
+
     def close(self) -> None:
         """Have all be written that was to be: it is."""
 

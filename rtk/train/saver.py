@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from rtk.config.sections import interval_seconds
 from rtk.runs.checkpoints import prune
+from rtk.runs.working_copy import store_of
 from rtk.runtime.ranks import max_over_ranks, rank, world_size
 from rtk.train.best import is_better, keep_best
 from rtk.train.job import TrainingJob
@@ -121,6 +122,9 @@ class Saver:
         """Write a checkpoint, for which training waited `stalled` seconds; None: it waits all the time."""
         step = snapshot.content["step"]
         try:
+            if store_of(self.run.checkpoints) is not None:
+                # Where the driver's machine is lost, the checkpoint is there with the metrics that led to it.
+                on_first_rank(self.run.send, self.group)
             write_snapshot(self.run.checkpoints / "last", snapshot, self.group)
             on_first_rank(partial(keep_best, self.run, self.select), self.group)
         except SaveError as error:

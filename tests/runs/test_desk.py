@@ -11,6 +11,7 @@ from rtk.runs.desk import DistantRun, open_desk
 from rtk.runs.folder import RunFolder
 from rtk.scores import SCORES
 from rtk.train.job import TrainingJob
+from tests.object_storage import in_folder
 
 
 @pytest.fixture
@@ -100,6 +101,16 @@ def test_plug_ins_come_to_the_node_of_a_worker(ray_session, tmp_path, fresh_tabl
     fresh_tables()
     assert job.config.plugins == (str(tmp_path / "of this node" / "plugins" / "mine.py"),)
     assert "mine" in SCORES
+
+
+def test_what_was_said_is_on_storage_once_it_is_sent(ray_session, bucket, monkeypatch, tmp_path):
+    """The actor's process has another folder of working copies: it was started before this was set."""
+    run = RunFolder.create(load_config("digits_ce", [f"output={in_folder(bucket, 'runs')}"]), "a")
+    place, distant = run.place, DistantRun(tmp_path / "of this node", open_desk(run))
+    distant.append_metrics(8, 1.0, {"val/accuracy": 0.5})
+    distant.send()
+    monkeypatch.setenv("RTK_CACHE", str(tmp_path / "of another machine"))
+    assert [row["step"] for row in RunFolder.open(place).read_metrics()] == [8]
 
 
 def test_nothing_else_can_be_asked_for(distant):

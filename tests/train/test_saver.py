@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +17,13 @@ from rtk.runs import file_records
 from rtk.runs.checkpoint_faults import faults
 from rtk.runs.checkpoints import has_checkpoint, numbered, read_manifest
 from rtk.runs.folder import RunFolder
+from rtk.runs.object_store import ObjectStore, StorageError
+from rtk.runs.working_copy import push
 from rtk.train.job import TrainingJob
 from rtk.train.progress import ProgressDisplay
 from rtk.train.saver import Saver
 from rtk.train.saving import SaveError
+from tests.object_storage import in_folder
 from tests.train.uniform_states import loaded, state_of
 
 CPU = torch.device("cpu")
@@ -32,9 +36,7 @@ def job_with(tmp_path):
     def make(*overrides: str, **options) -> TrainingJob:
         config = load_config("digits_ce", [f"output={tmp_path}", "train.duration=10ep", *overrides])
         run = RunFolder.create(config)
-        return TrainingJob(
-            str(run.path), run.config_tree(), 2, 10 * config.train.batch_size, False, **options
-        )
+        return TrainingJob(run.place, run.config_tree(), 2, 10 * config.train.batch_size, False, **options)
 
     return make
 
@@ -157,6 +159,30 @@ def test_training_goes_on_past_a_full_disk_and_says_so(job_with, monkeypatch, ca
         assert shown.count("no checkpoint of step 2 could be written: [Errno 28] no space left") == 1
         with pytest.raises(SaveError):
             saver.save(state_of(3), 3, None, is_final=True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_on_storage_metrics_are_sent_before_the_checkpoint_that_they_led_to(
+    bucket, job_with, monkeypatch, fails
+):
+    """Else a driver's machine that is lost would take with it what the next one does not measure again."""
+    job, sent, real = job_with(f"output={in_folder(bucket, 'runs')}"), [], ObjectStore.upload
+
+    def upload(store, file, name):
+        if fails and name == "metrics.csv":
+            raise StorageError("no answer")
+        sent.append(name)
+        return real(store, file, name)
+
+    monkeypatch.setattr(RunFolder, "send", lambda run: push(run.path))  # as the driver's machine does
+    monkeypatch.setattr(ObjectStore, "upload", upload)
+    job.run.append_metrics(10, 1, {"val/accuracy": 0.5})
+    with pytest.raises(SaveError, match="no answer") if fails else nullcontext(), Saver(job) as saver:
+        saver.save(state_of(10), 10, {"val/accuracy": 0.5}, is_final=True)
+    assert ("last.json" in sent) != fails
+    assert fails or sent.index("metrics.csv") < sent.index("shard-00000.safetensors") < sent.index(
+        "last.json"
+    )
 
 
 def test_by_epochs(job_with):
