@@ -39,7 +39,7 @@ from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
 from rtk.train.vitals import watched
-from rtk.train.workers import use_gpus, watch_workers
+from rtk.train.workers import spare_units, use_gpus, watch_workers
 
 SKIPPED_FILE = "skipped.csv"
 
@@ -195,7 +195,8 @@ def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunC
     start_ray()
     train, gpus = config.train, use_gpus()
     if train.wait_for_workers is not None:
-        wait_for_units(train.workers, gpus, interval_seconds(train.wait_for_workers) or 0.0)
+        wanted = train.workers + spare_units(config, gpus)
+        wait_for_units(wanted, gpus, interval_seconds(train.wait_for_workers) or 0.0)
     check_resources(config.worker_counts[0], gpus)
     check_reachable(folder)
     if config.data.stream and not gpus:  # a worker with a GPU holds no CPU
