@@ -20,52 +20,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster_nodes import PORT, ROOT, Node, bridge, nodes, storage
-from cluster_parts import CACHE, NODES, PARTS, SETS, Cluster, start
-
-
-def upload_digits(address: str) -> None:
-    """Put the digits into the bucket, in row groups that are small enough to be streamed."""
-    import pyarrow.parquet as pq
-    from pyarrow import fs
-
-    from rtk.data.sets.builtin import resolve_path
-
-    files = fs.S3FileSystem(
-        access_key="x",
-        secret_key="x",
-        endpoint_override=address,
-        region="us-east-1",
-        allow_bucket_creation=True,
-    )
-    files.create_dir("rtk")
-    for name in {*SETS.values()}:
-        table = pq.read_table(resolve_path(f"builtin:digits/{name}.parquet"))
-        pq.write_table(table, f"rtk/digits/{name}.parquet", filesystem=files, row_group_size=128)
-    with files.open_output_stream("rtk/digits/classes.json") as stream:
-        stream.write(Path(resolve_path("builtin:digits/classes.json")).read_bytes())
-
-
-def environment(address: str) -> dict[str, str]:
-    """Of every program of a node."""
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "RAY_ADDRESS": f"{Node(0, {}).address}:{PORT}",
-        "RAY_worker_niceness": "0",  # else other processes starve Ray's workers
-        "RTK_CACHE": CACHE,
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+from cluster_nodes import SERVER, bridge, environment, nodes
+from cluster_parts import NODES, PARTS, Cluster, start
+from cluster_storage import keys, storage, upload_digits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=[*PARTS])
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
-    with bridge(), storage() as address, nodes(NODES, environment(address)) as made:
+    with bridge(), storage(SERVER) as address, nodes(NODES, environment(keys(address))) as made:
         upload_digits(address)
         cluster = Cluster(made, options.output.absolute())
         for name, part in {"start": start, **{name: PARTS[name] for name in options.parts}}.items():

@@ -9,7 +9,6 @@ machine loses power: nobody is told. It takes root and Linux.
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import subprocess
@@ -27,6 +26,7 @@ NETWORK = "10.213.77"
 SERVER = f"{NETWORK}.1"
 PORT = 6379
 BRIDGE = "rtk-bridge"
+CACHE = "/tmp/rtk"  # of each node
 OWN = ("/tmp", "/var/tmp", "/dev/shm", "/run", str(Path.home()))  # folders that each node has for itself
 HIDDEN = tuple(filter(None, (os.environ.get("RTK_DATA"),)))  # what a node has to get from object storage
 SECONDS_TO_START = 180.0
@@ -180,20 +180,6 @@ def bridge() -> Iterator[None]:
 
 
 @contextmanager
-def storage() -> Iterator[str]:
-    """The address of a server of object storage in the nodes' network, which keeps everything in memory."""
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address=SERVER, port=0, verbose=False)
-    server.start()
-    try:
-        yield f"http://{SERVER}:{server.get_host_and_port()[1]}"
-    finally:
-        server.stop()
-
-
-@contextmanager
 def nodes(count: int, environment: dict[str, str]) -> Iterator[list[Node]]:
     """Machines that are on, without Ray."""
     made = [Node(number, environment) for number in range(count)]
@@ -204,6 +190,24 @@ def nodes(count: int, environment: dict[str, str]) -> Iterator[list[Node]]:
     finally:
         for node in made:
             node.kill()
+
+
+def environment(keys: dict[str, str]) -> dict[str, str]:
+    """Of every program of a node.
+
+    Args:
+        keys: of the object storage (`cluster_storage.keys`).
+    """
+    return {
+        **keys,
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "RAY_ADDRESS": f"{Node(0, {}).address}:{PORT}",
+        "RAY_worker_niceness": "0",  # else other processes starve Ray's workers
+        "RTK_CACHE": CACHE,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
 
 
 def shares_a_folder(made: Sequence[Node]) -> list[str]:

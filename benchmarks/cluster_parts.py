@@ -13,28 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster_nodes import Node, shares_a_folder
+from cluster_nodes import CACHE, Node, shares_a_folder
+from cluster_storage import BUCKET, DIGITS
 
-BUCKET = "s3://rtk"
 NODES, WORKERS = 5, 4  # a CPU of the cluster has to be free to decode what is streamed
-SETS = {
-    "train": "train",
-    "validation": "validation",
-    "test": "test",
-    "near_ood.digits89": "near_digits89",
-    "far_ood.photos": "far_photos",
-    "validation_near_ood.halves": "validation_near_halves",
-    "validation_far_ood.noise": "validation_far_noise",
-}
 SMALL = [
-    *(f"data.{key}={BUCKET}/digits/{name}.parquet" for key, name in SETS.items()),
+    *DIGITS,
     *("data.stream=true", "data.shuffle_rows=256", "train.threads=1", "train.precision=fp32"),
     "train.zero_stage=3",
 ]
 # No batch statistics, so that a batch may be cut otherwise; no kinks, which would turn rounding into steps.
 SMOOTH = ["model.name=timm/test_vit", "model.width=null", "model.batchnorm=sync"]
 RTK = [sys.executable, "-m", "rtk.cli"]
-CACHE = "/tmp/rtk"
 LOST_AT = 18  # of 52 steps: between two checkpoints
 SPACE = {
     "objectives": {"val/accuracy": "max"},
