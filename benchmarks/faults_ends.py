@@ -40,12 +40,18 @@ def from_elsewhere(place: str, folder: Path, wanted: RunFolder) -> Row:
 
 def differences(run: RunFolder, wanted: RunFolder) -> Row:
     """Files of the last and best checkpoint that are not the wanted run's, and metrics that are not."""
-    differing = []
+    differing = missing(run, wanted)
     for alias in ALIASES:
         found, expected = (hashes(each, alias) for each in (run, wanted))
         differing += [f"{alias}: {name}" for name in expected if found.get(name) != expected[name]]
         differing += [f"{alias}: {fault}" for fault in faults_of(run.checkpoints / alias)]
     return {"differing": differing, "rows": differing_rows(run, wanted)}
+
+
+def missing(run: RunFolder, wanted: RunFolder) -> list[str]:
+    """Small files that a run has lost."""
+    names = ("config.yaml", "environment.json", "best.json")
+    return [name for name in names if (wanted.path / name).exists() and not (run.path / name).exists()]
 
 
 def hashes(run: RunFolder, alias: str) -> dict[str, str]:
@@ -62,7 +68,7 @@ def nearly_differences(run: RunFolder, wanted: RunFolder) -> Row:
     Returns:
         `difference` too, the largest of any element.
     """
-    differing, largest = [], 0.0
+    differing, largest = missing(run, wanted), 0.0
     for alias in ALIASES:
         found, expected = (tensors(each, alias) for each in (run, wanted))
         differing += [f"{alias}: {name}" for name in found.keys() ^ expected.keys()]

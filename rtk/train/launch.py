@@ -98,10 +98,8 @@ def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     config = settle_on_cluster(config, num_classes, local_folder(config.output))
     run = RunFolder.create(config, name)
     config = run.config()  # names the run's copies of plug-ins, which its workers can read
-    weights = config.model.weights
-    start = {} if weights is None else {"weights": source_identity(weights)}
-    run.write_json(ENVIRONMENT, {**describe_environment(config.plugins), **describe_data(sets), **start})
     with held(run.path, "run"):
+        record_start(run, config, sets)
         return _run_training(run, config, sets, resume=False)
 
 
@@ -132,7 +130,16 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
             )
         config = settle_on_cluster(config, len(sets.train.classes), run.path)
         run.change_config(config.model_copy(update={"data": stored.data}), step)
+        if step == 0 and run.read_json(ENVIRONMENT) is None:  # killed before it had been written
+            record_start(run, config, sets)
         return _run_training(run, config, sets, resume=step > 0)
+
+
+def record_start(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]) -> None:
+    """Write down what a run starts with: versions, hardware, its data, the weights that it is given."""
+    weights = config.model.weights
+    start = {} if weights is None else {"weights": source_identity(weights)}
+    run.write_json(ENVIRONMENT, {**describe_environment(config.plugins), **describe_data(sets), **start})
 
 
 def resumed_config(run: RunFolder, overrides: list[str]) -> RunConfig:
