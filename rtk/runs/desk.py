@@ -20,11 +20,11 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import Row
 from rtk.runs.plugins import FOLDER as PLUGINS
 from rtk.runs.plugins import read_copies, write_copies
-from rtk.runs.working_copy import CACHE, cache_folder, push
+from rtk.runs.working_copy import CACHE, cache_folder
 
 ASK_SECONDS = 0.2  # between two questions what is asked of the workers
 SAYS = ("append_metrics", "drop_metrics_after", "write_json", "put_text", "remove_json", "add_notice")
-ASKS = ("request_save", "clear_save", "request_stop", "clear_stop")
+ASKS = ("request_save", "clear_save", "request_stop", "clear_stop", "send")
 ANSWERS = ("read_metrics", "read_json", "requests")
 
 
@@ -59,10 +59,6 @@ class Desk:
         """See the function; the plug-ins are this node's, wherever those are that the config names."""
         here = [str(self.path / PLUGINS / Path(path).name) for path in config["plugins"]]
         make_run(self.path / folder, {**config, "plugins": here}, environment)
-
-    def send(self) -> None:
-        """Send what is new in the folder, wherever it lies; raises as `push`."""
-        push(self.path)
 
     def plugins(self, folder: str) -> dict[str, bytes]:
         """The plug-ins of a run, or of the sweep: contents by name."""
@@ -110,12 +106,6 @@ class DeskLine:
         import ray
 
         ray.get(self.desk.make_run.remote(self.folder, config, environment))
-
-    def send(self) -> None:
-        """Have all that was said so far sent to where the folder lies."""
-        import ray
-
-        ray.get(self.desk.send.remote())
 
     def with_plugins(self, config: dict[str, Any], folder: Path) -> dict[str, Any]:
         """A config as plain data, whose plug-ins are copied into a folder of this node, if it has any."""
@@ -188,7 +178,7 @@ class DistantRun(RunFolder):
 
     def send(self) -> None:
         """See `RunFolder`."""
-        self.desk.send()
+        self._ask("send")
 
     def request_save(self) -> None:
         """See `RunFolder`."""

@@ -22,7 +22,7 @@ from rtk.runs.json_files import read_json
 from rtk.runs.metrics_file import Row, append_rows, read_rows, replace_rows
 from rtk.runs.names import find_folder, unique_name
 from rtk.runs.plugins import copy_plugins, recorded_plugins, tree_with_copies, unchanged_copies
-from rtk.runs.stored_checkpoints import pull_checkpoints
+from rtk.runs.stored_checkpoints import pull_checkpoints, send_what_led_here
 from rtk.runs.working_copy import CHECKPOINTS, OPENED, local_folder, place_of, pull
 
 # What a run did where its config is from before the key, whose default is another for new ones.
@@ -247,7 +247,8 @@ class RunFolder:
         return self.stop_requested(), self.save_requested()
 
     def send(self) -> None:
-        """Have what was said outlast the driver's machine: nothing to do where all nodes see the folder."""
+        """Send now what is new, where the run lies on object storage."""
+        send_what_led_here(self.path)
 
     def close(self) -> None:
         """Have all be written that was to be: it is."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from rtk.runs.working_copy import LOCK, made, stamp_of, store_of
+from rtk.runs.working_copy import LOCK, RECORD, made, push, stamp_of, store_of
 
 
 def pull_checkpoints(folder: Path) -> None:
@@ -38,6 +38,20 @@ def pull_checkpoints(folder: Path) -> None:
         for path in folder.glob("*.json"):
             if path.name not in there:
                 path.unlink()
+
+
+def send_what_led_here(folder: Path) -> None:
+    """Send what is new in the working copy that the folder of a run is, or that of a trial is in.
+
+    Before a checkpoint is, so that a machine that goes on from it elsewhere has the metrics until there.
+
+    Raises:
+        StorageError: the storage cannot be written to.
+    """
+    for copy in (folder, folder.parent):
+        if (copy / RECORD).exists():
+            push(copy)
+            return
 
 
 def stored_sizes(folder: Path) -> dict[str, int] | None:

@@ -9,6 +9,7 @@ import pytest
 from rtk.config import load_config
 from rtk.runs.desk import DistantRun, open_desk
 from rtk.runs.folder import RunFolder
+from rtk.runs.working_copy import push
 from rtk.scores import SCORES
 from rtk.train.job import TrainingJob
 from tests.object_storage import in_folder
@@ -107,6 +108,7 @@ def test_what_was_said_is_on_storage_once_it_is_sent(ray_session, bucket, monkey
     """The actor's process has another folder of working copies: it was started before this was set."""
     run = RunFolder.create(load_config("digits_ce", [f"output={in_folder(bucket, 'runs')}"]), "a")
     place, distant = run.place, DistantRun(tmp_path / "of this node", open_desk(run))
+    push(run.path)  # as the driver does when it starts
     distant.append_metrics(8, 1.0, {"val/accuracy": 0.5})
     distant.send()
     monkeypatch.setenv("RTK_CACHE", str(tmp_path / "of another machine"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rtk.runs import working_copy
+from rtk.runs.folder import RunFolder
 from rtk.runs.object_store import ObjectStore
 from rtk.runs.working_copy import bring, cache_folder, local_folder, place_of, pull, push, push_file, store_of
 from tests.object_storage import in_folder
@@ -49,6 +50,22 @@ def test_other_folders_are_left_alone(tmp_path):
     pull(tmp_path)
     assert push(tmp_path) == 0
     assert bring(str(tmp_path)) == tmp_path
+
+
+def test_a_trial_s_metrics_are_sent_with_the_working_copy_of_its_sweep(machine):
+    sweep = machine("here")
+    trial = RunFolder(sweep / "trial-0000")
+    trial.path.mkdir(parents=True)
+    (sweep / "sweep.yaml").write_text("name: a")
+    trial.append_metrics(1, 1.0, {"val/accuracy": 0.5})
+    trial.send()  # nobody has begun to keep the copy there up to date
+    assert not store_of(sweep).entries()
+    push(sweep)
+    trial.append_metrics(2, 2.0, {"val/accuracy": 0.6})
+    trial.send()
+    assert push(sweep) == 0
+    pull(there := machine("there"))
+    assert [row["step"] for row in RunFolder(there / "trial-0000").read_metrics()] == [1, 2]
 
 
 def test_what_one_machine_changes_another_finds(machine):
