@@ -31,6 +31,7 @@ from faults_runs import (
     ranks_of,
     reference_run,
     step_of,
+    told,
     trains,
 )
 
@@ -111,7 +112,7 @@ def disturbed(kept: Kept, victims: Sequence[str], draw: random.Random) -> tuple[
             kill = one_kill(kept, victims, draw)
             if kill is None:
                 break
-            kills.append(kill)
+            kills.append(told(kill))
         code = kept.wait()
     seconds = round(time.monotonic() - started, 1)
     return kills, {"code": code, "kills": len(kills), "differing": [], "rows": [], "seconds": seconds}

@@ -31,6 +31,7 @@ from faults_runs import (
     ranks_of,
     reference_run,
     step_of,
+    told,
     trains,
 )
 
@@ -79,7 +80,7 @@ def disturb_while_resizing(folder: Path, seed: int, number: int) -> tuple[list[R
     shutil.rmtree(run.path, ignore_errors=True)
     program, draw = command(setting, folder, run.name, *ELASTIC), random.Random(f"{seed} resize {number}")
     with two_nodes() as cluster, Kept(run, program, folder / f"{run.name}.log") as kept:
-        kills = list(kills_while_resizing(kept, cluster, draw))
+        kills = [told(kill) for kill in kills_while_resizing(kept, cluster, draw)]
         code = kept.wait()
     found = nearly_differences(run, wanted) if code == 0 else {"differing": [], "rows": []}
     about, seconds = {"run": number, "setting": setting}, round(time.monotonic() - started, 1)

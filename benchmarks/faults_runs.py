@@ -141,6 +141,12 @@ class Kept:
         return False
 
 
+def told(kill: Row) -> Row:
+    """A kill, of which is said that it has been: its run may take minutes more."""
+    print(json.dumps(kill), file=sys.stderr, flush=True)
+    return kill
+
+
 def end_tree(pid: int) -> None:
     """Kill a process and all below it."""
     with suppress(psutil.NoSuchProcess):

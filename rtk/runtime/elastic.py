@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from ray.train.v2._internal.execution.scaling_policy import (
@@ -42,11 +43,13 @@ class Growth:
     Attributes:
         counts: numbers of workers that it may have.
         run: whose workers save before they are ended to make room for a larger group.
+        name: under which nodes are asked for, the same at each start of the run.
         spare: CPUs that they leave free, to decode images on while they train.
     """
 
     counts: Sequence[int]
     run: Saves
+    name: str
     spare: int = 0
 
 
@@ -71,6 +74,14 @@ class ElasticPolicy(ElasticScalingPolicy):
             cpus = sum(resources.get("CPU", 0) for resources in there.values())
             possible = min(possible, int(cpus) - self.growth.spare)
         return max((count for count in self.growth.counts if count <= possible), default=0)
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for nodes in the name of the run, and so take over what a killed driver of it had asked for.
+
+        Ray's own name is another one at each start, and keeps what the last one asked for from the next for
+        three minutes.
+        """
+        super().after_controller_start(SimpleNamespace(run_id=self.growth.name))
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: WorkerGroupState, worker_group_status: WorkerGroupPollStatus

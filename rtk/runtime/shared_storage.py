@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from rtk.config.errors import ConfigError
 
@@ -61,8 +62,20 @@ def nodes_without(file: str) -> list[str]:
     ]
     look = ray.remote(num_cpus=0)(_appears)
     there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in others]
-    seen = ray.get([look.options(scheduling_strategy=where).remote(file) for where in there])
+    asked = [look.options(scheduling_strategy=where).remote(file) for where in there]
+    seen = [_sees_or_is_lost(answer) for answer in asked]
     return [node["NodeManagerAddress"] for node, found in zip(others, seen, strict=True) if not found]
+
+
+def _sees_or_is_lost(answer: Any) -> bool:
+    """What a node answers; one that is lost, of which Ray knows up to half a minute later, runs no worker."""
+    import ray
+
+    try:
+        found: bool = ray.get(answer)
+        return found
+    except ray.exceptions.RayError:
+        return True
 
 
 def _appears(file: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rtk.config.schema import RunConfig
 from rtk.runs.desk import open_desk
@@ -15,6 +15,9 @@ from rtk.train.hang import HangWatch
 from rtk.train.job import FAILURE_FILE, TrainingJob
 from rtk.train.leaving import LeavingNodes
 from rtk.train.progress import ProgressDisplay
+
+if TYPE_CHECKING:
+    from rtk.runtime.elastic import Growth
 
 POLL_SECONDS = 0.2
 LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
@@ -85,7 +88,6 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
 
-    from rtk.runtime.elastic import Growth
     from rtk.runtime.process_group import NodeNetworkConfig
     from rtk.runtime.ray_trainer import Trainer
     from rtk.train.worker import train_worker
@@ -99,7 +101,7 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     elastic = train.min_workers is not None and resources is None  # a trial has what it was given
     trainer = Trainer(
         train_worker,
-        Growth(job.config.worker_counts, job.run, spare_units(job.config, use_gpus())) if elastic else None,
+        _growth(job) if elastic else None,
         train_loop_config={"job": job, "data": data},
         backend_config=NodeNetworkConfig(),
         scaling_config=ScalingConfig(
@@ -115,6 +117,14 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
     )
     outcome: dict[str, Any] = trainer.fit().return_value
     return outcome
+
+
+def _growth(job: TrainingJob) -> Growth:
+    """How the group of a run may change."""
+    from rtk.runtime.elastic import Growth
+
+    spare = spare_units(job.config, use_gpus())
+    return Growth(job.config.worker_counts, job.run, job.run_path, spare)
 
 
 def reason_of(error: BaseException) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from ray.train.v2._internal.execution.scaling_policy import scaling_policy
 from ray.train.v2.api.config import ScalingConfig
 
 from rtk.runtime import elastic
@@ -15,5 +18,23 @@ from rtk.runtime.elastic import ElasticPolicy, Growth
 def test_workers_leave_a_cpu_to_what_decodes_their_images(monkeypatch, cpus, spare, workers):
     nodes = {f"node{number}": {"CPU": 1.0} for number in range(cpus)}
     monkeypatch.setattr(elastic, "answering_nodes", lambda: nodes)
-    policy = ElasticPolicy(ScalingConfig(num_workers=(2, 4)), Growth((2, 4), None, spare))
+    policy = ElasticPolicy(ScalingConfig(num_workers=(2, 4)), Growth((2, 4), None, "runs/a", spare))
     assert policy._count_possible_workers({**nodes, "gone": {"CPU": 1.0}}) == workers
+
+
+def test_what_a_killed_driver_has_asked_for_is_taken_over_by_the_next(monkeypatch):
+    """Under another name it would be kept for three minutes from the run that it was asked for."""
+    asked = []
+
+    class Client:
+        def __init__(self, name):
+            self.name = name
+
+        def send_resource_request(self, config, workers):
+            asked.append((self.name, workers))
+
+    monkeypatch.setattr(scaling_policy, "TrainAutoscalingCoordinatorClient", Client)
+    for start in ("first", "second"):
+        policy = ElasticPolicy(ScalingConfig(num_workers=(2, 4)), Growth((2, 4), None, "runs/a"))
+        policy.after_controller_start(SimpleNamespace(run_id=start))
+    assert asked == [("train-runs/a", 4)] * 2

@@ -34,6 +34,20 @@ def test_other_nodes_are_asked(two_nodes, tmp_path):
     assert answer.stdout.split() == ["0", "1"]
 
 
+@pytest.mark.slow
+def test_a_node_that_has_just_been_lost_keeps_no_run_from_starting_again(two_nodes, tmp_path):
+    """Ray still counts it for a while, and refuses what is to run there."""
+    (lost,) = two_nodes.worker_nodes
+    lost.kill_raylet(check_alive=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", LOOK, str(tmp_path)],
+        env={**os.environ, "RAY_ADDRESS": two_nodes.address},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert answer.stdout.split()[-2:] == ["0", "0"], answer.stderr  # Ray says there what has happened
+
+
 def test_own_node_needs_no_asking(ray_session):
     assert nodes_without("/no/such/file") == []
 
