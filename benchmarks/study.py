@@ -161,6 +161,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--minutes", type=float, help="begin nothing after so many")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, help="of a worker; 1 where others use the machine too (default: all cores)"
+    )
     parser.add_argument("--quick", action="store_true", help="one epoch and one trial: to see that it works")
     parser.add_argument("--page", metavar="FILE", help="Markdown page to write; its figures go beside it")
     options = parser.parse_args(arguments)

@@ -193,7 +193,7 @@ def run_config(
         method: key of `METHODS`.
         seed: of the run.
         place: folder of the part's sets.
-        options: `output`, `weights`, `data`, `workers`, and `quick` for a try.
+        options: `output`, `weights`, `data`, `workers`, `threads`, and `quick` for a try.
         values: of the searched keys.
     """
     part, row = PARTS[name], METHODS[method]
@@ -212,6 +212,7 @@ def run_config(
         ),
         *(f"data.{group}_ood={json.dumps(sets)}" for group, sets in ood.items()),
         *(f"train.duration={epochs}ep", "train.batch_size=32", f"train.workers={options.workers}"),
+        f"train.threads={json.dumps(options.threads)}",
         *(f"seed={seed}", f"output={json.dumps(str(options.output))}"),
         *(row.changes),
     ]
