@@ -13,7 +13,9 @@ from study_plan import METHODS, PARTS, SEEDS, run_config, space_of
 
 from rtk.config.load import flatten, override_config
 
-OPTIONS = argparse.Namespace(output="study", weights="lite0.safetensors", data="data", workers=1, quick=False)
+OPTIONS = argparse.Namespace(
+    output="study", weights="lite0.safetensors", data="data", workers=1, threads=1, quick=False
+)
 
 
 @pytest.mark.parametrize("part", PARTS)
