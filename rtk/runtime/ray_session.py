@@ -12,7 +12,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
-from rtk.runtime.freed_memory import FROM_THE_START
 from rtk.runtime.interrupts import raise_termination
 
 SECONDS_TO_ANSWER = 20.0  # a cluster that is there answers within one
@@ -29,7 +28,6 @@ QUIET_AND_QUICK = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # it starts an actor for the footers of Parquet files, at each pass
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # the rest is in Ray's log files
-    **FROM_THE_START,
 }
 
 

@@ -21,6 +21,7 @@ from rtk.data.image import BadImageError, decode_rgb
 from rtk.data.sets.dataset import ImageDataset, labels, read_integers
 from rtk.runs.bounded_parquet import open_bounded
 from rtk.runtime.console import Progress
+from rtk.runtime.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from rtk.config.data import DataConfig
@@ -229,6 +230,7 @@ def encoded_block(name: str, row: int, selection: Selection, batch: pa.RecordBat
 
 def decode_block(block: pa.Table) -> pa.Table:
     """Encoded images to raw CHW bytes; an image that cannot be decoded yields its reason instead."""
+    keep_freed_memory()  # of a picture for the next one
     pixels: list[bytes | None] = []
     reasons: list[str | None] = []
     columns = (block[name].to_pylist() for name in ("image", "size", "crop_share", "how", "exif", "jpeg"))
