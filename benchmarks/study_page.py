@@ -30,7 +30,7 @@ METHOD_OF_THE_STUDY = (
     "(random values, the same number of trials for each, AURC of validation images alone), then it was "
     "trained with each seed. Mean ± standard deviation over seeds; near- and far-OOD figures are means over "
     "the sets of a group, with kNN as the OOD score and the MSP as the confidence, chosen before anything "
-    "was measured. Differences from CE are paired by seed, with 95 % bootstrap intervals, which five seeds "
+    "was measured. Differences from CE are paired by seed, with 95 % bootstrap intervals, which so few seeds "
     "make rough: where 0 lies inside, nothing is shown."
 )
 SHOWN_SCORE = "ds_aurc_near"  # of every recommended score, in the second table
