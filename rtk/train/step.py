@@ -52,38 +52,56 @@ def train_step(
             before the step.
     """
     noise = (seed, 1, step, rank())
-    batches, seen = micro_batches(views, accumulation), Seen()
+    seen = Seen()
     ascent, terms = state.ascent_at(step), state.terms_at(step)
     reduce = ascent is None or ascent.averaged
     before = ImageLosses() if ascent is not None and ascent.second_pass_share < 1 else None
     with state.first_pass():
-        losses = back_propagate(
-            state, terms, batches, noise, reduce=reduce, observe=seen.observe, images=before
-        )
+        batches = micro_batches(views, accumulation)
+        losses = back_propagate(state, terms, batches, noise, True, reduce, seen.observe, before)
     if ascent is not None:
         with ascent.ascended():
-            views = views if redrawn is None else redrawn
-            if before is not None:
-                share = ascent.second_pass_share
-                views = risen_views(state, terms, views, before, share, accumulation, noise)
-            batches = micro_batches(views, accumulation)
-            again = back_propagate(state, terms, batches, noise, first_pass=False)
-        losses |= {f"{name} at w + e": loss for name, loss in again.items()}
-    kept = [term.name for term in terms]
-    agreement = agree(losses, kept, state.buffers, ask() if rank() == 0 else 0, step)
+            share, again = ascent.second_pass_share, redrawn or views
+            losses |= second_pass(state, terms, again, before, share, accumulation, noise)
+    asked = ask() if rank() == 0 else 0
+    agreement = agree(losses, [term.name for term in terms], state.buffers, asked, step)
     try:
         if not late:
             agreement.read()
     except NonFiniteLossError:
         state.shards.publish()  # on every rank: the model may still be at w + e
         raise
+    update_weights(state)
+    seen.update_states()
+    return agreement
+
+
+def second_pass(
+    state: TrainState,
+    terms: list[ActiveTerm],
+    views: dict[str, View],
+    before: ImageLosses | None,
+    share: float,
+    accumulation: int,
+    noise: tuple[int, ...],
+) -> dict[str, Tensor]:
+    """Gradients at w + e, where the weights are, and the losses there, named so.
+
+    Of the images only the share whose loss has risen most since `before`; None: of all.
+    """
+    if before is not None:
+        views = risen_views(state, terms, views, before, share, accumulation, noise)
+    losses = back_propagate(state, terms, micro_batches(views, accumulation), noise, first_pass=False)
+    return {f"{name} at w + e": loss for name, loss in losses.items()}
+
+
+def update_weights(state: TrainState) -> None:
+    """The optimiser's step, and what the methods do before and after it."""
     for method in state.methods.values():
         method.before_step()
     state.engine.step()
     for method in state.methods.values():
         method.after_step()
-    seen.update_states()
-    return agreement
 
 
 def risen_views(
