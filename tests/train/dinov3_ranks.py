@@ -26,7 +26,7 @@ from rtk.train.state import TrainState
 from rtk.train.step import train_step
 from rtk.train.zero_shards import engine_shards, full_shape
 from tests.models.dinov3_cases import recorded_model
-from tests.train.sharded_cases import model_weights
+from tests.train.sharded_network import model_weights
 
 RANKS, CLASSES, BATCH, STEPS = 2, 5, 4, 2
 GOLDEN = Path(__file__).parents[1] / "golden" / "dinov3_meta.npz"

@@ -9,7 +9,9 @@ import pytest
 from rtk.runs.checkpoints import CheckpointError, resolve_checkpoint
 from rtk.train.checkpoint import read_state
 from tests.train.ranks import run_on_ranks
-from tests.train.sharded_cases import Case, reference, sharded
+from tests.train.sharded_cases import Case
+from tests.train.sharded_ranks import sharded
+from tests.train.sharded_reference import reference
 from tests.train.used_memory import used_memory
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,9 @@ from tests.train.sharded_cases import (
     RANKS,
     STAGES,
     Case,
-    reference,
-    run_cases,
-    stop_in_cases,
 )
+from tests.train.sharded_ranks import run_cases, stop_in_cases
+from tests.train.sharded_reference import reference
 
 pytestmark = pytest.mark.slow
 
