@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from rtk.config import load_config
@@ -20,3 +23,8 @@ def run(ray_session, tmp_path_factory) -> RunFolder:
         run = launch_training(load_config("digits_demo", [f"output={output}", *SMALL])).run
     evaluate_run(run)
     return run
+
+
+def copy_of(run, folder) -> RunFolder:
+    """The same run with its evaluation, to be evaluated otherwise."""
+    return RunFolder(Path(shutil.copytree(run.path, folder / "copy")))

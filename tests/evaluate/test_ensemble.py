@@ -12,6 +12,7 @@ import torch
 import rtk
 from rtk.cli import main
 from rtk.config import ConfigError, load_config
+from rtk.data.decode.pipeline import decode_datasets
 from rtk.deploy.description import build_described, read_description
 from rtk.deploy.packaged_model import PackagedModel, Preprocessing
 from rtk.evaluate.ensemble import (
@@ -26,7 +27,7 @@ from rtk.evaluate.model import load_model
 from rtk.evaluate.predict import prediction_files
 from rtk.evaluate.predictions_file import read_predictions
 from rtk.evaluate.sets import binding_record, evaluation_config, evaluation_selections
-from rtk.runs.checkpoints import point_to, resolve_checkpoint
+from rtk.runs.checkpoints import forget, point_to, prune, resolve_checkpoint
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
 from rtk.runs.listing import status_of
@@ -38,6 +39,7 @@ from rtk.train.imported import import_weights
 from rtk.train.initial import open_source
 from rtk.train.launch import resume_training
 from rtk.train.saving import save_weights
+from tests.evaluate.conftest import copy_of
 from tests.models.published_networks import CifarResNet, settle
 
 IMAGES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -226,3 +228,37 @@ def test_a_packaged_ensemble_predicts_as_one_model(runs, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(built(IMAGES), logits)
     assert PackagedModel.load(tmp_path / "package").ensemble == record.config
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_measured_exported_and_ranked_as_one_run(run, tmp_path, capsys):
+    copy = copy_of(run, tmp_path)
+    best, other = load_model(copy), load_model(copy)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)))
+    forget(copy.checkpoints / "last")  # which may be a third
+    save_weights(copy.checkpoints / "second", other, {"step": 99, "num_classes": 8, "metrics": None})
+    prune(copy.checkpoints, kept=0)
+    command = ["evaluate", str(copy.path), "--ensemble", "--snapshots", "--scores", "msp", "--risk", "0.5"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    made = RunFolder.open(tmp_path / result["run"])
+    assert {"msp", "knn", "mutual_information", "pairwise_kl", "vote_share"} == result["scores"].keys()
+    saved = read_predictions(made.evaluation / "predictions" / "test.parquet")
+    arrays = decode_datasets({"test": evaluation_selections(made.config())["test"]})["test"]
+    images = torch.from_numpy(arrays.images).float() / 255
+    with torch.no_grad():
+        shares = torch.stack([model(images) for model in (best, other)]).double().softmax(2).mean(0)
+    found = torch.from_numpy(saved["logits"]).double().softmax(1)
+    torch.testing.assert_close(found, shares, rtol=0, atol=1e-4)
+    assert main(["export", str(made.path), "--no-mlflow"]) == 0
+    packaged = PackagedModel.load(made.path / "export")
+    with torch.no_grad():
+        torch.testing.assert_close(packaged.model(images).double().softmax(1), shares, rtol=0, atol=1e-4)
+    before = (made.evaluation / "metrics.json").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["leaderboard", str(made.path), "--scores", "msp", "vote_share", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["score"] for row in rows} == {"msp", "vote_share"}
+    assert (made.evaluation / "metrics.json").stat().st_mtime_ns == before  # nothing was measured again
