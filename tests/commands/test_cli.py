@@ -1,73 +1,25 @@
-"""The command line as a user meets it: a process, its output and its exit code."""
+"""The command line as a user meets it: its output and its exit code."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import BaseModel
 
-from rtk.cli import SECTIONS, _parse, build_parser, main
-from rtk.config import load_config
-from rtk.runs.folder import RunFolder
-from rtk.train.checkpoint import read_state
+from rtk.cli import main
 from tests.train.ranks import workers_forked
-
-RTK = [str(Path(sys.executable).parent / "rtk")]
-SMALL = ["model.width=4", "data.train_rows=256", "train.threads=1"]
 
 
 def test_help_loads_nothing_heavy():
     heavy = {"torch", "ray", "numpy", "yaml"}
     code = f"import sys, rtk.cli; rtk.cli.build_parser(); print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "demo",
-        "train",
-        "evaluate",
-        "report",
-        "data prepare",
-        "data inspect",
-        "data check",
-        "data views",
-        "doctor",
-        "sweep",
-        "compare",
-        "leaderboard",
-        "interpolate",
-        "metrics",
-        "sync",
-        "runs ls",
-        "runs show",
-        "runs rm",
-        "status",
-        "submit train",
-        "submit sweep",
-        "submit evaluate",
-        "submit export",
-        "jobs ls",
-        "jobs logs",
-        "jobs stop",
-    ],
-)
-def test_every_command_has_help_with_examples(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        build_parser().parse_args([*command.split(), "--help"])
-    assert stop.value.code == 0
-    assert f"rtk {command}" in capsys.readouterr().out.split("examples:")[1]
 
 
 @pytest.mark.parametrize(
@@ -159,83 +111,6 @@ def test_print_config_says_where_values_come_from(capsys):
     assert json.loads(capsys.readouterr().out)["seed"] == {"value": 0, "origin": "default"}
 
 
-def test_overrides_may_follow_options(capsys):
-    assert main(["train", "digits_demo", "--print-config", "--json", "model.width=4"]) == 0
-    assert json.loads(capsys.readouterr().out)["model.width"]["value"] == 4
-    for wrong in (["train", "digits_demo", "--no-such-option"], ["doctor", "train.workers=2"]):
-        with pytest.raises(SystemExit) as stop:
-            main(wrong)
-        assert stop.value.code == 2
-
-
-def test_words_are_taken_for_what_they_are_wherever_they_stand():
-    options = _parse(["evaluate", "RUN", "--scores", "msp", "knn", "evaluate.actors=2"])
-    assert (options.scores, options.overrides) == (["msp", "knn"], ["evaluate.actors=2"])
-    options = _parse(["evaluate", "RUN", "--ood", "a=x", "data.far_ood.tiny-imagenet=y", "--corruptions"])
-    assert (options.ood, options.overrides) == (["a=x"], ["data.far_ood.tiny-imagenet=y"])
-    options = _parse(["sweep", "SPACE", "--trials", "3", "RECIPE", "seed=1"])
-    assert (options.space, options.recipe, options.overrides) == ("SPACE", "RECIPE", ["seed=1"])
-    sections = {key for key, value in load_config("digits_ce") if isinstance(value, BaseModel | dict)}
-    assert set(SECTIONS.split()) == sections
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["evaluate", "RUN", "--ood", "data.a=path"], {"ood": ["data.a=path"], "overrides": []}),
-        (
-            ["evaluate", "RUN", "--ood", "seed=photos/", "--ood", "name=x", "evaluate.actors=2"],
-            {"ood": ["seed=photos/", "name=x"], "overrides": ["evaluate.actors=2"]},
-        ),
-        (
-            ["evaluate", "RUN", "--ood", "far:a=x", "name=y", "data.v2=z", "evaluate.actors=2", "seed=3"],
-            {"ood": ["far:a=x", "name=y", "data.v2=z", "seed=3"], "overrides": ["evaluate.actors=2"]},
-        ),
-        (
-            ["evaluate", "RUN", "--ood", "far:a=x", "--scores", "msp", "seed=3"],
-            {"ood": ["far:a=x"], "scores": ["msp"], "overrides": ["seed=3"]},
-        ),
-        (["evaluate", "RUN", "--ood=seed=x", "--test", "data.b=c"], {"ood": ["seed=x"], "test": "data.b=c"}),
-        (
-            ["evaluate", "RUN", "--corruptions", "evaluate.actors=2"],
-            {"corruptions": 0, "overrides": ["evaluate.actors=2"]},
-        ),
-        (["evaluate", "RUN", "--output", "name=x", "seed=1"], {"output": "name=x", "overrides": ["seed=1"]}),
-        (
-            ["sweep", "S", "R", "--name", "train.x=1", "seed=1"],
-            {"name": "train.x=1", "overrides": ["seed=1"]},
-        ),
-        (["train", "R", "--json", "--output", "output=x"], {"output": "output=x", "overrides": []}),
-        (
-            ["compare", "--experiment", "E", "--where", "params.model.width=8"],
-            {"where": "params.model.width=8"},
-        ),
-        (["compare", "--experiment", "seed=3"], {"experiment": "seed=3"}),
-        (["data", "views", "R", "--out", "seed=1", "seed=2"], {"out": "seed=1", "overrides": ["seed=2"]}),
-    ],
-)
-def test_what_an_option_takes_stays_its_own(words, expected):
-    options = vars(_parse(words))
-    assert {name: options[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("words", "nearest"), [("trian digits_demo", "train"), ("data inspct", "inspect"), ("recipes lst", "ls")]
-)
-def test_a_misspelt_command_is_answered_with_the_nearest(words, nearest, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(words.split())
-    assert stop.value.code == 2
-    assert f"nearest valid command is '{nearest}'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("text", ["0", "-3", "many", "1.5"])
-def test_counts_are_whole_numbers_above_0(text, capsys):
-    with pytest.raises(SystemExit):
-        main(["demo", "--seeds", text])
-    assert f"--seeds: got '{text}', wanted a whole number above 0" in capsys.readouterr().err
-
-
 def test_output_is_a_folder_of_new_runs_too(capsys, tmp_path):
     assert main(["train", "digits_demo", "--output", str(tmp_path), "--print-config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output"]["value"] == str(tmp_path)
@@ -268,54 +143,6 @@ def test_prepare_and_inspect(tmp_path, capsys):
     assert main(["data", "inspect", out, "--sheet", str(sheet)]) == 0
     assert "6 images, 2 classes" in capsys.readouterr().out
     assert Image.open(sheet).width > 20
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_is_a_static_script(shell, capsys):
-    assert main(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    assert "evaluate" in script
-    assert "--print-config" in script
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupt_writes_a_checkpoint_from_which_the_run_resumes(tmp_path, ray_session, number, code):
-    command = [*RTK, "train", "digits_ce", f"output={tmp_path}", *SMALL, "train.duration=500ep", "--json"]
-    with (tmp_path / "err").open("w") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
-        )
-        try:
-            _wait_for_step(tmp_path, process)
-            # A terminal's Ctrl-C and a batch system's SIGTERM reach the group; GNU timeout's the process too.
-            os.killpg(process.pid, number)
-            if number == signal.SIGTERM:
-                process.send_signal(number)
-            output, _ = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == code, (tmp_path / "err").read_text()
-    summary = json.loads(output)
-    assert summary["status"] == "interrupted"
-    state = read_state(Path(summary["path"], "checkpoints", "last"))
-    assert RunFolder.open(summary["path"]).read_json("status.json")["status"] == "KILLED"
-    assert "stopping: writing a checkpoint" in (tmp_path / "err").read_text()
-    if number == signal.SIGTERM:
-        return
-    duration = f"train.duration={state['step'] + 2}steps"
-    assert main(["train", "--resume", summary["path"], duration]) == 0
-    assert RunFolder.open(summary["path"]).config().train.duration == duration.partition("=")[2]
-    assert main(["train", "--resume", summary["path"]]) == 2  # nothing is left to do
-
-
-def _wait_for_step(folder: Path, process) -> None:
-    for _ in range(600):
-        assert process.poll() is None, (folder / "err").read_text()
-        if any('"step": ' in path.read_text() for path in folder.glob("*/progress.json")):
-            return
-        time.sleep(0.2)
-    raise TimeoutError("no training step within two minutes")
 
 
 @pytest.mark.slow
