@@ -11,9 +11,7 @@ from rtk.scores import (
     FitData,
     Predictions,
     apply_score,
-    compute_image_score,
     compute_score,
-    fit_image_score,
     fit_score,
 )
 from rtk.scores.hyperparameters import defaults_of
@@ -22,13 +20,11 @@ from tests.scores.worlds import (
     CLASSES,
     DEGENERATE,
     DIMENSIONS,
-    NETS,
     World,
     as_double,
     first,
     join,
     mislabel,
-    small_net,
     with_equal_rows,
     with_features,
 )
@@ -217,60 +213,6 @@ def test_all_fitted_scores_can_be_saved_together(world, tmp_path):
     save_fitted(tmp_path / "scores.safetensors", states)
     for name, state in load_fitted(tmp_path / "scores.safetensors").items():
         assert torch.equal(apply_score(name, state, known), apply_score(name, states[name], known)), name
-
-
-OF_IMAGES = [(name, {}) for name, score in SCORES.items() if score.inputs == "images"] + [
-    *(("rr_fast", {"definition": definition}) for definition in ("published", "exp", "smooth")),
-    ("rr_bs", {"solver": "pgd"}),
-    ("deepfool", {"norm": "l2"}),
-]
-every_image_score = pytest.mark.parametrize(
-    ("name", "options"), OF_IMAGES, ids=[" ".join([n, *map(str, o.values())]) for n, o in OF_IMAGES]
-)
-
-
-def image_score(name, net, images, **options):
-    labels = torch.arange(len(images)) % 5
-    fitted = fit_image_score(name, net, [(images, labels)], [(images.flip(0), labels)])
-    return compute_image_score(name, net, images, fitted or None, **options)
-
-
-@every_image_score
-@pytest.mark.parametrize("case", NETS)
-def test_degenerate_models_have_finite_scores(name, options, case):
-    images = torch.rand(6, 3, 10, 10, generator=torch.Generator().manual_seed(0))
-    images[0], images[1] = 0, 1
-    score = image_score(name, small_net(**NETS[case]), images, **options)
-    assert score.shape == (6,)
-    assert score.isfinite().all()
-
-
-@pytest.mark.parametrize("definition", ["paper", "published", "exp", "smooth"])
-def test_without_a_gradient_the_fast_radius_is_the_largest(definition):
-    """A prediction that no pixel can change; a tied one of the linear definitions has no lead to lose."""
-    images = torch.rand(2, 3, 10, 10)
-    certain = small_net(bias=[5.0, 0.0, -5.0, 1.0, 2.0])
-    assert image_score("rr_fast", certain, images, definition=definition).tolist() == [1, 1]
-    if definition == "exp":
-        assert image_score("rr_fast", small_net(bias=[0.0] * 5), images, definition="exp").tolist() == [0, 0]
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_gram_of_a_model_in_half_precision(dtype):
-    """Statistics of degree two leave float16's range; they are taken in float32, whatever the maps are in."""
-    images = torch.rand(12, 3, 10, 10, generator=torch.Generator().manual_seed(0))
-    net = small_net(8.0)
-    wide = image_score("gram", net, images)
-    score = image_score("gram", net.to(dtype), images.to(dtype))
-    assert score.dtype == torch.float32
-    assert score.isfinite().all()
-    assert np.corrcoef(score.argsort().argsort(), wide.argsort().argsort())[0, 1] > 0.9
-
-
-@pytest.mark.parametrize("name", [n for n, s in SCORES.items() if s.inputs == "images" and s.moves_pixels])
-def test_pixels_are_not_moved_in_half_precision(name):
-    with pytest.raises(ValueError, match="images: got torch.float16, wanted torch.float32"):
-        compute_image_score(name, small_net(), torch.rand(2, 3, 10, 10).half())
 
 
 @pytest.mark.parametrize("name", SCORES)
