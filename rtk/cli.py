@@ -33,6 +33,7 @@ from rtk.commands import (
     recipes,
     report,
     runs,
+    serve,
     status,
     submit,
     sweep,
@@ -61,6 +62,7 @@ COMMANDS = (
     sync,
     export,
     predict,
+    serve,
     init,
     data,
     plan,
@@ -80,6 +82,7 @@ examples:
   rtk evaluate RUN --ood near:cats=data/cats        scores and metrics on OOD sets
   rtk report RUN OTHER_RUN                          a page that sets runs side by side
   rtk export RUN && rtk predict RUN photos/         use it: accept, likely-wrong or unfamiliar
+  rtk serve RUN                                     the same over HTTP
 """
 
 

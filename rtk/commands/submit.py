@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rtk.commands import evaluate, export, sweep, train
+from rtk.commands import evaluate, export, serve, sweep, train
 from rtk.commands.output import print_json
 from rtk.commands.parsers import Options, Parsers, add_address, add_json
 from rtk.runtime.interrupts import heed_interrupt
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rtk.config.schema import RunConfig
     from rtk.runtime.jobs import JobLog
 
-SUBMITTED = {"train": train, "sweep": sweep, "evaluate": evaluate, "export": export}
+SUBMITTED = {"train": train, "sweep": sweep, "evaluate": evaluate, "export": export, "serve": serve}
 NEW = ("train", "sweep")  # what makes a folder of its own
 INTERRUPTED = 130
 
@@ -35,7 +35,10 @@ def add(commands: Parsers) -> None:
             ".venv, .git, .env and what .gitignore names. Ctrl-C asks whether to leave the job or to stop it."
         )
         chosen.epilog = _examples(name)
-        _add_options(chosen.add_argument_group("submission"))
+        submission = chosen.add_argument_group("submission")
+        _add_options(submission)
+        if name == "serve":
+            _add_gpus(submission)
         chosen.set_defaults(action=run)
 
 
@@ -45,6 +48,7 @@ def _examples(name: str) -> str:
         "sweep": "search_spaces/sure_plus.yaml digits_demo --output s3://BUCKET/runs",
         "evaluate": "/shared/runs/NAME evaluate.actors=8",
         "export": "s3://BUCKET/runs/NAME --no-mlflow",
+        "serve": "s3://BUCKET/runs/NAME --gpus 1",
     }
     line = f"rtk submit {name} {arguments[name]}"
     return f"examples:\n  {line} --address http://HEAD:8265\n  {line} --no-wait"
@@ -62,13 +66,17 @@ def _add_options(parser: Any) -> None:
     )
 
 
+def _add_gpus(parser: Any) -> None:
+    parser.add_argument("--gpus", type=float, default=0, metavar="N", help="that the job itself needs")
+
+
 def run(options: Options) -> int:
     """`rtk submit`."""
     from rtk.runtime.jobs import connect, submit
 
     name, arguments = _job(options)
     client = connect(options.address)
-    submit(client, name, shlex.join(["rtk", *arguments]), options.exclude)
+    submit(client, name, shlex.join(["rtk", *arguments]), options.exclude, getattr(options, "gpus", 0))
     print(f"rtk: submitted {name} to {client.get_address()}", file=sys.stderr, flush=True)
     if not options.no_wait:
         return follow(client, name, options.json)
@@ -96,16 +104,35 @@ def _job(options: Options) -> tuple[str, list[str]]:
             name = options.name or unique_name(config.name if what == "train" else f"sweep-{config.name}")
             check_name(name)
             return name, [*words, *([] if options.name else ["--name", name])]
-    else:
-        if not _is_lasting(options.output or ""):
-            _check_lasting("run", options.resume if what in NEW else options.run)
+    elif what == "serve":
+        words += _to_be_reached(options)
+        if not (_is_lasting(options.output) or ":/" in options.model):  # models:/NAME/VERSION
+            _check_lasting("model", options.model)
+    elif not _is_lasting(options.output or ""):
+        _check_lasting("run", options.resume if what in NEW else options.run)
     return unique_name(what), words
+
+
+def _to_be_reached(options: Options) -> list[str]:
+    """Words by which a server on a cluster can be asked; its token stays here, but for the hash.
+
+    Raises:
+        ConfigError: there is no token.
+    """
+    from rtk.deploy.serving.access import check_exposure, is_loopback, token_hash
+
+    sha256 = token_hash(options.token_sha256)
+    host = "0.0.0.0" if is_loopback(options.host) else options.host  # nosec B104  # with a token
+    check_exposure(host, sha256)
+    given = [] if options.token_sha256 else ["--token-sha256", str(sha256)]
+    return ["--host", host, *given]
 
 
 def _own_words(words: Sequence[str]) -> list[str]:
     """The words of a command without those of the submission."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_options(parser)
+    _add_gpus(parser)
     add_json(parser)  # a job's log holds both of its streams
     return parser.parse_known_args(words)[1]
 

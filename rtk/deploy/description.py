@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -18,7 +26,7 @@ from rtk.config.model import ModelConfig
 from rtk.models import Classifier, build_model
 from rtk.models.ensemble import build_ensemble
 from rtk.models.shapes_only import shapes_only
-from rtk.scores.decision import DecisionRule
+from rtk.scores.decision import DECISIONS, DecisionRule
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
@@ -51,6 +59,7 @@ class Description(BaseModel):
     rule: DecisionRule
     ensemble: EnsembleConfig | None = None
     plugins: dict[str, str] = Field(default_factory=dict)
+    expected: dict[Literal["accept", "likely-wrong", "unfamiliar"], NonNegativeInt] | None = None
 
     @model_validator(mode="after")
     def _thresholds_decide(self) -> Description:
@@ -62,6 +71,13 @@ class Description(BaseModel):
             raise ValueError(f"rule.tau_by_class: got {len(by_class)} thresholds, wanted {len(self.classes)}")
         if any(tau is not None and math.isnan(tau) for tau in by_class or ()):
             raise ValueError("rule.tau_by_class: got NaN, which would accept every image of a class")
+        return self
+
+    @model_validator(mode="after")
+    def _expects_something(self) -> Description:
+        found = self.expected
+        if found is not None and (len(found) < len(DECISIONS) or not any(found.values())):
+            raise ValueError(f"expected: got {found}, wanted how many images got {', '.join(DECISIONS)}")
         return self
 
 

@@ -22,7 +22,7 @@ from rtk.evaluate.sets import evaluation_config
 from rtk.runs.data_record import DataRecord
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder
-from rtk.scores.decision import DECISION_SCORES
+from rtk.scores.decision import DECISION_FILE, DECISION_SCORES, DECISIONS
 from rtk.scores.selection import image_scores
 from rtk.scores.storage import load_fitted
 from rtk.tracking.mirror import Mirror
@@ -78,7 +78,16 @@ def package_run(run: RunFolder, checkpoint: str = "best", overrides: Sequence[st
         origin={"run": run.name, "checkpoint": checkpoint, "step": rule.step},
         plugins=_needed_plugins([one.name for one in networks], (rule.confidence, rule.ood_score)),
         ensemble=None if ensemble is None else ensemble.config,
+        expected=_expected(run),
     )
+
+
+def _expected(run: RunFolder) -> dict[str, int] | None:
+    """How many test images got each decision in the evaluation that chose the rule."""
+    outcome = (run.read_json(f"{run.evaluation.name}/{DECISION_FILE}") or {}).get("outcome", {}).get("test")
+    if not outcome or not outcome["images"]:
+        return None
+    return {name: round(outcome[name] * outcome["images"]) for name in DECISIONS}
 
 
 def _classes(run: RunFolder, config: RunConfig) -> tuple[str, ...]:

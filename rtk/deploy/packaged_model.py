@@ -67,6 +67,7 @@ class PackagedModel:
         origin: run and step that it comes from.
         plugins: SHA-256, by name, of the user's files that register its scores or backbone.
         ensemble: the networks that `model` joins; None where it is one.
+        expected: how many images of the test set got each decision; None where it is not known.
     """
 
     model: Classifier
@@ -79,6 +80,7 @@ class PackagedModel:
     origin: dict[str, Any]
     plugins: dict[str, str] = field(default_factory=dict)
     ensemble: EnsembleConfig | None = None
+    expected: Mapping[str, int] | None = None
 
     def save(self, folder: Path) -> None:
         """Write the folder."""
@@ -99,6 +101,7 @@ class PackagedModel:
             "rule": asdict(self.rule),
             **({"plugins": self.plugins} if self.plugins else {}),
             **({} if self.ensemble is None else {"ensemble": self.ensemble.model_dump(mode="json")}),
+            **({} if self.expected is None else {"expected": dict(self.expected)}),
         }
 
     @classmethod
@@ -134,15 +137,24 @@ class PackagedModel:
             described.origin,
             described.plugins,
             described.ensemble,
+            None if described.expected is None else {str(name): n for name, n in described.expected.items()},
         )
         return packaged.placed(device)
 
     def placed(self, device: str | None = None) -> PackagedModel:
-        """Itself, with its model on a device (None: a GPU where there is one) and ready to predict."""
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        """Itself, with its model on a device (None: a GPU where there is one) and ready to predict.
+
+        Raises:
+            ConfigError: there is no such device.
+        """
+        wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            place = torch.device(wanted)
+            self.model.to(place).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device: got {wanted!r}: {str(error).splitlines()[0]}") from None
         if self.bf16 and is_faster_in_bf16(self.model, place.type):
             self.model.autocast_dtype = torch.bfloat16
-        self.model.to(place).eval()
         return self
 
     def predict(self, encoded: Iterable[bytes]) -> list[dict[str, Any]]:
@@ -168,13 +180,13 @@ class PackagedModel:
             except BadImageError as error:
                 results.append(failed_row(error))
         if pixels:
-            for place, row in zip(places, self._predict(np.stack(pixels)), strict=True):
+            for place, row in zip(places, self.predict_pixels(np.stack(pixels)), strict=True):
                 results[place] = row | results[place]
         return results
 
     @torch.no_grad()
-    def _predict(self, pixels: np.ndarray) -> list[dict[str, Any]]:
-        """Rows of decoded images uint8 (N, H, W, 3)."""
+    def predict_pixels(self, pixels: np.ndarray) -> list[dict[str, Any]]:
+        """What `predict` says, but for `error`, of decoded images uint8 (N, H, W, 3)."""
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.model.mean.device)
         logits, features = (part.cpu() for part in self.model.forward_features(to_float(images)))
         probability, label = logits.double().softmax(1).max(1)

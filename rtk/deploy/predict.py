@@ -31,7 +31,9 @@ Encoded = bytes | BadImageError
 ON_STORAGE = tuple(f"{scheme}://" for scheme in SCHEMES)
 
 
-def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) -> PackagedModel:
+def open_model(
+    place: str, output: str = "runs", plugins: Sequence[str] = (), device: str | None = None
+) -> PackagedModel:
     """The model of a run or of a folder that `rtk export` wrote, by path or URI, or of an MLflow URI.
 
     Args:
@@ -39,9 +41,10 @@ def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) ->
             with the decision rule of its last evaluation.
         output: folder of runs, and of the `mlflow.db` that is read where MLFLOW_TRACKING_URI is not set.
         plugins: files of the user's that the model needs.
+        device: None: a GPU where there is one.
 
     Raises:
-        ConfigError: where there is none.
+        ConfigError: where there is none, or no such device.
     """
     if ":/" in place and not place.startswith(ON_STORAGE):
         roots = [_download(place, output)]
@@ -52,12 +55,12 @@ def open_model(place: str, output: str = "runs", plugins: Sequence[str] = ()) ->
         # In an MLflow model the folder lies in `data/`.
         for folder in (root, root / "export", *sorted(root.glob("data/*"))):
             if (folder / DESCRIPTION).is_file():
-                packaged = PackagedModel.load(folder, plugins=plugins)
+                packaged = PackagedModel.load(folder, device, plugins)
                 if folder == root / "export":
                     _refuse_outdated(root, packaged)
                 return packaged
         if (root / "config.yaml").is_file():
-            return _of_run(root)
+            return _of_run(root, device)
     raise ConfigError(f"model: got {place!r}, wanted a run, what rtk export wrote, or models:/NAME/VERSION")
 
 
@@ -82,10 +85,10 @@ def _refuse_outdated(folder: Path, packaged: PackagedModel) -> None:
         )
 
 
-def _of_run(folder: Path) -> PackagedModel:
+def _of_run(folder: Path, device: str | None) -> PackagedModel:
     from rtk.deploy.export import package_run  # which imports what trains and evaluates
 
-    return package_run(RunFolder.open(folder)).placed()
+    return package_run(RunFolder.open(folder)).placed(device)
 
 
 def _download(uri: str, output: str) -> Path:

@@ -98,7 +98,7 @@ def _headers() -> dict[str, str] | None:
         raise ConfigError("RAY_JOB_HEADERS: wanted a JSON object of header names and values") from None
 
 
-def submit(client: Any, name: str, command: str, excludes: Sequence[str] = ()) -> None:
+def submit(client: Any, name: str, command: str, excludes: Sequence[str] = (), gpus: float = 0) -> None:
     """Send the working folder and start a command in it on the cluster.
 
     Args:
@@ -106,13 +106,19 @@ def submit(client: Any, name: str, command: str, excludes: Sequence[str] = ()) -
         name: of the job.
         command: of the shell.
         excludes: see `runtime_environment`.
+        gpus: that the command itself uses: of the node that it is started on then; else it is the head's.
 
     Raises:
         ConfigError: the cluster has a job of this name, or the folder is too large.
     """
     check_size(Path.cwd(), excludes)
     try:
-        client.submit_job(entrypoint=command, submission_id=name, runtime_env=runtime_environment(excludes))
+        client.submit_job(
+            entrypoint=command,
+            submission_id=name,
+            runtime_env=runtime_environment(excludes),
+            entrypoint_num_gpus=gpus or None,
+        )
     except ValueError as error:
         raise ConfigError(f"submit: {error}") from None
     except RuntimeError as error:

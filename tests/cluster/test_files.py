@@ -12,16 +12,19 @@ import pytest
 import yaml
 
 import rtk
-from rtk.cli import main
+from rtk.cli import _parse, main
+from rtk.deploy.serving.access import TOKEN
+from rtk.deploy.serving.app import OPEN
+from rtk.deploy.serving.server import END_SECONDS
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHERS = sorted(CLUSTER.glob("*.yaml"))
-FILES = [*LAUNCHERS, *sorted(CLUSTER.glob("kuberay/*.yaml"))]
+FILES = [*LAUNCHERS, *sorted(CLUSTER.glob("kube*/*.yaml"))]
 
 
 def manifests(kind: str) -> list[dict]:
-    documents = (yaml.safe_load_all(path.read_text()) for path in CLUSTER.glob("kuberay/*.yaml"))
+    documents = (yaml.safe_load_all(path.read_text()) for path in CLUSTER.glob("kube*/*.yaml"))
     return [document for several in documents for document in several if document["kind"] == kind]
 
 
@@ -81,6 +84,25 @@ def test_the_job_runs_on_that_cluster_and_its_command_is_one(tmp_path, capsys):
     _, *command = shlex.split(job["spec"]["entrypoint"])
     assert main([*command, "--print-config"]) == 0
     assert "output: /shared/runs" in capsys.readouterr().out
+
+
+def test_the_server_is_reached_where_it_listens_and_has_its_token():
+    (deployment,), (service,) = manifests("Deployment"), manifests("Service")
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    _, *command = container["command"]
+    options = _parse(command)
+    (port,) = container["ports"]
+    assert (options.command, options.host, options.port) == ("serve", "0.0.0.0", port["containerPort"])
+    assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(options.port)
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": OPEN, "port": port["name"]}
+    assert [entry["name"] for entry in container["env"]] == [TOKEN]
+    assert pod["spec"]["terminationGracePeriodSeconds"] > END_SECONDS
+    assert service["spec"]["ports"][0]["targetPort"] == port["name"]
+    assert service["spec"]["selector"] == pod["metadata"]["labels"]
+    (scaler,) = manifests("HorizontalPodAutoscaler")
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
 
 
 def test_image_is_built_from_what_there_is():

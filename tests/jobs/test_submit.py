@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.listing import status_of
 from rtk.train.gauges import OF_RANK, OF_RUN, OF_TERM
+from tests.deploy.random_package import encoded, random_package
 
 pytestmark = pytest.mark.slow
 
@@ -186,6 +188,29 @@ def test_ctrl_c_leaves_a_job_or_stops_it_with_a_checkpoint(cluster, tmp_path):
     assert status_of(RunFolder(run_folder)) == "interrupted"
     assert has_checkpoint(run_folder / "checkpoints" / "last")
     assert not faults_of(run_folder / "checkpoints" / "last")
+
+
+def test_a_server_is_submitted_asked_and_stopped(cluster, tmp_path):
+    random_package().save(tmp_path / "package")
+    url, secret = f"http://127.0.0.1:{free_port()}", secrets.token_hex(16)
+    user = {**cluster, "RTK_SERVE_TOKEN": secret}
+    words = ["serve", str(tmp_path / "package"), "--port", url.rpartition(":")[2], "--no-wait", "--json"]
+    submitted = run(user, "rtk", "submit", *words)
+    assert submitted.returncode == 0, submitted.stderr
+    job = json.loads(submitted.stdout)["job"]
+    for _ in range(200):
+        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=10):
+            break
+        time.sleep(0.2)
+    asked = urllib.request.Request(f"{url}/predict", encoded(0), {"Authorization": f"Bearer {secret}"})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        assert json.loads(answer.read())["label"] in ("cat", "dog", "eel")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(urllib.request.Request(f"{url}/predict", encoded(0)), timeout=60)
+    logs = run(cluster, "rtk", "jobs", "logs", job).stdout
+    assert "serving random, step 7, 3 classes" in logs
+    assert secret not in logs + run(cluster, "rtk", "jobs", "ls", "--json").stdout
+    assert run(cluster, "rtk", "jobs", "stop", job).stdout == f"{job}: stopped\n"
 
 
 def test_a_stranger_without_the_token_is_refused(cluster, tmp_path):

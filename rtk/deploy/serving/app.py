@@ -1,0 +1,145 @@
+"""The HTTP interface of a packaged model: `POST /predict`, `GET /model`, `/status`, `/metrics`, `/health`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rtk.data.image import BadImageError
+from rtk.deploy.packaged_model import BATCH, PackagedModel, failed_row
+from rtk.deploy.serving.access import is_admitted
+from rtk.deploy.serving.batches import Batches, Row
+from rtk.deploy.serving.requests import Limits, images_of, is_json
+from rtk.deploy.serving.watch import Watch
+
+OPEN = "/health"  # needs no token: what restarts a server has none
+
+
+class Service:
+    """A packaged model that answers requests.
+
+    Args:
+        model: on its device.
+        limits: of what requests bring.
+        sha256: of the token that they bring; None: they need none.
+        decoders: threads that decode images.
+    """
+
+    def __init__(self, model: PackagedModel, limits: Limits, sha256: str | None, decoders: int) -> None:
+        self.model, self.limits, self.sha256 = model, limits, sha256
+        self.watch = Watch(model.origin, model.expected)
+        self._batches = Batches(model.predict_pixels, BATCH)
+        self._decoders = ThreadPoolExecutor(decoders, "decode")
+
+    async def predict(self, request: Request) -> Response:
+        """`POST /predict`: the row of an image (422 where it cannot be read), or `predictions` of several."""
+        several = is_json(request)
+        body = await self.limits.read(request)
+        with self.limits.holding(body):
+            if several:
+                images = await self._run(images_of, body)
+                rows = await asyncio.gather(*map(self._row, images))
+                return as_json({"predictions": rows})
+            row = await self._row(body)
+            return as_json(row, 422 if row["error"] else 200)
+
+    async def _row(self, encoded: bytes) -> Row:
+        """What `rtk predict` says of an image, counted."""
+        try:
+            pixels: np.ndarray = await self._run(self.model.preprocessing, encoded)
+            row = await self._batches.predict(pixels) | {"error": None}
+        except BadImageError as error:
+            row = failed_row(error)
+        self.watch.note(row)
+        return row
+
+    async def _run(self, function: Callable[[bytes], Any], argument: bytes) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, argument)
+
+    async def describe(self) -> Response:
+        """`GET /model`: what is served."""
+        model, rule = self.model, self.model.rule
+        scores = {"confidence": rule.confidence, "ood_score": rule.ood_score}
+        thresholds = {"tau_id": rule.tau_id, "tau_ood": rule.tau_ood, "risk": rule.risk}
+        said = {"promise": rule.promise(), "made_from": rule.made_from}
+        return as_json({"origin": model.origin, "classes": model.classes, **scores, **thresholds, **said})
+
+    async def status(self) -> Response:
+        """`GET /status`: how many images got each decision, and whether that is as expected."""
+        return as_json(self.watch.status())
+
+    async def metrics(self) -> Response:
+        """`GET /metrics`: for Prometheus."""
+        return Response(self.watch.prometheus(), media_type=CONTENT_TYPE_LATEST)
+
+    async def health(self) -> Response:
+        """`GET /health`."""
+        return as_json({"status": "ok"})
+
+    async def answer(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Around every request: its token, its time, and which model has answered it."""
+        begin = time.perf_counter()
+        if request.url.path != OPEN and not is_admitted(request.headers.get("authorization"), self.sha256):
+            response = refusal(401, "wanted the header Authorization: Bearer TOKEN, with the server's token")
+        else:
+            response = await call(request)
+        if request.url.path == "/predict":
+            self.watch.note_request(time.perf_counter() - begin, response.status_code)
+        origin = self.model.origin
+        response.headers["rtk-model"] = quote(f"{origin['run']}@{origin['step']}")
+        return response
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application; it has no pages of documentation, which would load scripts of other servers."""
+    app = FastAPI(title="rtk", openapi_url=None)
+    app.add_api_route("/predict", service.predict, methods=["POST"])
+    for path, action in (("/model", service.describe), ("/status", service.status)):
+        app.add_api_route(path, action)
+    for path, action in (("/metrics", service.metrics), (OPEN, service.health)):
+        app.add_api_route(path, action)
+    app.middleware("http")(service.answer)
+    app.exception_handler(HTTPException)(_as_refusal)
+    app.exception_handler(Exception)(_as_failure)
+    return app
+
+
+async def _as_refusal(request: Request, error: HTTPException) -> Response:
+    return refusal(error.status_code, error.detail, dict(error.headers or {}))
+
+
+async def _as_failure(request: Request, error: Exception) -> Response:
+    return refusal(500, f"{type(error).__name__}: {error}")
+
+
+def refusal(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+    """A JSON object with `error`."""
+    response = as_json({"error": reason}, status)
+    response.headers.update(headers or {})
+    return response
+
+
+def as_json(content: Any, status: int = 200) -> Response:
+    """JSON, in which numbers that it has no word for are null."""
+    return Response(json.dumps(_finite(content), allow_nan=False), status, media_type="application/json")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,72 @@
+"""The server's process: its socket, its signals, and its end."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from rtk.config.errors import ConfigError
+from rtk.deploy.serving.access import is_loopback
+
+BACKLOG = 1024
+IDLE_SECONDS = 30
+END_SECONDS = 30  # for what is being answered when the server is stopped
+ANY = ("0.0.0.0", "::")  # nosec B104  # compared with, not listened at
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one.
+
+    Raises:
+        ConfigError: naming the port, where something else has it or the address is not of this machine.
+    """
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+        )
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"--host {host} --port {port}: cannot listen there ({error})") from None
+
+
+def address_of(listener: socket.socket, secure: bool) -> str:
+    """URL by which a server is reached: of this machine's name where it listens at all its addresses."""
+    host, port = listener.getsockname()[:2]
+    named = socket.gethostname() if host in ANY else f"[{host}]" if ":" in host else host
+    return f"http{'s' * secure}://{named}:{port}"
+
+
+def make_server(
+    app: FastAPI, host: str, needs_token: bool, tls: tuple[Path, Path] | None = None
+) -> uvicorn.Server:
+    """What answers until a signal ends it; what is being answered then is answered first.
+
+    Without a token only names of this machine are answered to: a page in its browser could have another name
+    lead here.
+
+    Args:
+        app: of `make_app`.
+        host: that it will listen at.
+        needs_token: whether requests bring one.
+        tls: files of the certificate and of its key.
+    """
+    if not needs_token and is_loopback(host):
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
+    secrets: dict[str, Any] = {}
+    if tls is not None:
+        secrets = {"ssl_certfile": str(tls[0]), "ssl_keyfile": str(tls[1])}
+    settings = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",  # its part of the end prints a traceback
+        server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=END_SECONDS,
+        **secrets,
+    )
+    return uvicorn.Server(settings)
