@@ -10,8 +10,11 @@ For each part and method, `rtk sweep`'s search comes first: six trials of half t
 alone, the same budget and number of values for each method. Then every seed is trained with the best values
 and evaluated with the scores that suit the backbone; a JSON line of it is appended to `OUTPUT/rows.jsonl`,
 and its checkpoints are deleted. A seed of all methods comes before the next seed, so that tables are there
-early. The whole is sized for some four hours of a machine of two cores. The page has tables with paired
-bootstrap intervals over the seeds, a figure, costs, and what was cut.
+early. The page has tables with paired bootstrap intervals over the seeds, a figure, costs, and what was cut.
+
+The whole is sized for some four hours of a machine of two cores. Two processes with the same `--output` may
+run beside each other there, each with `--methods` of its own and `--threads 1`: one cuts a data set while the
+other waits. The seconds in their rows are then those of a machine that is shared.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from study_page import write_study_page
 from study_plan import METHODS, PARTS, SEEDS, TRIALS, prepare_part, run_config, space_of, word
 
 from rtk.evaluate.evaluate import evaluate_run
+from rtk.runs.atomic import write_text
 from rtk.runs.data_record import ENVIRONMENT
 from rtk.runs.folder import RunFolder
 from rtk.runs.results import read_result
@@ -55,12 +59,9 @@ class Study:
         self.file = self.folder / "rows.jsonl"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of the finished runs."""
-        return (
-            [json.loads(line) for line in self.file.read_text("utf-8").splitlines()]
-            if self.file.exists()
-            else []
-        )
+        """Rows of the finished runs; one that another process is just adding is not yet there."""
+        text = self.file.read_text("utf-8") if self.file.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def run_all(self) -> bool:
         """Run what is missing; False where time was up first."""
@@ -88,8 +89,8 @@ class Study:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row, whole, and say what it is."""
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with self.file.open("ab", buffering=0) as file:  # one write: those of two processes do not mix
+            file.write((json.dumps(row) + "\n").encode())
         shown = {key: round(row["summary"][key], 4) for key in ("accuracy", "aurc") if key in row["summary"]}
         print(
             f"{row['part']}, {row['method']}, seed {row['seed']}: {shown}, {row['seconds']:.0f} s", flush=True
@@ -116,7 +117,7 @@ class Study:
         values = searched_values(space, best.params)
         kept.parent.mkdir(exist_ok=True)
         found = {"values": values, "seconds": time.monotonic() - started, "trials": space.trials}
-        kept.write_text(json.dumps(found), encoding="utf-8")
+        write_text(kept, json.dumps(found))
         for checkpoints in sweep.path.glob("trial-*/checkpoints"):
             shutil.rmtree(checkpoints)
         print(f"{part}, {method}: {values} of {space.trials} trials in {found['seconds']:.0f} s", flush=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from rtk.config.load import load_config
 from rtk.config.schema import RunConfig
 from rtk.config.search_space import SearchSpace
@@ -138,9 +140,23 @@ TEST_SHARE, VALIDATION_SHARE = 0.25, 0.2  # of a set without a test; of what is 
 
 
 def prepare_part(part: Part, data: Path, folder: Path) -> Path:
-    """Write a part's sets once: `train`, `test`, `near`, and each OOD set as `ood/NAME`, cut to its sizes."""
-    if (folder / "done").exists():
-        return folder
+    """The folder of a part's sets, cut once: a second process waits until the first has cut all of them.
+
+    Args:
+        part: what to cut.
+        data: folder of the prepared sets that it is cut from.
+        folder: of the part's own; `done` in it says that it is whole, else it is cut anew.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / "done").exists():
+            cut_part(part, data, folder)
+            (folder / "done").touch()
+    return folder
+
+
+def cut_part(part: Part, data: Path, folder: Path) -> None:
+    """Write `train` and `test`, and each OOD set (`near`, `near_train`, ...) as `NAME/NAME`, cut to size."""
     files = {role: data / f"{path}.parquet" for role, path in part.sources.items()}
     if "test" not in files:
         cut = cut_in_two(files["train"], folder)
@@ -155,8 +171,6 @@ def prepare_part(part: Part, data: Path, folder: Path) -> Path:
     for name, path in {**part.near, **part.far}.items():
         whole = open_dataset(data / f"{path}.parquet")
         choose_images(whole, whole.classes, folder / name, name, MOST_TEST)
-    (folder / "done").touch()
-    return folder
 
 
 def cut_in_two(source: Path, folder: Path) -> Path:
