@@ -127,7 +127,7 @@ def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = No
             name=ARTIFACT,
             loader_module=MLflowModel.__module__,
             data_path=str(folder),
-            signature=_signature(),
+            signature=signature(),
             pip_requirements=[f"reliability-toolkit{'[lora]' if needs_peft else ''}=={__version__}"],
             registered_model_name=registered_name,
         )
@@ -135,7 +135,8 @@ def log_to_mlflow(run: RunFolder, folder: Path, registered_name: str | None = No
     return str(logged.model_uri)
 
 
-def _signature() -> Any:
+def signature() -> Any:
+    """MLflow's, of what goes into a packaged model and comes out."""
     from mlflow.models import infer_signature
 
     outputs = pd.DataFrame([dict.fromkeys(FIELDS, 0.5) | {"label": "a", "decision": "accept", "error": ""}])

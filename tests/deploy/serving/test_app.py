@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -175,8 +176,6 @@ def test_more_than_the_memory_is_for_is_refused_until_there_is_room(packaged):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(packaged, monkeypatch):
-    import socket
-
     monkeypatch.setattr(requests, "BODY_SECONDS", 0.1)
     with serving(packaged) as url:
         port = int(url.rpartition(":")[2])
@@ -207,3 +206,9 @@ def test_a_port_that_is_taken_is_named():
         listen("127.0.0.1", 2**20)
     with pytest.raises(ConfigError, match="cannot listen there"):
         listen("no such host", 0)
+
+
+def test_the_address_is_one_that_others_can_use():
+    for host, named in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("0.0.0.0", socket.gethostname())):
+        with listen(host, 0) as listener:
+            assert address_of(listener, host == "::1").startswith(f"http{'s' * (host == '::1')}://{named}:")
