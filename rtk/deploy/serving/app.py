@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from rtk.deploy.serving.batches import Batches, Row
 from rtk.deploy.serving.requests import Limits, images_of, is_json
 from rtk.deploy.serving.watch import Watch
 
+logger = logging.getLogger(__name__)
 OPEN = "/health"  # needs no token: what restarts a server has none
 
 
@@ -47,8 +49,7 @@ class Service:
     async def predict(self, request: Request) -> Response:
         """`POST /predict`: the row of an image (422 where it cannot be read), or `predictions` of several."""
         several = is_json(request)
-        body = await self.limits.read(request)
-        with self.limits.holding(body):
+        async with self.limits.body(request) as body:
             if several:
                 images = await self._run(images_of, body)
                 rows = await asyncio.gather(*map(self._row, images))
@@ -95,12 +96,19 @@ class Service:
         if request.url.path != OPEN and not is_admitted(request.headers.get("authorization"), self.sha256):
             response = refusal(401, "wanted the header Authorization: Bearer TOKEN, with the server's token")
         else:
-            response = await call(request)
+            response = await self._answer(request, call)
         if request.url.path == "/predict":
             self.watch.note_request(time.perf_counter() - begin, response.status_code)
         origin = self.model.origin
         response.headers["rtk-model"] = quote(f"{origin['run']}@{origin['step']}")
         return response
+
+    async def _answer(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        try:
+            return await call(request)
+        except Exception as error:  # of the model, or of rtk: the server goes on
+            logger.exception("%s %s failed", request.method, request.url.path)
+            return refusal(500, f"{type(error).__name__}: {error}")
 
 
 def make_app(service: Service) -> FastAPI:
@@ -113,16 +121,11 @@ def make_app(service: Service) -> FastAPI:
         app.add_api_route(path, action)
     app.middleware("http")(service.answer)
     app.exception_handler(HTTPException)(_as_refusal)
-    app.exception_handler(Exception)(_as_failure)
     return app
 
 
 async def _as_refusal(request: Request, error: HTTPException) -> Response:
     return refusal(error.status_code, error.detail, dict(error.headers or {}))
-
-
-async def _as_failure(request: Request, error: Exception) -> Response:
-    return refusal(500, f"{type(error).__name__}: {error}")
 
 
 def refusal(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:

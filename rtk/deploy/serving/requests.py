@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -52,40 +52,41 @@ class Limits:
         self.each, self.all_together = each, all_together
         self._held = 0
 
-    async def read(self, request: Request) -> bytes:
-        """The body of a request; what it holds counts until `released`.
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, which counts as held from its first piece until it is answered.
 
         Raises:
-            HTTPException: 400 there is none; 408 it comes too slowly; 413 it is too large; 503 too much is
-                being answered.
+            HTTPException: 400 there is none; 408 it is too slow; 413 it is too large; 503 too much is held.
         """
+        pieces: list[bytes] = []
+        try:
+            await self._read_in_time(request, pieces)
+            body = b"".join(pieces)
+            if not body:
+                raise HTTPException(400, f"got an empty body; {HOW}")
+            yield body
+        finally:
+            self._held -= sum(map(len, pieces))
+
+    async def _read_in_time(self, request: Request, pieces: list[bytes]) -> None:
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await self._read(request)
+                await self._read(request, pieces)
         except TimeoutError:
             raise HTTPException(408, f"the body took more than {BODY_SECONDS:g} s") from None
-        if not body:
-            raise HTTPException(400, f"got an empty body; {HOW}")
-        return body
 
-    async def _read(self, request: Request) -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            if len(body) + len(chunk) > self.each:
+    async def _read(self, request: Request, pieces: list[bytes]) -> None:
+        """Add the pieces of a body, and count them."""
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > self.each:
                 raise HTTPException(413, f"got more than {self.each / MIB:g} MiB, the most of a request")
-            if self._held + len(body) + len(chunk) > self.all_together:
+            if self._held + len(piece) > self.all_together:
                 raise HTTPException(503, "busy: too many images are being answered", {"Retry-After": "1"})
-            body += chunk
-        return bytes(body)
-
-    @contextmanager
-    def holding(self, body: bytes) -> Iterator[None]:
-        """Count a body while it is answered."""
-        self._held += len(body)
-        try:
-            yield
-        finally:
-            self._held -= len(body)
+            pieces.append(piece)
+            self._held += len(piece)
 
 
 def is_json(request: Request) -> bool:

@@ -69,6 +69,8 @@ def make_server(
         access_log=False,
         lifespan="off",  # its part of the end prints a traceback
         server_header=False,
+        backlog=BACKLOG,
+        limit_concurrency=BACKLOG,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=END_SECONDS,
         **secrets,

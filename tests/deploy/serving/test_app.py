@@ -175,6 +175,19 @@ def test_more_than_the_memory_is_for_is_refused_until_there_is_room(packaged):
         assert ask(f"{url}/predict", padded)[0] == 200
 
 
+def test_what_is_still_coming_counts_too(packaged):
+    with serving(packaged, limits=(4 * KIB, 3 * KIB)) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 60) as slow:
+            head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n"
+            slow.sendall(head + bytes(2500))
+            until = time.monotonic() + 60
+            while ask(f"{url}/predict", encoded(0) + bytes(KIB))[0] != 503:  # it has not arrived yet
+                assert time.monotonic() < until
+            slow.close()
+        while ask(f"{url}/predict", encoded(0) + bytes(KIB))[0] == 503:
+            assert time.monotonic() < until
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(packaged, monkeypatch):
     monkeypatch.setattr(requests, "BODY_SECONDS", 0.1)
     with serving(packaged) as url:
@@ -190,11 +203,12 @@ def test_a_failure_of_the_model_is_an_answer(packaged):
             raise ValueError("confidence and ood_score: got NaN, wanted numbers")
 
     with serving(Broken(**vars(packaged))) as url:
-        status, said, _ = ask(f"{url}/predict", encoded(0))
-        assert status == 500
+        status, said, headers = ask(f"{url}/predict", encoded(0))
+        assert (status, headers["rtk-model"]) == (500, "random%407")
         assert "got NaN" in said
-        time.sleep(0.05)
         assert ask(f"{url}/health")[0] == 200
+        with urlopen(f"{url}/metrics", timeout=60) as answer:
+            assert 'rtk_served_refused_total{status="500"} 1.0' in answer.read().decode()
 
 
 def test_a_port_that_is_taken_is_named():
