@@ -12,7 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -32,6 +31,7 @@ FORMAT = 1
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 MOST_CLASSES, LARGEST_SIDE = 1_000_000, 8192
 LONGEST = 60  # characters of a value that is shown
+ImageCount = Annotated[int, Field(ge=0, le=2**53)]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
@@ -59,7 +59,7 @@ class Description(BaseModel):
     rule: DecisionRule
     ensemble: EnsembleConfig | None = None
     plugins: dict[str, str] = Field(default_factory=dict)
-    expected: dict[Literal["accept", "likely-wrong", "unfamiliar"], NonNegativeInt] | None = None
+    expected: dict[Literal["accept", "likely-wrong", "unfamiliar"], ImageCount] | None = None
 
     @model_validator(mode="after")
     def _thresholds_decide(self) -> Description:

@@ -44,6 +44,10 @@ def changed(folder, change) -> None:
         ("preprocessing.interpolation", "x", "preprocessing.interpolation: got 'x'"),
         ("rule.ood_score", "vim", "scores.safetensors: has no 'vim', by which model.json decides"),
         ("format", 2, "format 2, wanted 1"),
+        ("expected", {"accept": 1}, "wanted how many images got accept, likely-wrong, unfamiliar"),
+        ("expected", {"accept": 0, "likely-wrong": 0, "unfamiliar": 0}, "expected: got {'accept': 0"),
+        ("expected", {"accept": -1, "likely-wrong": 0, "unfamiliar": 0}, "expected.accept: got -1"),
+        ("expected", {"accept": 10**30, "likely-wrong": 0, "unfamiliar": 0}, "expected.accept: got 10"),
     ],
 )
 def test_what_does_not_fit_is_named(folder, key, value, said):

@@ -22,7 +22,7 @@ from rtk.evaluate.sets import evaluation_config
 from rtk.report.run_page import write_report
 from rtk.runs.results import read_result, read_scores
 from rtk.scores import compute_score
-from rtk.scores.decision import DecisionRule, decide
+from rtk.scores.decision import DECISIONS, DecisionRule, decide
 from rtk.scores.threshold_search import choose_thresholds, combine
 from tests.evaluate.conftest import copy_of
 
@@ -124,7 +124,10 @@ def test_thresholds_can_be_chosen_on_images_that_a_user_gives_for_it(run, tmp_pa
     assert "of the calibration images accepted" in said
     assert "  calibration: 70 images" in said
     assert "thresholds chosen on calibration images" in write_report([run]).read_text()
-    packaged = PackagedModel.load(export_run(run)).rule
+    exported, test = PackagedModel.load(export_run(run)), result["decision"]["test"]
+    shares = {name: count / test["images"] for name, count in exported.expected.items()}
+    assert shares == pytest.approx({name: test[name] for name in DECISIONS})
+    packaged = exported.rule
     assert (
         packaged.guarantee.calibration == packaged.made_from["calibration"] == rule.made_from["calibration"]
     )
