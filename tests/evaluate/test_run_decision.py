@@ -124,7 +124,7 @@ def test_thresholds_can_be_chosen_on_images_that_a_user_gives_for_it(run, tmp_pa
     assert "of the calibration images accepted" in said
     assert "  calibration: 70 images" in said
     assert "thresholds chosen on calibration images" in write_report([run]).read_text()
-    exported, test = PackagedModel.load(export_run(run)), result["decision"]["test"]
+    exported, test = PackagedModel.load(export_run(run)), read_result(run)["decision"]["test"]
     shares = {name: count / test["images"] for name, count in exported.expected.items()}
     assert shares == pytest.approx({name: test[name] for name in DECISIONS})
     packaged = exported.rule
