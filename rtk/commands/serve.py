@@ -10,6 +10,7 @@ from rtk.commands.parsers import Options, Parsers, add_command, add_json, add_pl
 
 PORT = 8000
 MOST_MIB = 32  # of a request
+KEPT = 1000  # images
 TIMES = 16  # so many of the largest may be answered at once
 
 
@@ -41,6 +42,15 @@ def add(commands: Parsers) -> None:
         help="hash of the token that requests bring (default: of the variable RTK_SERVE_TOKEN; beyond this "
         "machine there has to be one)",
     )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="keep a sample of the images there, by predicted class, to label",
+    )
+    parser.add_argument(
+        "--keep-images", type=positive, default=KEPT, metavar="N", help=f"how many (default: {KEPT:,})"
+    )
     parser.add_argument("--tls-certificate", type=Path, metavar="FILE", help="answer over HTTPS")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="of the certificate")
     add_plugin(parser, "what the model was exported with")
@@ -53,6 +63,7 @@ def run(options: Options) -> int:
     from rtk.deploy.serving.access import check_exposure, token_hash
     from rtk.deploy.serving.app import Service, make_app
     from rtk.deploy.serving.requests import MIB, Limits
+    from rtk.deploy.serving.sample import Sample
     from rtk.deploy.serving.server import address_of, listen, make_server
     from rtk.runtime.interrupts import raise_termination
 
@@ -63,9 +74,11 @@ def run(options: Options) -> int:
     with listen(options.host, options.port) as listener:  # before a model is loaded in vain
         model = open_model(options.model, options.output, options.plugin, options.device)
         limits = Limits(options.max_mib * MIB, TIMES * options.max_mib * MIB)
-        app = make_app(Service(model, limits, sha256, threads))
+        sample = Sample(options.keep, options.keep_images, model.classes) if options.keep else None
+        app = make_app(Service(model, limits, sha256, threads, sample))
         url = address_of(listener, tls is not None)
         said = {"url": url, "origin": model.origin, "needs_token": sha256 is not None}
+        said |= {"kept": str(sample.folder)} if sample else {}
         if options.json:
             print(json.dumps(said), flush=True)  # one line, for its reader waits for no end
         else:
@@ -111,4 +124,6 @@ def _print_start(said: dict[str, Any], classes: int, promise: str) -> None:
     print(printable(f"serving {origin['run']}, step {origin['step']}, {classes} classes: {url}"))
     print(printable(promise))
     print(f"try: curl{token} --data-binary @photo.jpg {url}/predict")
+    if "kept" in said:
+        print(printable(f"keeping a sample of the images in {said['kept']}"))
     print(f"watch: {url}/status, {url}/metrics (Prometheus). Ctrl-C ends it.", flush=True)

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from rtk.deploy.packaged_model import BATCH, PackagedModel, failed_row
 from rtk.deploy.serving.access import is_admitted
 from rtk.deploy.serving.batches import Batches, Row
 from rtk.deploy.serving.requests import Limits, images_of, is_json
+from rtk.deploy.serving.sample import Sample
 from rtk.deploy.serving.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -38,10 +40,18 @@ class Service:
         limits: of what requests bring.
         sha256: of the token that they bring; None: they need none.
         decoders: threads that decode images.
+        sample: keeps some of the images; None: none is kept.
     """
 
-    def __init__(self, model: PackagedModel, limits: Limits, sha256: str | None, decoders: int) -> None:
-        self.model, self.limits, self.sha256 = model, limits, sha256
+    def __init__(
+        self,
+        model: PackagedModel,
+        limits: Limits,
+        sha256: str | None,
+        decoders: int,
+        sample: Sample | None = None,
+    ) -> None:
+        self.model, self.limits, self.sha256, self.sample = model, limits, sha256, sample
         self.watch = Watch(model.origin, model.expected)
         self._batches = Batches(model.predict_pixels, BATCH)
         self._decoders = ThreadPoolExecutor(decoders, "decode")
@@ -58,10 +68,12 @@ class Service:
             return as_json(row, 422 if row["error"] else 200)
 
     async def _row(self, encoded: bytes) -> Row:
-        """What `rtk predict` says of an image, counted."""
+        """What `rtk predict` says of an image, counted; some are kept."""
         try:
             pixels: np.ndarray = await self._run(self.model.preprocessing, encoded)
             row = await self._batches.predict(pixels) | {"error": None}
+            if self.sample is not None:
+                await self._run(partial(self.sample.offer, row=row), encoded)
         except BadImageError as error:
             row = failed_row(error)
         self.watch.note(row)
