@@ -46,7 +46,7 @@ def add(commands: Parsers) -> None:
         "--keep",
         type=Path,
         metavar="DIR",
-        help="keep a sample of the images there, by predicted class, to label",
+        help="keep a sample of the images there, to label and calibrate on",
     )
     parser.add_argument(
         "--keep-images", type=positive, default=KEPT, metavar="N", help=f"how many (default: {KEPT:,})"

@@ -21,6 +21,7 @@ from rtk.config import ConfigError
 from rtk.deploy.serving import requests
 from rtk.deploy.serving.app import Service, make_app
 from rtk.deploy.serving.requests import Limits
+from rtk.deploy.serving.sample import Sample
 from rtk.deploy.serving.server import address_of, listen, make_server
 from tests.deploy.random_package import encoded
 
@@ -29,10 +30,10 @@ KIB = 2**10
 
 
 @contextmanager
-def serving(packaged, sha256=None, limits=(64 * KIB, 128 * KIB)):
+def serving(packaged, sha256=None, limits=(64 * KIB, 128 * KIB), sample=None):
     """URL of a server in a thread of this process."""
     with listen("127.0.0.1", 0) as listener:
-        app = make_app(Service(packaged, Limits(*limits), sha256, 2))
+        app = make_app(Service(packaged, Limits(*limits), sha256, 2, sample))
         server = make_server(app, "127.0.0.1", sha256 is not None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -209,6 +210,16 @@ def test_a_failure_of_the_model_is_an_answer(packaged):
         assert ask(f"{url}/health")[0] == 200
         with urlopen(f"{url}/metrics", timeout=60) as answer:
             assert 'rtk_served_refused_total{status="500"} 1.0' in answer.read().decode()
+
+
+def test_what_is_answered_may_be_kept(packaged, tmp_path):
+    sample = Sample(tmp_path, 100, packaged.classes)
+    with serving(packaged, sample=sample) as url:
+        ask(f"{url}/predict", as_json(encoded(0), b"no image", encoded(1), encoded(0)), "application/json")
+    rows = packaged.predict([encoded(0), encoded(1)])
+    wanted = [(row["label"], image) for row, image in zip(rows, (encoded(0), encoded(1)), strict=True)]
+    found = [(path.parent.name, path.read_bytes()) for path in sample.folder.glob("*/*")]
+    assert sorted(found) == sorted(wanted)
 
 
 def test_a_port_that_is_taken_is_named():

@@ -15,9 +15,8 @@ from rtk.deploy.serving.sample import Sample
 from tests.deploy.random_package import CLASSES, encoded
 
 IMAGES = [encoded(seed) for seed in range(30)]
-ROWS = [
-    {"label": CLASSES[seed % 3], "decision": "accept" if seed % 2 else "unfamiliar"} for seed in range(30)
-]
+DECISIONS = ("unfamiliar", "accept")
+ROWS = [{"label": CLASSES[seed % 3], "decision": DECISIONS[seed % 2]} for seed in range(30)]
 
 
 def kept(sample: Sample) -> dict[str, str]:
