@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 MIB = 2**20
 MOST_IMAGES = 1024  # in one request
@@ -75,6 +75,8 @@ class Limits:
                 await self._read(request, pieces)
         except TimeoutError:
             raise HTTPException(408, f"the body took more than {BODY_SECONDS:g} s") from None
+        except ClientDisconnect:  # nobody hears it, but it is counted, and is no failure of the server
+            raise HTTPException(400, "the body broke off") from None
 
     async def _read(self, request: Request, pieces: list[bytes]) -> None:
         """Add the pieces of a body, and count them."""
@@ -107,6 +109,10 @@ def images_of(body: bytes) -> list[bytes]:
     Raises:
         HTTPException: 400, naming what is wrong with it.
     """
+    if body.count(b",") >= 2 * MOST_IMAGES:  # base64 has none; pydantic takes seconds and a GiB for millions
+        raise HTTPException(
+            400, f"body: got far more than {MOST_IMAGES} images, the most of a request; {HOW}"
+        )
     try:
         return Images.model_validate_json(body).images
     except ValidationError as error:

@@ -16,6 +16,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from starlette.exceptions import HTTPException
 
 from rtk.config import ConfigError
 from rtk.deploy.serving import requests
@@ -120,6 +121,15 @@ def test_what_is_wrong_with_a_request_is_named(url, body, kind, status, said):
     assert said in json.loads(answer)["error"]
 
 
+@pytest.mark.parametrize("values", ['"%d": 1', "[%d]", '"%d"'])
+def test_a_flood_of_values_is_not_taken_apart(monkeypatch, values):
+    monkeypatch.setattr(requests, "Images", None)  # is not asked
+    body = "{" + ",".join(values % number for number in range(3000)) + "}"
+    with pytest.raises(HTTPException) as error:
+        requests.images_of(body.encode())
+    assert error.value.detail.startswith("body: got far more than 1024 images")
+
+
 def test_the_model_says_what_it_is_and_promises(packaged, url):
     _, said, _ = ask(f"{url}/model")
     assert said["origin"] == {"run": "random", "step": 7}
@@ -187,6 +197,19 @@ def test_what_is_still_coming_counts_too(packaged):
             slow.close()
         while ask(f"{url}/predict", encoded(0) + bytes(KIB))[0] == 503:
             assert time.monotonic() < until
+
+
+def test_a_body_that_breaks_off_is_no_failure_of_the_server(packaged, caplog):
+    with serving(packaged) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 60) as client:
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+        until, text = time.monotonic() + 60, ""
+        while "rtk_served_refused_total{" not in text:
+            assert time.monotonic() < until
+            with urlopen(f"{url}/metrics", timeout=60) as answer:
+                text = answer.read().decode()
+    assert 'rtk_served_refused_total{status="400"} 1.0' in text
+    assert not caplog.records
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(packaged, monkeypatch):
