@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import chi2
@@ -9,6 +13,7 @@ from scipy.stats import chi2
 from rtk.deploy.serving.watch import Watch, p_value
 from rtk.scores.decision import ACCEPT, DECISIONS, LIKELY_WRONG, UNFAMILIAR
 
+DASHBOARD = Path(__file__).parents[3] / "cluster" / "kubernetes" / "grafana.json"
 ORIGIN = {"run": "flowers", "step": 7}
 EXPECTED = {ACCEPT: 800, LIKELY_WRONG: 150, UNFAMILIAR: 50}
 
@@ -82,3 +87,19 @@ def test_prometheus_gets_all_of_it():
     assert samples["rtk_served_model", "flowers", "7"] == 1
     assert samples[("rtk_served_seconds_count",)] == 1
     assert samples["rtk_served_refused_total", "413"] == 1
+
+
+def test_the_dashboard_shows_all_that_is_exported():
+    watch = Watch(ORIGIN, EXPECTED)
+    note(watch, accept=1)
+    watch.note_request(0.03, 413)
+    exported = set(
+        re.findall(r"^# TYPE (rtk_served_\w+?)(?:_total)? \w+$", watch.prometheus().decode(), re.M)
+    )
+    exported -= {name for name in exported if name.endswith("_created")}
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    texts = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    texts.append(dashboard["templating"]["list"][1]["query"]["query"])
+    shown = {name for text in texts for name in re.findall(r"rtk_served_\w+", text)}
+    assert {re.sub("_(total|bucket)$", "", name) for name in shown} == exported
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
