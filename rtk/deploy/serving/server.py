@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rtk.config.errors import ConfigError
 from rtk.deploy.serving.access import is_loopback
 
 BACKLOG = 1024
-IDLE_SECONDS = 30
+IDLE_SECONDS = 30  # of a connection until the next request has begun
 END_SECONDS = 30  # for what is being answered when the server is stopped
 
 
@@ -44,6 +46,26 @@ def address_of(listener: socket.socket, secure: bool) -> str:
     return f"http{'s' * secure}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+class Connection(H11Protocol):
+    """A connection that is closed where the head of a request does not come within `timeout_keep_alive`.
+
+    uvicorn starts that time after an answer only, and stops it at any byte: as many connections as it allows,
+    which say nothing or a byte now and then, would shut out everybody for ever, without a token.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the time goes on until a request has begun, which stops it."""
+        self.conn.receive_data(data)
+        self.handle_events()
+
+
 def make_server(
     app: FastAPI, host: str, needs_token: bool, tls: tuple[Path, Path] | None = None
 ) -> uvicorn.Server:
@@ -65,6 +87,8 @@ def make_server(
         secrets = {"ssl_certfile": str(tls[0]), "ssl_keyfile": str(tls[1])}
     settings = uvicorn.Config(
         app,
+        http=Connection,
+        ws="none",
         log_level="warning",
         access_log=False,
         lifespan="off",  # its part of the end prints a traceback

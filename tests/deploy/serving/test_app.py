@@ -19,7 +19,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from rtk.config import ConfigError
-from rtk.deploy.serving import requests
+from rtk.deploy.serving import requests, server
 from rtk.deploy.serving.app import Service, make_app
 from rtk.deploy.serving.requests import Limits
 from rtk.deploy.serving.sample import Sample
@@ -28,6 +28,7 @@ from tests.deploy.random_package import encoded
 
 TOKEN = "a-secret-of-some-length"
 KIB = 2**10
+HOST = "127.0.0.1"
 
 
 @contextmanager
@@ -35,13 +36,13 @@ def serving(packaged, sha256=None, limits=(64 * KIB, 128 * KIB), sample=None):
     """URL of a server in a thread of this process."""
     with listen("127.0.0.1", 0) as listener:
         app = make_app(Service(packaged, Limits(*limits), sha256, 2, sample))
-        server = make_server(app, "127.0.0.1", sha256 is not None)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        running = make_server(app, "127.0.0.1", sha256 is not None)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             yield address_of(listener, False)
         finally:
-            server.should_exit = True
+            running.should_exit = True
             thread.join(60)
 
 
@@ -49,6 +50,10 @@ def serving(packaged, sha256=None, limits=(64 * KIB, 128 * KIB), sample=None):
 def url(packaged):
     with serving(replace(packaged, expected={"accept": 6, "likely-wrong": 3, "unfamiliar": 1})) as found:
         yield found
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def ask(url: str, body: bytes | None = None, kind: str = "", **headers: str):
@@ -219,6 +224,37 @@ def test_a_body_that_does_not_come_is_not_waited_for(packaged, monkeypatch):
         with socket.create_connection(("127.0.0.1", port), 60) as client:
             client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
             assert client.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("pieces", [[], [b"GET /health HTTP/1.1\r\n", *[b"a: b\r\n"] * 100]])
+def test_a_connection_that_asks_nothing_is_closed(packaged, monkeypatch, pieces):
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.2)
+    with serving(packaged) as url, socket.create_connection((HOST, port_of(url)), 0.05) as client:
+        left, until = iter(pieces), time.monotonic() + 60
+        while not is_closed(client):
+            assert time.monotonic() < until
+            client.sendall(next(left, b""))
+
+
+def is_closed(client: socket.socket) -> bool:
+    """Whether the other side has closed a connection; waits as long as its timeout is."""
+    try:
+        return client.recv(1000) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_slow_answer_is_not_cut_off(packaged, monkeypatch):
+    class Slow(type(packaged)):
+        def predict_pixels(self, pixels):
+            time.sleep(0.6)
+            return super().predict_pixels(pixels)
+
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.2)
+    with serving(Slow(**vars(packaged))) as url:
+        assert ask(f"{url}/predict", encoded(0))[0] == 200
 
 
 def test_a_failure_of_the_model_is_an_answer(packaged):
