@@ -112,7 +112,9 @@ def _tls(options: Options) -> tuple[Path, Path] | None:
             options.tls_certificate, options.tls_key, password=lambda: ""
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--tls-certificate {options.tls_certificate}: {error}") from None
+        given = f"--tls-certificate {options.tls_certificate} --tls-key {options.tls_key}"
+        wanted = "wanted PEM files of a certificate and of its key, without a password"
+        raise ConfigError(f"{given}: {wanted} ({error})") from None
     return options.tls_certificate, options.tls_key
 
 

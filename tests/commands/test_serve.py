@@ -71,7 +71,7 @@ def test_what_cannot_be_served_is_said_before_anything_is_loaded(package, tmp_pa
     assert "got one of them, wanted both" in refused(capsys, "nowhere", "--tls-key", "a")
     nowhere = ["--tls-key", str(tmp_path / "a"), "--tls-certificate", str(tmp_path / "b")]
     missing = refused(capsys, "nowhere", *nowhere)
-    assert f"--tls-certificate {tmp_path}/b: " in missing
+    assert f"--tls-certificate {tmp_path}/b --tls-key {tmp_path}/a: wanted PEM files" in missing
     assert "wanted a run, what rtk export wrote" in refused(capsys, str(tmp_path), "--port", "0")
     assert "device: got 'cuda:77'" in refused(capsys, str(package), "--port", "0", "--device", "cuda:77")
     assert "device: got 'tpu'" in refused(capsys, str(package), "--port", "0", "--device", "tpu")

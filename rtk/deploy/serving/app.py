@@ -29,6 +29,7 @@ from rtk.deploy.serving.sample import Sample
 from rtk.deploy.serving.watch import Watch
 
 logger = logging.getLogger(__name__)
+IN_HAND = 4 * BATCH  # images that are decoded at once and wait for the network: pixels are larger than files
 OPEN = "/health"  # needs no token: what restarts a server has none
 
 
@@ -55,6 +56,7 @@ class Service:
         self.watch = Watch(model.origin, model.expected)
         self._batches = Batches(model.predict_pixels, BATCH)
         self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._room = asyncio.Semaphore(IN_HAND)
 
     async def predict(self, request: Request) -> Response:
         """`POST /predict`: the row of an image (422 where it cannot be read), or `predictions` of several."""
@@ -70,8 +72,9 @@ class Service:
     async def _row(self, encoded: bytes) -> Row:
         """What `rtk predict` says of an image, counted; some are kept."""
         try:
-            pixels: np.ndarray = await self._run(self.model.preprocessing, encoded)
-            row = await self._batches.predict(pixels) | {"error": None}
+            async with self._room:
+                pixels: np.ndarray = await self._run(self.model.preprocessing, encoded)
+                row = await self._batches.predict(pixels) | {"error": None}
             if self.sample is not None:
                 await self._run(partial(self.sample.offer, row=row), encoded)
         except BadImageError as error:
@@ -104,15 +107,18 @@ class Service:
 
     async def answer(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         """Around every request: its token, its time, and which model has answered it."""
-        begin = time.perf_counter()
-        if request.url.path != OPEN and not is_admitted(request.headers.get("authorization"), self.sha256):
+        begin, path = (
+            time.perf_counter(),
+            request.scope["path"],
+        )  # `request.url` holds what the header Host says
+        if path != OPEN and not is_admitted(request.headers.get("authorization"), self.sha256):
             response = refusal(401, "wanted the header Authorization: Bearer TOKEN, with the server's token")
         else:
             response = await self._answer(request, call)
-        if request.url.path == "/predict":
+        if path == "/predict":
             self.watch.note_request(time.perf_counter() - begin, response.status_code)
         origin = self.model.origin
-        response.headers["rtk-model"] = quote(f"{origin['run']}@{origin['step']}")
+        response.headers["rtk-model"] = quote(f"{origin['run']}@{origin['step']}", safe="@")
         return response
 
     async def _answer(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:

@@ -19,7 +19,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from rtk.config import ConfigError
-from rtk.deploy.serving import requests, server
+from rtk.deploy.serving import app, requests, server
 from rtk.deploy.serving.app import Service, make_app
 from rtk.deploy.serving.requests import Limits
 from rtk.deploy.serving.sample import Sample
@@ -35,8 +35,8 @@ HOST = "127.0.0.1"
 def serving(packaged, sha256=None, limits=(64 * KIB, 128 * KIB), sample=None):
     """URL of a server in a thread of this process."""
     with listen("127.0.0.1", 0) as listener:
-        app = make_app(Service(packaged, Limits(*limits), sha256, 2, sample))
-        running = make_server(app, "127.0.0.1", sha256 is not None)
+        application = make_app(Service(packaged, Limits(*limits), sha256, 2, sample))
+        running = make_server(application, "127.0.0.1", sha256 is not None)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -73,7 +73,7 @@ def as_json(*images: bytes) -> bytes:
 def test_an_image_gets_the_row_of_rtk_predict(packaged, url):
     status, row, headers = ask(f"{url}/predict", encoded(0))
     (wanted,) = packaged.predict([encoded(0)])
-    assert (status, headers["rtk-model"]) == (200, "random%407")
+    assert (status, headers["rtk-model"]) == (200, "random@7")
     assert row == pytest.approx(wanted)
 
 
@@ -163,6 +163,7 @@ def test_without_the_token_nothing_is_answered_but_health(packaged):
     with serving(packaged, hashlib.sha256(TOKEN.encode()).hexdigest()) as url:
         for path in ("predict", "model", "status", "metrics", "nowhere"):
             assert ask(f"{url}/{path}", encoded(0) if path == "predict" else None)[0] == 401
+        assert ask(f"{url}/model", Host="a/health?")[0] == 401
         assert ask(f"{url}/health")[0] == 200
         assert ask(f"{url}/predict", encoded(0), Authorization=f"Bearer {TOKEN}")[0] == 200
         assert ask(f"{url}/model", Authorization=f"Bearer {TOKEN}", Host="my.example")[0] == 200
@@ -189,6 +190,34 @@ def test_more_than_the_memory_is_for_is_refused_until_there_is_room(packaged):
         go.set()
         assert first.result()[0] == 200
         assert ask(f"{url}/predict", padded)[0] == 200
+
+
+def test_few_images_are_decoded_before_the_network_has_time_for_them(packaged, monkeypatch):
+    decoded, go = [], threading.Event()
+    decode = type(packaged.preprocessing).__call__
+
+    class Slow(type(packaged)):
+        def predict_pixels(self, pixels):
+            assert go.wait(60)
+            return super().predict_pixels(pixels)
+
+    def counting(self, data):
+        decoded.append(data)
+        return decode(self, data)
+
+    monkeypatch.setattr(type(packaged.preprocessing), "__call__", counting)
+    monkeypatch.setattr(app, "IN_HAND", 8)
+    with serving(Slow(**vars(packaged))) as url, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, f"{url}/predict", as_json(*map(encoded, range(30))), "application/json")
+        until = time.monotonic() + 60
+        while len(decoded) < 8:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(0.3)
+        in_hand = len(decoded)
+        go.set()
+        assert in_hand == 8
+        assert len(asked.result()[1]["predictions"]) == len(decoded) == 30
 
 
 def test_what_is_still_coming_counts_too(packaged):
@@ -264,7 +293,7 @@ def test_a_failure_of_the_model_is_an_answer(packaged):
 
     with serving(Broken(**vars(packaged))) as url:
         status, said, headers = ask(f"{url}/predict", encoded(0))
-        assert (status, headers["rtk-model"]) == (500, "random%407")
+        assert (status, headers["rtk-model"]) == (500, "random@7")
         assert "got NaN" in said
         assert ask(f"{url}/health")[0] == 200
         with urlopen(f"{url}/metrics", timeout=60) as answer:
