@@ -24,17 +24,21 @@ def token_hash(given: str | None, environment: Mapping[str, str] = os.environ) -
         environment: where it is looked up.
 
     Raises:
-        ConfigError: what was given is no such hash, or the token is too short to be a secret.
+        ConfigError: what was given is no such hash, or the token is too short or none for a header.
     """
     if given is not None:
         if not re.fullmatch(r"[0-9a-f]{64}", given):
-            raise ConfigError("--token-sha256: wanted 64 hexadecimal digits, as `sha256sum` prints them")
+            raise ConfigError(
+                "--token-sha256: wanted 64 hexadecimal digits, as `printf %s TOKEN | sha256sum` prints them"
+            )
         return given
     token = environment.get(TOKEN, "").strip()
     if not token:
         return None
     if len(token) < LEAST_CHARACTERS:  # not repeated
         raise ConfigError(f"{TOKEN}: got {len(token)} characters, wanted {WANTED}")
+    if not token.isascii():  # a header has no other characters that all clients send alike
+        raise ConfigError(f"{TOKEN}: got characters beyond ASCII, wanted {WANTED}")
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -27,6 +27,11 @@ def test_a_short_token_is_refused_and_not_repeated():
     assert "sesame" not in str(error.value)
 
 
+def test_a_token_that_no_header_brings_is_refused():
+    with pytest.raises(ConfigError, match="RTK_SERVE_TOKEN: got characters beyond ASCII, wanted a secret of"):
+        token_hash(None, {"RTK_SERVE_TOKEN": "schlüssel zum server"})
+
+
 @pytest.mark.parametrize("given", [SHA256[:-1], SHA256.upper(), SECRET, ""])
 def test_what_is_no_hash_is_refused(given):
     with pytest.raises(ConfigError, match="--token-sha256: wanted 64 hexadecimal digits"):
