@@ -19,6 +19,7 @@ from rtk.deploy.serving.access import is_loopback
 BACKLOG = 1024
 IDLE_SECONDS = 30  # of a connection until the next request has begun
 END_SECONDS = 30  # for what is being answered when the server is stopped
+END_BODY_SECONDS = 10  # for what is still coming then
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -64,6 +65,15 @@ class Connection(H11Protocol):
         """Take bytes; the time goes on until a request has begun, which stops it."""
         self.conn.receive_data(data)
         self.handle_events()
+
+    def shutdown(self) -> None:
+        """Answer what has come; a body that goes on coming is broken off, or the end would wait for it."""
+        super().shutdown()
+        self.loop.call_later(END_BODY_SECONDS, self._break_off)
+
+    def _break_off(self) -> None:
+        if self.cycle is not None and self.cycle.more_body:
+            self.transport.close()
 
 
 def make_server(

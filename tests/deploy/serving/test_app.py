@@ -286,6 +286,18 @@ def test_a_slow_answer_is_not_cut_off(packaged, monkeypatch):
         assert ask(f"{url}/predict", encoded(0))[0] == 200
 
 
+def test_a_body_that_does_not_come_does_not_hold_up_the_end(packaged, monkeypatch):
+    monkeypatch.setattr(server, "END_BODY_SECONDS", 0.2, raising=False)
+    with socket.socket() as client:
+        with serving(packaged) as url:
+            client.connect((HOST, port_of(url)))
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
+            time.sleep(0.3)  # until it has arrived
+            begin = time.monotonic()
+        assert time.monotonic() - begin < server.END_SECONDS / 2
+        assert client.recv(1000) == b""
+
+
 def test_a_failure_of_the_model_is_an_answer(packaged):
     class Broken(type(packaged)):
         def predict_pixels(self, pixels):
