@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -89,7 +90,8 @@ class Sample:
         """Remove the image with the largest hash; who labels may have moved it."""
         number, path = heapq.heappop(self._kept)
         self._hashes.remove(-number)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # one too many is no reason not to answer
+            path.unlink()
 
 
 def _ending(encoded: bytes) -> str:
