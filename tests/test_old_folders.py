@@ -32,6 +32,7 @@ from rtk.packaged_model import _load_pyfunc
 from rtk.report.comparison import compare
 from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.folder import RunFolder
+from rtk.runs.listing import status_of
 from rtk.runs.results import read_result
 from rtk.runs.sweep import SWEEP_FILE, Sweep
 from rtk.train.launch import resume_training, resumed_config
@@ -128,6 +129,21 @@ def test_trials_of_an_old_sweep_are_compared(sweep):
     found = compare(sweep=str(sweep.path))
     recorded = json.loads((OLD / "trials.json").read_text())
     assert {group.label: group.entries[0].metrics["val/ds_aurc_near"] for group in found.groups} == recorded
+
+
+def test_a_run_whose_driver_was_lost_after_its_last_step_is_finished(run):
+    run.write_json("status.json", {"status": "RUNNING", "keep_checkpoints": False, "tags": {}})
+    before = run.read_metrics()
+    with pytest.raises(ConfigError, match="train.duration: got '2ep', the run is at step 8 already"):
+        resume_training(run, ["train.checkpoint_every=10min"])
+    outcome = resume_training(run, [])
+    assert (outcome.status, status_of(run)) == ("finished", "finished")
+    last = {row["key"]: row["value"] for row in before if row["step"] == 8 and row["key"].startswith("val/")}
+    assert outcome.metrics == last
+    assert len(last) > 3
+    assert run.read_metrics() == before
+    with pytest.raises(ConfigError, match="the run is at step 8 already"):
+        resume_training(run, [])
 
 
 @pytest.mark.slow

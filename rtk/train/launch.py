@@ -22,6 +22,7 @@ from rtk.runs.data_record import ENVIRONMENT, NO_RECORD, DataRecord, absolute
 from rtk.runs.ensemble import read_ensemble
 from rtk.runs.folder import RunFolder, held
 from rtk.runs.interpolation import read_interpolation
+from rtk.runs.listing import status_of
 from rtk.runs.names import free_folder
 from rtk.runs.origin import is_imported
 from rtk.runs.stored_checkpoints import pull_checkpoints
@@ -124,7 +125,10 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
     with held(run.path, "run"), held(sweep.path, "sweep") if sweep else nullcontext():
         step = step_reached(run, config.train.select)
         sets = open_for_training(config, DataRecord.read(run.path))
-        if total_steps(config, sets.train) <= step:
+        total = total_steps(config, sets.train)
+        if total == step and status_of(run) != "finished" and stored == run.stored_config():
+            return _finish(run, step)
+        if total <= step:
             raise ConfigError(
                 f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
             )
@@ -211,6 +215,15 @@ def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunC
     if train.zero_stage == "auto":
         config = choose_stage(config, num_classes, worker_memory(train.workers, gpus))
     return config
+
+
+def _finish(run: RunFolder, step: int) -> Outcome:
+    """End a run whose driver was lost after its last step had been saved: what is left is to say so."""
+    started = time.monotonic()
+    with uploaded(run.path), mirrored(run):
+        rows = [row for row in run.read_metrics() if row["step"] == step]
+        metrics = {row["key"]: row["value"] for row in rows if row["key"].startswith("val/")}
+    return Outcome(run, "finished", metrics, time.monotonic() - started)
 
 
 def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset], resume: bool) -> Outcome:
