@@ -12,16 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from rtk.runtime.elastic import ElasticPolicy, Growth
 from rtk.runtime.ray_session import is_own_session
@@ -48,20 +44,6 @@ class Policy(FixedScalingPolicy):
         pass
 
 
-class Restarts(DefaultFailurePolicy):
-    """Starts workers again also where one dies in the last moment of their start.
-
-    Ray Train takes that, alone of all deaths, for an error of its own, and gives the run up at once.
-    """
-
-    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        """Whether to go on; the death of a worker counts as such, whenever it comes."""
-        died = getattr(training_failed_error, "controller_failure", None)
-        if isinstance(died, RayActorError):
-            training_failed_error = WorkerGroupError(str(died), {0: died})
-        return super().make_decision(training_failed_error)
-
-
 class Trainer(DataParallelTrainer):
     """Starts a controller, its workers, and the actor through which they wait for each other.
 
@@ -76,7 +58,6 @@ class Trainer(DataParallelTrainer):
         self.growth = growth
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        arguments["failure_policy"] = Restarts(self.run_config.failure_config)
         if self.growth is not None:
             arguments["scaling_policy"] = ElasticPolicy(self.scaling_config, self.growth)
         elif is_own_session():
