@@ -29,7 +29,6 @@ import pytest
 from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
-OF_TRAINING = ("train", "tune", "docs", "runtime", "runs")
 multiprocessing.set_forkserver_preload(["tests.forked"])
 
 
@@ -37,25 +36,20 @@ multiprocessing.set_forkserver_preload(["tests.forked"])
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need Ray, and keep together what shares a session or a module's fixtures.
 
-    Under `pytest -n 3 --dist loadgroup --no-loadscope-reorder` two processes have a Ray session each, for all
-    tests that need one; the third runs the others, one module after another, those with slow tests first.
+    Under `pytest -n 2 --dist loadgroup --no-loadscope-reorder` one process runs all tests of the shared Ray
+    session, from the start, and the other one module after another, those with slow tests first.
     """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & {"ray_session", "two_nodes"}:
             item.add_marker(pytest.mark.ray)
-        group = _ray_group(item) if "ray_session" in fixtures else item.nodeid.partition("::")[0]
+        group = "ray" if "ray_session" in fixtures else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_turn)
 
 
-def _ray_group(item: pytest.Item) -> str:
-    """Which of two Ray sessions a test uses: about half of the time each; rooms share trained runs."""
-    return "ray of training" if item.nodeid.split("/")[1] in OF_TRAINING else "ray"
-
-
 def _turn(item: pytest.Item) -> int:
-    if item.get_closest_marker("xdist_group").args[0] in ("ray", "ray of training"):
+    if item.get_closest_marker("xdist_group").args == ("ray",):
         return 0
     return 1 if item.get_closest_marker("slow") else 2
 
