@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
+import torch
 
 from rtk.cli import _parse, main
 from rtk.commands import submit
@@ -21,6 +22,13 @@ from tests.deploy.random_package import encoded, random_package
 
 ROOT = Path(__file__).parents[2]
 SECRET = "a-secret-of-some-length"
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
