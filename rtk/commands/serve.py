@@ -43,10 +43,7 @@ def add(commands: Parsers) -> None:
         "machine there has to be one)",
     )
     parser.add_argument(
-        "--keep",
-        type=Path,
-        metavar="DIR",
-        help="keep a sample of the images there, to label and calibrate on",
+        "--keep", metavar="DIR", help="keep a sample of the images there, to label and calibrate on"
     )
     parser.add_argument(
         "--keep-images", type=positive, default=KEPT, metavar="N", help=f"how many (default: {KEPT:,})"

@@ -106,6 +106,8 @@ def _job(options: Options) -> tuple[str, list[str]]:
             return name, [*words, *([] if options.name else ["--name", name])]
     elif what == "serve":
         words += _to_be_reached(options)
+        if options.keep:
+            _check_lasting("--keep", options.keep)
         if not (_is_lasting(options.output) or ":/" in options.model):  # models:/NAME/VERSION
             _check_lasting("model", options.model)
     elif not _is_lasting(options.output or ""):

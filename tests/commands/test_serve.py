@@ -103,4 +103,6 @@ def test_a_submitted_server_needs_a_token_and_a_model_that_lasts(monkeypatch):
     monkeypatch.setenv("RTK_SERVE_TOKEN", SECRET)
     with pytest.raises(ConfigError, match="model: got 'a', wanted a place that outlasts the job"):
         job_of("submit serve a")
+    with pytest.raises(ConfigError, match="--keep: got 'kept', wanted a place that outlasts the job"):
+        job_of("submit serve s3://bucket/runs/a --keep kept")
     assert os.environ["RTK_SERVE_TOKEN"] not in " ".join(job_of("submit serve /shared/runs/a"))

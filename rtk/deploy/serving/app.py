@@ -107,10 +107,8 @@ class Service:
 
     async def answer(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
         """Around every request: its token, its time, and which model has answered it."""
-        begin, path = (
-            time.perf_counter(),
-            request.scope["path"],
-        )  # `request.url` holds what the header Host says
+        begin = time.perf_counter()
+        path = request.scope["path"]  # `request.url` holds what the header Host says
         if path != OPEN and not is_admitted(request.headers.get("authorization"), self.sha256):
             response = refusal(401, "wanted the header Authorization: Bearer TOKEN, with the server's token")
         else:

@@ -17,6 +17,7 @@ from PIL import Image
 from rtk.config.errors import ConfigError
 from rtk.data.image import FORMATS
 from rtk.runs.atomic import replacing
+from rtk.runs.object_store import is_uri
 from rtk.runtime.console import complain
 
 ENDINGS = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # of other formats: the name in lower case
@@ -31,19 +32,22 @@ class Sample:
     are labelled, is promised of images like all of them. One that comes again is the same one.
 
     Args:
-        folder: gets a folder of this start, named by its time; in it is one for each predicted class, so that
-            who labels moves only what is wrong. Files are called `DECISION-SHA256.ENDING`.
+        folder: of this machine; gets a folder of this start, named by its time. In it is one for each
+            predicted class, so that who labels moves only what is wrong. Files are called
+            `DECISION-SHA256.ENDING`.
         most: images.
         classes: names, which become names of folders.
 
     Raises:
-        ConfigError: the name of a class can be none, or the folder cannot be made.
+        ConfigError: the name of a class can be none, the folder is a URI or cannot be made.
     """
 
-    def __init__(self, folder: Path, most: int, classes: Sequence[str]) -> None:
+    def __init__(self, folder: str | Path, most: int, classes: Sequence[str]) -> None:
+        if is_uri(folder):
+            raise ConfigError(f"--keep: got {str(folder)!r}, wanted a folder of this machine")
         for name in classes:
             _check_name(name)
-        self.folder, self.most = folder / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"), most
+        self.folder, self.most = Path(folder) / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"), most
         self._kept: list[tuple[int, Path]] = []  # a heap: the largest hash, negative, comes first
         self._hashes: set[int] = set()
         self._lock = threading.Lock()

@@ -108,6 +108,13 @@ def test_a_class_that_can_be_no_folder_is_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_object_storage_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--keep: got 's3://bucket/kept', wanted a folder of this machine"):
+        Sample("s3://bucket/kept", 1, CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_kept_can_be_prepared_as_it_is(tmp_path, capsys):
     sample = Sample(tmp_path / "kept", 30, CLASSES)
     for image, row in zip(IMAGES, ROWS, strict=True):
