@@ -1,4 +1,4 @@
-"""Ray Train's trainer, which starts fewer processes where the session is this process's own.
+"""Ray Train's trainer, which replaces a worker whenever it dies, and starts little where little is needed.
 
 Ray prepares every training for a cluster: with an environment for the nodes, an actor that watches for nodes
 being taken away, one that asks an autoscaler for more, one that frees what a dead driver held, and one for
@@ -12,11 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from rtk.runtime.elastic import ElasticPolicy, Growth
@@ -25,7 +28,28 @@ from rtk.runtime.ray_session import is_own_session
 OF_CLUSTERS = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
+class Group(WorkerGroup):
+    """Workers of which one may die in any moment of their start, and Ray Train starts all of them again.
+
+    Ray itself takes a death between the last preparation and the function's start for an error of the
+    controller, which no number of restarts covers, and keeps what the group had reserved.
+    """
+
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except RayActorError as error:
+            self.shutdown()
+            raise WorkerGroupStartupFailedError("a worker died at the end of its start") from error
+
+
 class Controller(TrainController):
+    """Starts workers as the group above."""
+
+    worker_group_cls = Group
+
+
+class LightController(Controller):
     """Hands its workers no environment, for they have that of Ray's daemons, which have the driver's."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -61,13 +85,20 @@ class Trainer(DataParallelTrainer):
         if self.growth is not None:
             arguments["scaling_policy"] = ElasticPolicy(self.scaling_config, self.growth)
         elif is_own_session():
-            return self._run_here(arguments)
-        return super()._initialize_and_run_controller(**arguments)
+            kept = [one for one in arguments["callbacks"] if not isinstance(one, OF_CLUSTERS)]
+            arguments.update(callbacks=kept, scaling_policy=Policy(self.scaling_config))
+            # An environment of its own would be prepared by a program that runs first, in every process.
+            return _result_of(ray.remote(num_cpus=0)(LightController).remote(**arguments))
+        return _result_of(_on_this_node(Controller).remote(**arguments))
 
-    def _run_here(self, arguments: dict[str, Any]) -> Any:
-        arguments["callbacks"] = [one for one in arguments["callbacks"] if not isinstance(one, OF_CLUSTERS)]
-        arguments["scaling_policy"] = Policy(self.scaling_config)
-        # An environment of its own would be prepared by a program that runs first, in each of the processes.
-        controller = ray.remote(num_cpus=0)(Controller).remote(**arguments)
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
+
+def _on_this_node(controller: type[TrainController]) -> Any:
+    """The actor of a controller, as Ray Train itself starts it: beside the driver, with its environment."""
+    here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+    environment = {"env_vars": constants.get_env_vars_to_propagate()}
+    return ray.remote(num_cpus=0, label_selector=here, runtime_env=environment)(controller)
+
+
+def _result_of(controller: Any) -> Any:
+    ray.get(controller.run.remote())
+    return ray.get(controller.get_result.remote())
