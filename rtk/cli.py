@@ -41,6 +41,7 @@ from rtk.commands import (
     train,
 )
 from rtk.runtime.freed_memory import keep_freed_memory
+from rtk.runtime.garbage import search_later
 
 FAILED, BAD_USAGE = 1, 2
 COMMANDS = (
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_secrets(words)  # before a parser repeats them
         options = _parse(words)
         keep_freed_memory()
+        search_later()
         code: int = options.action(options)
         _send_opened()
         return code

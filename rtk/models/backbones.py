@@ -11,6 +11,7 @@ from torch import nn
 from rtk.config.plugin_files import add_row
 from rtk.models.resnet import ResNet
 from rtk.models.wide_resnet import WideResNet
+from rtk.runtime.garbage import importing
 
 if TYPE_CHECKING:
     from rtk.config.model import ModelConfig
@@ -98,7 +99,8 @@ def is_dinov3(name: str) -> bool:
 
 
 def _build_timm(config: ModelConfig, name: str, image_size: int) -> tuple[nn.Module, int]:
-    import timm
+    with importing():
+        import timm
 
     options: dict[str, Any] = {"num_classes": 0}
     if config.width:
@@ -142,7 +144,8 @@ def check_backbone(name: str) -> None:
         return
     if not name.startswith(TIMM):
         raise ValueError(f"model.name: got {name!r}, wanted one of {', '.join(BACKBONES)}, or timm/NAME")
-    import timm  # 4 s: only where it is asked for
+    with importing():
+        import timm  # 1 s: only where it is asked for
 
     wanted = name.removeprefix(TIMM)
     if not timm.is_model(wanted):

@@ -6,11 +6,14 @@ module too, and Ray's own backend costs it, and so every start, a second.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -19,6 +22,8 @@ from ray.exceptions import GetTimeoutError
 from ray.train import get_context
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+
+from rtk.runtime.garbage import importing
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -36,7 +41,7 @@ class NodeNetworkBackend(Backend):
         """Connect the workers."""
         address, port = worker_group.execute_single(0, get_address_and_port)
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
-        worker_group.execute(connect, address, port, backend)
+        worker_group.execute(connect, address, port, backend, backend_config.modules)
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Disconnect them; those that hang are left to be ended."""
@@ -50,7 +55,12 @@ class NodeNetworkConfig(BackendConfig):
 
     By itself gloo takes the address of the host's name, which on many systems (Debian, Ubuntu) is the
     loopback address: then the workers of two nodes never find each other.
+
+    Attributes:
+        modules: that the workers will need, by name.
     """
+
+    modules: tuple[str, ...] = ()
 
     @property
     def backend_cls(self) -> type[NodeNetworkBackend]:
@@ -58,13 +68,17 @@ class NodeNetworkConfig(BackendConfig):
         return NodeNetworkBackend
 
 
-def connect(address: str, port: int, backend: str) -> None:
+def connect(address: str, port: int, backend: str, modules: Sequence[str] = ()) -> None:
     """Join this worker to the process group, whose store worker 0 keeps at an address.
 
     The environment is that of `torchrun`, which libraries read.
     """
-    import torch.distributed as dist
+    with importing():
+        import torch.distributed as dist
 
+        for name in modules:
+            import_module(name)
+    gc.freeze()  # what is here by now stays: DeepSpeed has it searched again and again as it starts
     worker = get_context()
     rank, world = worker.get_world_rank(), worker.get_world_size()
     values = {

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from rtk.config.schema import RunConfig
 from rtk.models.batchnorm import batchnorm_layers
 from rtk.optim.method import MethodSetup
+from rtk.runtime.garbage import importing
 from rtk.runtime.ranks import rank, world_size
 from rtk.train.zero_shards import (
     EngineShards,
@@ -71,7 +72,7 @@ def import_deepspeed() -> Any:
     """DeepSpeed, quiet, and set up so that it compiles nothing."""
     # Read when DeepSpeed is first imported; without it DeepSpeed guesses, and says so at length.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    with _without_mlflow(), _without_compiler():
+    with importing(), _without_mlflow(), _without_compiler():
         import deepspeed
     from deepspeed.runtime import compiler
     from deepspeed.utils import logger

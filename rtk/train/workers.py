@@ -103,7 +103,7 @@ def fit_workers(job: TrainingJob, data: Any, resources: dict[str, float] | None 
         train_worker,
         _growth(job) if elastic else None,
         train_loop_config={"job": job, "data": data},
-        backend_config=NodeNetworkConfig(),
+        backend_config=NodeNetworkConfig(modules=("rtk.train.worker",)),
         scaling_config=ScalingConfig(
             num_workers=(job.config.worker_counts[0], train.workers) if elastic else train.workers,
             use_gpu=bool(resources.get("GPU")) if resources else use_gpus(),
