@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import os
@@ -9,6 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
+
+gc.disable()  # until all tests are collected
 
 # Read by torch and Ray when they are imported. Tests run in two processes on two cores, so each computes in
 # one thread; and no node of a test is ever drained, which Ray would start a process a run to watch for.
@@ -18,6 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other processes starve Ray's workers
+# Processes of tests find this very rtk, however it is installed: only so do Ray's import unsearched.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+)
 # Of servers of object storage on this machine, which take any; without, the cloud would be asked for some.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "tests")
@@ -46,6 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "ray" if "ray_session" in fixtures else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_turn)
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests, which stay, out of every search for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def _turn(item: pytest.Item) -> int:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SECONDS_OF_IMPORTS = 5.0  # of a command
+SECONDS_OF_IMPORTS = 10.0  # of a command or of a process of Ray, also where others have the cores
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def importing() -> Iterator[None]:
 
 
 def search_later(seconds: float = SECONDS_OF_IMPORTS) -> None:
-    """Begin to search for garbage only after so many seconds: by then a command has its imports."""
+    """Begin to search for garbage only after so many seconds: by then a process has its imports."""
     if not gc.isenabled():
         return
     gc.disable()

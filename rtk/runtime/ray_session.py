@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import site
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from rtk.runtime.garbage import search_later
 from rtk.runtime.interrupts import raise_termination
 
 SECONDS_TO_ANSWER = 20.0  # a cluster that is there answers within one
@@ -52,7 +55,7 @@ def start_ray(dashboard: bool = False) -> Any:
     if not ray.is_initialized():
         address = _address()
         alone = _on_loopback_only() if address == "local" else nullcontext()
-        with _silent_native_stderr(), _daemons_in_own_session(), alone:
+        with _silent_native_stderr(), _daemons_in_own_session(), _imports_unsearched(), alone:
             _check_answer(address)
             ray.init(
                 address=address,
@@ -173,6 +176,26 @@ def _daemons_in_own_session() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = started_by
+
+
+@contextmanager
+def _imports_unsearched() -> Iterator[None]:
+    """Have the processes that Ray starts here import as a command of rtk does; a user's own hook wins.
+
+    Only where they find this very rtk: a process whose hook cannot be imported ends at once.
+    """
+    from ray._private import ray_constants
+
+    root, hook = Path(__file__).parents[2], ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+    found = [*site.getsitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    if hook in os.environ or root not in map(Path, found):
+        yield
+        return
+    os.environ[hook] = f"{search_later.__module__}.{search_later.__name__}"
+    try:
+        yield
+    finally:
+        del os.environ[hook]
 
 
 @contextmanager
