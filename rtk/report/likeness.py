@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from rtk.config.data import GROUPS
 from rtk.config.load import flatten
-from rtk.config.metric_names import FULL_SPECTRUM
+from rtk.config.metric_names import FULL_SPECTRUM, VALIDATION
 from rtk.evaluate.predictions_file import read_stamp
 from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.data_record import DataRecord
@@ -20,7 +20,6 @@ from rtk.train.checkpoint import class_count
 
 SHOWN_DIGITS = 8  # of a hash
 MOST_NAMES = 3  # of runs or classes, in a line
-VALIDATION = "val/"  # how metrics of validation begin
 
 
 class Condition(NamedTuple):

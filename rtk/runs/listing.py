@@ -14,6 +14,7 @@ from rtk.runs.folder import RunFolder, is_held
 from rtk.runs.origin import is_imported
 from rtk.runs.results import read_result
 from rtk.runs.sweep import SWEEP_FILE, Sweep, read_tree, sweep_of, trials_of
+from rtk.runs.trained import last_validation
 from rtk.runs.vitals import lives_elsewhere
 from rtk.runs.working_copy import size_of
 
@@ -108,9 +109,7 @@ def _trials(run: RunFolder) -> tuple[float, float | None]:
 
 
 def _metrics(run: RunFolder) -> dict[str, float]:
-    metrics: dict[str, Any] = {
-        r["key"]: r["value"] for r in run.read_metrics() if r["key"].startswith("val/")
-    }
+    metrics: dict[str, Any] = last_validation(run)
     if (run.evaluation / "metrics.json").exists():
         with suppress(ConfigError):  # another version of rtk has written it: there is the rest to show
             metrics |= read_result(run)["summary"]

@@ -24,6 +24,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.interpolation import read_interpolation
 from rtk.runs.json_files import read_json
 from rtk.runs.names import group_name
+from rtk.runs.trained import last_validation
 
 CONDITION = re.compile(r"^\s*(params|metrics|attributes)\.([\w./]+)\s*(!=|<=|>=|=|<|>)\s*(.+?)\s*$")
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -133,7 +134,7 @@ class Entry:
 
 def read_entry(run: RunFolder, **attributes: Any) -> Entry:
     """A run as it is now, evaluated or not."""
-    metrics = {row["key"]: row["value"] for row in run.read_metrics() if row["key"].startswith("val/")}
+    metrics = last_validation(run)
     if (run.evaluation / "metrics.json").exists():
         result = read_result(run)
         full = result.get("full_spectrum", {}).get("summary", {})

@@ -1,4 +1,4 @@
-"""What training has come to: the best epoch and the speed, from a run's folder."""
+"""What training has come to: validations, the best epoch and the speed, from a run's folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rtk.config.metric_names import VALIDATION
 from rtk.runs.folder import RunFolder
 
 RATE = "train/images_per_second"
@@ -35,6 +36,20 @@ def read_trained(run: RunFolder) -> Trained:
     step = best.pop("step")
     epoch = next((row["epoch"] for row in rows if row["step"] == step), None)
     return Trained(epoch, best, speed)
+
+
+def validations(run: RunFolder) -> dict[int, dict[str, float]]:
+    """Validation metrics by the step that they are of, the first first."""
+    by_step: dict[int, dict[str, float]] = {}
+    for row in run.read_metrics():
+        if row["key"].startswith(VALIDATION):
+            by_step.setdefault(row["step"], {})[row["key"]] = row["value"]
+    return dict(sorted(by_step.items()))
+
+
+def last_validation(run: RunFolder) -> dict[str, float]:
+    """Metrics of the last one; empty before the first."""
+    return next(reversed(validations(run).values()), {})
 
 
 def mean_speed(rows: Sequence[dict[str, Any]]) -> float | None:

@@ -27,6 +27,7 @@ from rtk.runs.names import free_folder
 from rtk.runs.origin import is_imported
 from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runs.sweep import sweep_of
+from rtk.runs.trained import last_validation
 from rtk.runs.working_copy import local_folder
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import RAY_ENDED, RAY_ENDED_CODE, Interrupts
@@ -127,7 +128,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         sets = open_for_training(config, DataRecord.read(run.path))
         total = total_steps(config, sets.train)
         if total == step and status_of(run) != "finished" and stored == run.stored_config():
-            return _finish(run, step)
+            return _finish(run)
         if total <= step:
             raise ConfigError(
                 f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
@@ -217,12 +218,11 @@ def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunC
     return config
 
 
-def _finish(run: RunFolder, step: int) -> Outcome:
+def _finish(run: RunFolder) -> Outcome:
     """End a run whose driver was lost after its last step had been saved: what is left is to say so."""
     started = time.monotonic()
     with uploaded(run.path), mirrored(run):
-        rows = [row for row in run.read_metrics() if row["step"] == step]
-        metrics = {row["key"]: row["value"] for row in rows if row["key"].startswith("val/")}
+        metrics = last_validation(run)
     return Outcome(run, "finished", metrics, time.monotonic() - started)
 
 
@@ -245,4 +245,4 @@ def _run_training(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]
         if result["status"] == "interrupted":
             mirror.final_status = "KILLED"
         seconds = time.monotonic() - started
-    return Outcome(run, result["status"], result["metrics"], seconds, interrupts.signal)
+    return Outcome(run, result["status"], last_validation(run), seconds, interrupts.signal)

@@ -48,7 +48,7 @@ def train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments: `job`, a `TrainingJob`, and `data`, a reference to `TrainingData`.
 
     Returns:
-        `status` (`finished`, `interrupted` or `failed`), `step`, `message` and the last metrics.
+        `status` (`finished`, `interrupted` or `failed`) and `step`, or `message`.
     """
     import ray
     import ray.train
@@ -125,7 +125,6 @@ def _train_steps(
     batches = _batches(job, data, state, device, start)
     reporter = Reporter(job.run, job.steps_per_epoch, total, config.train.batch_size, start)
     under_way = StepsUnderWay(reporter.step if rank() == 0 else lambda *_: None)
-    metrics: dict[str, float] = {}
     ask, left = partial(what_is_asked, job, saver), steps_left(device)
     state.engine.module.train()
     for step in range(start, total):
@@ -152,8 +151,8 @@ def _train_steps(
             asked = max(asked, under_way.read())  # nothing is saved that has not been looked at
             answer(Asked(asked), state, saver, step + 1)
         if asked == Asked.STOP:
-            return {"status": "interrupted", "step": step + 1, "metrics": metrics}
-    return {"status": "finished", "step": total, "metrics": metrics}
+            return {"status": "interrupted", "step": step + 1}
+    return {"status": "finished", "step": total}
 
 
 def steps_left(device: torch.device) -> int:

@@ -72,7 +72,7 @@ def watch_workers(job: TrainingJob, data: Any, interrupts: Interrupts) -> dict[s
         if thread.is_alive():
             job.run.add_notice(RAY_ENDED, aloud=False)
             status = "failed" if interrupts.signal is None else "interrupted"
-            result = {"status": status, "message": RAY_ENDED, "metrics": {}}
+            result = {"status": status, "message": RAY_ENDED}
     job.run.clear_stop()
     return result
 

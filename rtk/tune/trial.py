@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rtk.config.load import build_config, override_config
+from rtk.config.metric_names import VALIDATION
 from rtk.config.schema import RunConfig
 from rtk.runs.desk import DeskLine, make_run
 from rtk.runs.folder import RunFolder
@@ -26,6 +27,7 @@ from rtk.runs.names import seed_run_name
 from rtk.runs.results import mean_and_std
 from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runs.sweep import trial_name
+from rtk.runs.trained import validations
 from rtk.runs.working_copy import in_folder, local_folder
 from rtk.train.job import Report, TrainingData, TrainingJob
 
@@ -33,7 +35,6 @@ POLL_SECONDS = 0.2
 # For a stopped trial to end before its process is another's; by default Ray Tune gives it 2 s. It is read in
 # the process of the trial, which on a cluster does not have the environment of the driver.
 SECONDS_TO_END = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
-VALIDATION = "val/"  # how the names of metrics begin
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,7 @@ def _train_with_workers(
 
 def _epochs_after(job: TrainingJob, step: int) -> list[dict[str, Any]]:
     """Results of the epochs that ended after a step, as `metrics.csv` has them."""
-    by_step: dict[int, dict[str, Any]] = {}
-    for row in job.run.read_metrics():
-        if row["key"].startswith("val/") and row["step"] > step:
-            by_step.setdefault(row["step"], {})[row["key"]] = row["value"]
-    return [_result(job, step, metrics) for step, metrics in sorted(by_step.items())]
+    return [_result(job, at, metrics) for at, metrics in validations(job.run).items() if at > step]
 
 
 def _result(job: TrainingJob, step: int, metrics: dict[str, float]) -> dict[str, Any]:
