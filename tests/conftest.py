@@ -36,6 +36,7 @@ import pytest
 from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
+NODE_MEMORY = 2**28  # bytes of objects that a node of a test keeps
 multiprocessing.set_forkserver_preload(["tests.forked"])
 
 
@@ -123,23 +124,31 @@ def bucket(storage_port, monkeypatch, tmp_path) -> Iterator[str]:
     shutil.rmtree(of_workers, ignore_errors=True)
 
 
-@pytest.fixture
-def two_nodes(monkeypatch):
-    """A Ray cluster of two nodes of one CPU each, all on this machine; drivers join it by RAY_ADDRESS."""
+@pytest.fixture(scope="module")
+def nodes():
+    """A Ray cluster of two nodes of one CPU each, all on this machine."""
     import ray
     from ray._common.network_utils import node_ip_address_from_perspective
     from ray.cluster_utils import Cluster
 
-    # By itself it would take the address of this process's own session: the loopback one.
-    monkeypatch.setattr(ray.util, "get_node_ip_address", node_ip_address_from_perspective)
+    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": NODE_MEMORY}
+    with pytest.MonkeyPatch.context() as patch:
+        # By itself it would take the address of this process's own session: the loopback one.
+        patch.setattr(ray.util, "get_node_ip_address", node_ip_address_from_perspective)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(num_cpus=1, object_store_memory=NODE_MEMORY)
+        yield cluster
+        cluster.shutdown()
 
-    memory = {"object_store_memory": 2**28}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory}
-    )
-    cluster.add_node(num_cpus=1, **memory)
-    yield cluster
-    cluster.shutdown()
+
+@pytest.fixture
+def two_nodes(nodes):
+    """That cluster, whole; drivers join it by RAY_ADDRESS, and a test may take its second node away."""
+    for lost in [node for node in nodes.worker_nodes if not node.remaining_processes_alive()]:
+        nodes.remove_node(lost)
+    if not nodes.worker_nodes:
+        nodes.add_node(num_cpus=1, object_store_memory=NODE_MEMORY)
+    return nodes
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.working_copy import local_folder, store_of
 from rtk.train.launch import launch_training
 from tests.object_storage import in_folder
-from tests.train.test_runs import SMALL, difference, resume, train
+from tests.train.small_runs import SMALL, difference, resume, train
 
 pytestmark = pytest.mark.slow
 
