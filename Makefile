@@ -9,9 +9,9 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 demo: install
 	$(RUN) rtk demo
 
-# Two processes on two cores: one has the Ray session, the other all that needs none.
+# Three processes on two cores, for tests also wait: one has the Ray session, the others all that needs none.
 test: install
-	$(RUN) pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 30
+	$(RUN) pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations 30
 
 test-fast: install
 	$(RUN) pytest -n 2 --dist loadgroup -m "not slow and not ray"

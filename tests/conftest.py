@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-gc.disable()  # until all tests are collected
-
-# Read by torch and Ray when they are imported. Tests run in two processes on two cores, so each computes in
+# Read by torch and Ray when they are imported. Tests run in three processes on two cores, so each computes in
 # one thread; and no node of a test is ever drained, which Ray would start a process a run to watch for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray's actors set their number of threads themselves; threads that wait must not spin, for others have work:
@@ -38,14 +36,15 @@ from PIL import Image
 GOLDEN = Path(__file__).parent / "golden"
 NODE_MEMORY = 2**28  # bytes of objects that a node of a test keeps
 multiprocessing.set_forkserver_preload(["tests.forked"])
+gc.disable()  # until all tests are collected
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need Ray, and keep together what shares a session or a module's fixtures.
 
-    Under `pytest -n 2 --dist loadgroup --no-loadscope-reorder` one process runs all tests of the shared Ray
-    session, from the start, and the other one module after another, those with slow tests first.
+    Under `pytest -n 3 --dist loadgroup --no-loadscope-reorder` one process runs all tests of the shared Ray
+    session, from the start, and the others one module after another, those with slow tests first.
     """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
