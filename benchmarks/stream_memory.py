@@ -85,7 +85,7 @@ def batches(config: RunConfig, folder: Path) -> Iterator[torch.Tensor]:
         (0, 1),
         torch.device("cpu"),  # type: ignore[arg-type]
     )
-    for views in ahead(lambda step: loader(step, {"clean"}), range(steps)):
+    for views in ahead(lambda step: loader(step, {"clean"}), range(steps), torch.get_num_threads()):
         yield views["clean"].images
 
 

@@ -67,7 +67,7 @@ def work(train: ImageArrays, rounds: int) -> dict[str, list[float]]:
             own(rows, epoch, NAMES)
         seconds["in process"].append(time.perf_counter() - started)
         started, first = time.perf_counter(), None
-        for _ in ahead(lambda step: loader(step, NAMES), range(epoch * steps, (epoch + 1) * steps)):
+        for _ in ahead(lambda step: loader(step, NAMES), range(epoch * steps, (epoch + 1) * steps), 1):
             first = first or time.perf_counter() - started
         seconds["through Ray Data"].append(time.perf_counter() - started)
         seconds["first batch"].append(first or 0.0)

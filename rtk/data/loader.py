@@ -95,9 +95,15 @@ class Loader:
         return self.feed[1].window.remote(*key)
 
 
-def ahead(make: Callable[[int], T], steps: Iterable[int]) -> Iterator[T]:
-    """`make(step)` for one step after the other, the next one made in a thread while one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="views") as pool:
+def ahead(make: Callable[[int], T], steps: Iterable[int], threads: int) -> Iterator[T]:
+    """`make(step)` for one step after the other, the next one made in a thread while one is in use.
+
+    Args:
+        make: what is called.
+        steps: its arguments.
+        threads: CPU threads that it computes with.
+    """
+    with ThreadPoolExecutor(1, "views", torch.set_num_threads, (threads,)) as pool:
         pending = None
         for step in steps:
             following = pool.submit(make, step)

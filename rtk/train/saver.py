@@ -35,7 +35,8 @@ class Saver:
         self.job, self.run, train = job, job.run, job.config.train
         self.select, self.every = train.select, train.checkpoint_every
         background = train.background_saves and not job.shares_checkpoints
-        self.pool = ThreadPoolExecutor(1, "saver") if background else None
+        one_thread = partial(torch.set_num_threads, 1)  # what trains has the others
+        self.pool = ThreadPoolExecutor(1, "saver", one_thread) if background else None
         self.group: Any = dist.new_group(backend="gloo") if background and world_size() > 1 else None
         self._pending: Future[None] | None = None
         self._written: Snapshot | None = None  # its memory is the next one's

@@ -23,6 +23,7 @@ from rtk.optim.schedules import averaging_phase, learning_rate
 from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.stored_checkpoints import pull_checkpoints
 from rtk.runtime.ranks import barrier, rank, world_size
+from rtk.runtime.threads import leave_threads_to_views
 from rtk.train.agreement import NonFiniteLossError, StepsUnderWay
 from rtk.train.best import keep_best
 from rtk.train.checkpoint import load_checkpoint
@@ -181,7 +182,7 @@ def _batches(
             return views, None
         return views, views | load(step, names & {"mixed"} if redraw == "mixup" else names, redraw=1)
 
-    return ahead(make, range(start, job.total_steps))
+    return ahead(make, range(start, job.total_steps), leave_threads_to_views(device))
 
 
 def _view_maker(job: TrainingJob, data: TrainingData, device: torch.device, images: ImageArrays) -> ViewMaker:

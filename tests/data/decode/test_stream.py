@@ -180,9 +180,12 @@ def test_workers_that_hold_every_cpu_are_refused(ray_session):
 
 
 def test_ahead_keeps_the_order_and_passes_errors_on():
-    assert list(ahead(lambda step: step * 2, range(5))) == [0, 2, 4, 6, 8]
-    assert list(ahead(lambda step: step, [])) == []
-    results = ahead(lambda step: 1 // (2 - step), range(5))
+    assert list(ahead(lambda step: step * 2, range(5), 1)) == [0, 2, 4, 6, 8]
+    assert list(ahead(lambda step: step, [], 1)) == []
+    here = torch.get_num_threads()
+    assert list(ahead(lambda step: torch.get_num_threads(), range(2), here + 1)) == [here + 1] * 2
+    assert torch.get_num_threads() == here
+    results = ahead(lambda step: 1 // (2 - step), range(5), 1)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
