@@ -19,10 +19,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other processes starve Ray's workers
-# Processes of tests find this very rtk, however it is installed: only so do Ray's import unsearched.
+# Processes of tests find this very rtk, however it is installed; those of Ray, also on clusters that tests
+# start, import without a search for garbage.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
 )
+os.environ.setdefault("__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR", "rtk.runtime.garbage.search_later")
 # Of servers of object storage on this machine, which take any; without, the cloud would be asked for some.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "tests")
@@ -34,7 +36,6 @@ import pytest
 from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
-NODE_MEMORY = 2**28  # bytes of objects that a node of a test keeps
 multiprocessing.set_forkserver_preload(["tests.forked"])
 gc.disable()  # until all tests are collected
 
@@ -123,31 +124,23 @@ def bucket(storage_port, monkeypatch, tmp_path) -> Iterator[str]:
     shutil.rmtree(of_workers, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def nodes():
-    """A Ray cluster of two nodes of one CPU each, all on this machine."""
+@pytest.fixture
+def two_nodes(monkeypatch):
+    """A Ray cluster of two nodes of one CPU each, all on this machine; drivers join it by RAY_ADDRESS."""
     import ray
     from ray._common.network_utils import node_ip_address_from_perspective
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": NODE_MEMORY}
-    with pytest.MonkeyPatch.context() as patch:
-        # By itself it would take the address of this process's own session: the loopback one.
-        patch.setattr(ray.util, "get_node_ip_address", node_ip_address_from_perspective)
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=1, object_store_memory=NODE_MEMORY)
-        yield cluster
-        cluster.shutdown()
+    # By itself it would take the address of this process's own session: the loopback one.
+    monkeypatch.setattr(ray.util, "get_node_ip_address", node_ip_address_from_perspective)
 
-
-@pytest.fixture
-def two_nodes(nodes):
-    """That cluster, whole; drivers join it by RAY_ADDRESS, and a test may take its second node away."""
-    for lost in [node for node in nodes.worker_nodes if not node.remaining_processes_alive()]:
-        nodes.remove_node(lost)
-    if not nodes.worker_nodes:
-        nodes.add_node(num_cpus=1, object_store_memory=NODE_MEMORY)
-    return nodes
+    memory = {"object_store_memory": 2**28}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory}
+    )
+    cluster.add_node(num_cpus=1, **memory)
+    yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture

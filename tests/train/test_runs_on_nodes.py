@@ -17,18 +17,23 @@ from tests.train.small_runs import SMALL, SMOOTH, difference, when_step
 pytestmark = pytest.mark.slow
 
 
-def driver_on(cluster, *overrides: str) -> subprocess.Popen[str]:
-    """`rtk train` on a cluster, in a process of its own."""
+def start_run(*overrides: str, **variables: str) -> subprocess.Popen[str]:
+    """`rtk train` in a process of its own, with such variables in its environment."""
     command = [sys.executable, "-m", "rtk.cli", "train", "digits_demo", *SMALL, *SMOOTH, *overrides]
-    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    environment = {**os.environ, **variables}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+def driver_on(cluster, *overrides: str) -> subprocess.Popen[str]:
+    """A run on a cluster."""
+    return start_run(*overrides, RAY_ADDRESS=cluster.address)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(nodes, tmp_path_factory):
-    """The run whose nodes stay."""
+def undisturbed(tmp_path_factory):
+    """The same run on this machine alone."""
     output = tmp_path_factory.mktemp("undisturbed")
-    driver = driver_on(nodes, f"output={output}")
+    driver = start_run(f"output={output}")
     driver.communicate(timeout=120)
     assert driver.returncode == 0
     (run,) = output.glob("digits_demo-*")
