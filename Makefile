@@ -35,12 +35,11 @@ docs: install
 
 install: $(VENV)/installed
 
-# DeepSpeed comes as source: DS_BUILD_OPS=0 keeps its install from compiling anything. Python compiles what is
-# imported when it first is; pip would compile all of torch, Ray and MLflow, which takes longer than unpacking them.
+# DeepSpeed comes as source: DS_BUILD_OPS=0 keeps its install from compiling anything.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	DS_BUILD_OPS=0 $(BIN)/pip install --no-compile --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	DS_BUILD_OPS=0 $(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
