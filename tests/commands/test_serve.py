@@ -42,8 +42,9 @@ def package(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_it_listens_on_this_machine_alone_and_ends_by_a_signal(package, number, code):
     command = [sys.executable, "-m", "rtk.cli", "serve", str(package), "--port", "0", "--json"]
-    program = "import sys; from rtk.cli import run; sys.argv[0] = 'rtk'; run()"
-    command[1:3] = ["-c", program]
+    # A shell that runs the tests in the background has all that they start ignore Ctrl-C.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command[1:3] = ["-c", f"{heed}; import sys; from rtk.cli import run; sys.argv[0] = 'rtk'; run()"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True, encoding="utf-8"
     ) as server:
