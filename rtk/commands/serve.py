@@ -66,7 +66,7 @@ def run(options: Options) -> int:
 
     sha256, tls = token_hash(options.token_sha256), _tls(options)
     check_exposure(options.host, sha256)
-    threads = _use_threads(options.threads)
+    threads = _threads(options.threads)
     raise_termination()
     with listen(options.host, options.port) as listener:  # before a model is loaded in vain
         model = open_model(options.model, options.output, options.plugin, options.device)
@@ -84,14 +84,14 @@ def run(options: Options) -> int:
     return 0
 
 
-def _use_threads(wanted: int | None) -> int:
+def _threads(wanted: int | None) -> int:
+    """CPU threads of the network; this one, which loads it, takes none of them (`rtk.runtime.threads`)."""
     import torch
 
     from rtk.runtime.environment import available_cpus
 
-    threads = wanted or available_cpus()
-    torch.set_num_threads(threads)
-    return threads
+    torch.set_num_threads(1)
+    return wanted or available_cpus()
 
 
 def _tls(options: Options) -> tuple[Path, Path] | None:

@@ -40,7 +40,7 @@ class Service:
         model: on its device.
         limits: of what requests bring.
         sha256: of the token that they bring; None: they need none.
-        decoders: threads that decode images.
+        threads: of the CPU, for the network and, as many besides, to decode images.
         sample: keeps some of the images; None: none is kept.
     """
 
@@ -49,13 +49,13 @@ class Service:
         model: PackagedModel,
         limits: Limits,
         sha256: str | None,
-        decoders: int,
+        threads: int,
         sample: Sample | None = None,
     ) -> None:
         self.model, self.limits, self.sha256, self.sample = model, limits, sha256, sample
         self.watch = Watch(model.origin, model.expected)
-        self._batches = Batches(model.predict_pixels, BATCH)
-        self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._batches = Batches(model.predict_pixels, BATCH, threads)
+        self._decoders = ThreadPoolExecutor(threads, "decode")
         self._room = asyncio.Semaphore(IN_HAND)
 
     async def predict(self, request: Request) -> Response:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import torch
 
 Row = dict[str, Any]
 Waiting = tuple[np.ndarray, "asyncio.Future[Row]"]
@@ -23,12 +24,13 @@ class Batches:
     Args:
         predict: rows of images uint8 (N, H, W, 3).
         most: images in a batch.
+        threads: of the CPU, for the network.
     """
 
-    def __init__(self, predict: Callable[[np.ndarray], list[Row]], most: int) -> None:
+    def __init__(self, predict: Callable[[np.ndarray], list[Row]], most: int, threads: int) -> None:
         self._predict, self._most = predict, most
         self._waiting: deque[Waiting] = deque()
-        self._thread = ThreadPoolExecutor(1, "network")
+        self._thread = ThreadPoolExecutor(1, "network", torch.set_num_threads, (threads,))
         self._worker: asyncio.Task[None] | None = None
 
     async def predict(self, pixels: np.ndarray) -> Row:

@@ -36,7 +36,7 @@ class Network:
 
 async def ask(network: Network, most: int, count: int) -> tuple[list[asyncio.Task], Batches]:
     """One image is being computed, the others wait."""
-    batches = Batches(network, most)
+    batches = Batches(network, most, 1)
     first = asyncio.create_task(batches.predict(image(0)))
     while not network.begun.is_set():
         await asyncio.sleep(0.001)
