@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from ray._raylet import GcsClient
@@ -29,15 +30,20 @@ def driver_on(cluster, *overrides: str) -> subprocess.Popen[str]:
     return start_run(*overrides, RAY_ADDRESS=cluster.address)
 
 
+def ended(driver: subprocess.Popen[str], output: Path) -> RunFolder:
+    """The only run of a folder, once its driver has ended well."""
+    assert driver.wait(120) == 0
+    (run,) = output.glob("digits_demo-*")
+    return RunFolder(run)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The same run on this machine alone."""
     output = tmp_path_factory.mktemp("undisturbed")
     driver = start_run(f"output={output}")
     driver.communicate(timeout=120)
-    assert driver.returncode == 0
-    (run,) = output.glob("digits_demo-*")
-    return RunFolder(run)
+    return ended(driver, output)
 
 
 def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, undisturbed, two_nodes):
@@ -49,9 +55,7 @@ def test_lost_node_is_waited_for_and_the_run_ends_the_same(tmp_path, undisturbed
     assert len(gone) == 1
     two_nodes.add_node(num_cpus=1)
     assert any("the nodes are back" in line for line in lines)
-    assert driver.wait(120) == 0
-    (run,) = tmp_path.glob("digits_demo-*")
-    assert difference(RunFolder(run), undisturbed) == 0.0
+    assert difference(ended(driver, tmp_path), undisturbed) == 0.0
 
 
 def test_a_node_that_is_to_be_taken_away_has_the_run_save(tmp_path, undisturbed, two_nodes, fresh_tables):
@@ -65,9 +69,7 @@ def test_a_node_that_is_to_be_taken_away_has_the_run_save(tmp_path, undisturbed,
     assert any("a node is lost: waiting for 2 workers" in line for line in lines)
     two_nodes.add_node(num_cpus=1)
     assert any("the nodes are back" in line for line in lines)
-    assert driver.wait(120) == 0
-    (folder,) = (tmp_path / "runs").glob("digits_demo-*")
-    run = RunFolder(folder)
+    run = ended(driver, tmp_path / "runs")
     assert sum("is taken away" in text for text in run.read_notices()) == 1
     assert 9 < saved[0] < 16  # between two ends of epochs, where nothing else saves
     assert not run.save_requested()
@@ -119,9 +121,7 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more_again(tmp_path, undistur
     assert any("training on 1 of 2 workers" in line for line in lines)
     two_nodes.add_node(num_cpus=1)
     assert any("training on 2 of 2 workers" in line for line in lines)
-    assert driver.wait(120) == 0
-    (folder,) = (tmp_path / "runs").glob("digits_demo-*")
-    run = RunFolder(folder)
+    run = ended(driver, tmp_path / "runs")
     assert run.read_notices() == [f"training on {number} of 2 workers" for number in (2, 1, 2)]
     fresh_tables()  # as in the processes of the run, so that its plug-in is loaded
     assert difference(run, undisturbed) <= 1e-5
