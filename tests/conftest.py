@@ -19,12 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else other processes starve Ray's workers
-# Processes of tests find this very rtk, however it is installed; those of Ray, also on clusters that tests
-# start, import without a search for garbage.
+# Processes of tests find this very rtk, however it is installed.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
 )
-os.environ.setdefault("__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR", "rtk.runtime.garbage.search_later")
 # Of servers of object storage on this machine, which take any; without, the cloud would be asked for some.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "tests")
 os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "tests")
@@ -38,6 +36,15 @@ from PIL import Image
 GOLDEN = Path(__file__).parent / "golden"
 multiprocessing.set_forkserver_preload(["tests.forked"])
 gc.disable()  # until all tests are collected
+
+
+def pytest_configure() -> None:
+    """Have Ray's processes of all tests, and of the commands that they run, forked by one server."""
+    from rtk.runtime.fork_server import SHARED, client, fork_with
+
+    if SHARED not in os.environ:
+        fork_with("rtk.train.forked", "timm")
+        os.environ[SHARED] = client() or ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -131,14 +138,17 @@ def two_nodes(monkeypatch):
     from ray._common.network_utils import node_ip_address_from_perspective
     from ray.cluster_utils import Cluster
 
+    from rtk.runtime.ray_daemons import daemons_in_own_session
+
     # By itself it would take the address of this process's own session: the loopback one.
     monkeypatch.setattr(ray.util, "get_node_ip_address", node_ip_address_from_perspective)
 
-    memory = {"object_store_memory": 2**28}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, **memory}
-    )
-    cluster.add_node(num_cpus=1, **memory)
+    options = {"num_cpus": 1, "object_store_memory": 2**28, "include_log_monitor": False}
+    with daemons_in_own_session():
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"include_dashboard": False, "no_monitor": True, **options}
+        )
+        cluster.add_node(**options)
     yield cluster
     cluster.shutdown()
 

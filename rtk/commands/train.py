@@ -76,6 +76,9 @@ def run(options: Options) -> int:
         return keep_alive(options, None if options.resume else _new_config(options))
     if options.resume:
         return _report(_resume(options), options.json)
+    from rtk.runtime.ray_session import prepare_workers
+
+    prepare_workers("rtk.train.forked")  # while this process imports what it needs itself
     config = _new_config(options)
     if options.seeds:
         return run_seeds(options, config)

@@ -88,6 +88,11 @@ def build_backbone(config: ModelConfig, image_size: int) -> tuple[nn.Module, int
     return backbone, backbone.num_features
 
 
+def is_of_timm(name: str) -> bool:
+    """Whether a backbone of `model.name` is built by timm."""
+    return name.startswith(TIMM) or (name in BACKBONES and bool(BACKBONES[name].timm))
+
+
 def timm_name(name: str) -> str:
     """The name that timm has for a backbone of `model.name`."""
     return BACKBONES[name].timm if name in BACKBONES else name.removeprefix(TIMM)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
-import site
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
-from pathlib import Path
+from contextlib import nullcontext, suppress
 from typing import Any
 
-from rtk.runtime.garbage import search_later
+from rtk.runtime.fork_server import client, fork_with
 from rtk.runtime.interrupts import raise_termination
+from rtk.runtime.ray_daemons import daemons_in_own_session, daemons_of_one_machine, silent_native_stderr
 
 SECONDS_TO_ANSWER = 20.0  # a cluster that is there answers within one
 UNITS_SECONDS = 1.0  # between two looks how many workers there can be
@@ -54,8 +51,8 @@ def start_ray(dashboard: bool = False) -> Any:
 
     if not ray.is_initialized():
         address = _address()
-        alone = _on_loopback_only() if address == "local" else nullcontext()
-        with _silent_native_stderr(), _daemons_in_own_session(), _imports_unsearched(), alone:
+        alone = daemons_of_one_machine(dashboard) if address == "local" else nullcontext()
+        with silent_native_stderr(), daemons_in_own_session(), alone:
             _check_answer(address)
             ray.init(
                 address=address,
@@ -68,6 +65,17 @@ def start_ray(dashboard: bool = False) -> Any:
         raise_termination()  # Ray's own handler would end the process with exit code 15
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     return ray
+
+
+def prepare_workers(*modules: str) -> None:
+    """Begin to import what Ray's processes on this machine will need, best before `start_ray`.
+
+    Args:
+        modules: what they import.
+    """
+    is_too_late = client() is None and "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    if not is_on_cluster() and not is_too_late:
+        fork_with(*modules)
 
 
 def _address() -> str:
@@ -158,73 +166,6 @@ def _gpu_memory() -> int:
     import torch
 
     return torch.cuda.get_device_properties(0).total_memory
-
-
-@contextmanager
-def _daemons_in_own_session() -> Iterator[None]:
-    """Keep the signals that end this process's group from Ray's daemons, without which nothing can be saved.
-
-    They end with this process all the same, by Linux's parent-death signal; elsewhere Ray ends them by their
-    group, so that they have to stay in it.
-    """
-    from ray._private import services
-
-    started_by = services.ConsolePopen
-    if sys.platform == "linux":
-        services.ConsolePopen = partial(started_by, start_new_session=True)
-    try:
-        yield
-    finally:
-        services.ConsolePopen = started_by
-
-
-@contextmanager
-def _imports_unsearched() -> Iterator[None]:
-    """Have the processes that Ray starts here import as a command of rtk does; a user's own hook wins.
-
-    Only where they find this very rtk: a process whose hook cannot be imported ends at once.
-    """
-    from ray._private import ray_constants
-
-    root, hook = Path(__file__).parents[2], ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
-    found = [*site.getsitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    if hook in os.environ or root not in map(Path, found):
-        yield
-        return
-    os.environ[hook] = f"{search_later.__module__}.{search_later.__name__}"
-    try:
-        yield
-    finally:
-        del os.environ[hook]
-
-
-@contextmanager
-def _on_loopback_only() -> Iterator[None]:
-    """Let no other machine reach what Ray starts here: it asks for no password, and runs what it is sent.
-
-    Ray does so by itself on macOS and Windows, where it has no clusters; on Linux it listens everywhere.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _silent_native_stderr() -> Iterator[None]:
-    """Keep Ray's native code from writing to standard error while it starts (Python errors still raise)."""
-    kept = os.dup(2)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def check_resources(workers: int, gpus: bool) -> None:

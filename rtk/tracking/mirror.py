@@ -23,7 +23,7 @@ from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import MetricsTail, Row
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
 from rtk.tracking.description import params_of, tags_of
-from rtk.tracking.names import mlflow_model, sqlite_uri
+from rtk.tracking.names import mlflow_model, uri_of_output
 from rtk.tracking.refusals import DELETED, check_present, deleted_run, is_refusal, send_all, unless_there
 from rtk.tracking.rows import as_metric, is_of_a_population, mark, with_epochs
 from rtk.tracking.status import milliseconds
@@ -40,7 +40,20 @@ logger = logging.getLogger(__name__)
 def tracking_uri(run: RunFolder) -> str:
     """The configured server, or the SQLite file in the output folder."""
     output = (sweep_of(run) or run).path.parent
-    return read_tree(run)["tracking"]["uri"] or sqlite_uri(output / "mlflow.db")
+    return read_tree(run)["tracking"]["uri"] or uri_of_output(output)
+
+
+def connect(uri: str) -> Any:
+    """A client of a tracking server or database, which waits shortly and says nothing by itself."""
+    for name, value in SHORT_WAITS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # It prints the traceback of what is raised, as of a full disk; whoever calls says it in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    return mlflow.MlflowClient(uri)
 
 
 class Mirror:
@@ -84,15 +97,7 @@ class Mirror:
 
     def _connect(self) -> Any:
         if self._client is None:
-            for name, value in SHORT_WAITS.items():
-                os.environ.setdefault(name, value)
-            import mlflow
-
-            for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-                logging.getLogger(name).setLevel(logging.ERROR)
-            # It prints the traceback of what is raised, as of a full disk; whoever calls says it in a line.
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-            self._client = mlflow.MlflowClient(self.uri)
+            self._client = connect(self.uri)
         return self._client
 
     # -- the run itself

@@ -44,6 +44,11 @@ def _shortened(name: str) -> str:
     return f"{name[: LONGEST_NAME - _HASH_DIGITS - 2]}_h{digest}"
 
 
+def uri_of_output(output: Path) -> str:
+    """The database of the runs in a folder, where a recipe names no server."""
+    return sqlite_uri(output / "mlflow.db")
+
+
 def sqlite_uri(file: Path) -> str:
     """URI by which MLflow opens an SQLite file, whatever characters its path has."""
     return f"sqlite:///{str(file).replace('%', '%25').replace('?', '%3F')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from rtk.config.changes import When, changing_keys, may_change
@@ -31,9 +32,11 @@ from rtk.runs.trained import last_validation
 from rtk.runs.working_copy import local_folder
 from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import RAY_ENDED, RAY_ENDED_CODE, Interrupts
-from rtk.runtime.ray_session import check_resources, start_ray, wait_for_units, worker_memory
+from rtk.runtime.ray_session import check_resources, prepare_workers, start_ray, wait_for_units, worker_memory
 from rtk.scores.selection import wanted_scores
-from rtk.tracking.sending import mirrored
+from rtk.tracking.mirror import tracking_uri
+from rtk.tracking.names import uri_of_output
+from rtk.tracking.sending import mirrored, reach_early
 from rtk.tracking.uploading import check_reachable, uploaded
 from rtk.train.going_on import step_reached
 from rtk.train.initial import check_head, check_model, source_identity, with_placed_weights
@@ -41,7 +44,7 @@ from rtk.train.job import TrainingJob
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
 from rtk.train.vitals import watched
-from rtk.train.workers import spare_units, use_gpus, watch_workers
+from rtk.train.workers import modules_of_workers, spare_units, use_gpus, watch_workers
 
 SKIPPED_FILE = "skipped.csv"
 
@@ -97,7 +100,9 @@ def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     check_head(config, sets.train.classes)
     if total_steps(config, sets.train) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
-    config = settle_on_cluster(config, num_classes, local_folder(config.output))
+    output = local_folder(config.output)
+    _reach_mlflow(config, config.tracking.uri or uri_of_output(output))
+    config = settle_on_cluster(config, num_classes, output)
     run = RunFolder.create(config, name)
     config = run.config()  # names the run's copies of plug-ins, which its workers can read
     with held(run.path, "run"):
@@ -133,11 +138,18 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
             raise ConfigError(
                 f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
             )
+        _reach_mlflow(config, tracking_uri(run))
         config = settle_on_cluster(config, len(sets.train.classes), run.path)
         run.change_config(config.model_copy(update={"data": stored.data}), step)
         if step == 0 and run.read_json(ENVIRONMENT) is None:  # killed before it had been written
             record_start(run, config, sets)
         return _run_training(run, config, sets, resume=step > 0)
+
+
+def _reach_mlflow(config: RunConfig, uri: str) -> None:
+    """Load MLflow and make its database beside what follows: while this process waits for Ray."""
+    import_module("ray")  # whole, before a thread imports what it needs too
+    reach_early(uri, config.tracking.experiment)
 
 
 def record_start(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]) -> None:
@@ -204,6 +216,7 @@ def settle_on_cluster(config: RunConfig, num_classes: int, folder: Path) -> RunC
     Raises:
         ValueError: naming the key, what was got and what was wanted.
     """
+    prepare_workers(*modules_of_workers(config))
     start_ray()
     train, gpus = config.train, use_gpus()
     if train.wait_for_workers is not None:

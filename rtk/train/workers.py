@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rtk.config.schema import RunConfig
+from rtk.models.backbones import is_of_timm
 from rtk.runs.desk import open_desk
 from rtk.runs.working_copy import store_of
 from rtk.runtime.interrupts import RAY_ENDED, Interrupts
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.2
 LOST_NODE = "a node is lost: waiting for {workers} workers, to go on from the last checkpoint"
+
+
+def modules_of_workers(config: RunConfig) -> tuple[str, ...]:
+    """What the workers of a run import, beside Ray."""
+    return ("rtk.train.forked", "timm") if is_of_timm(config.model.name) else ("rtk.train.forked",)
 
 
 def use_gpus() -> bool:

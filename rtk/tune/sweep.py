@@ -28,7 +28,7 @@ from rtk.runs.sweep import Sweep
 from rtk.runs.working_copy import local_folder, place_of, store_of
 from rtk.runtime.console import progress_bar
 from rtk.runtime.environment import describe_environment
-from rtk.runtime.ray_session import is_own_session, start_ray, worker_memory
+from rtk.runtime.ray_session import is_own_session, prepare_workers, start_ray, worker_memory
 from rtk.runtime.shared_storage import check_output
 from rtk.tracking.status import note_status
 from rtk.tracking.sweep_mirror import mirrored_sweep, note_trial
@@ -37,6 +37,7 @@ from rtk.train.launch import SKIPPED_FILE
 from rtk.train.plan import choose_stage
 from rtk.train.training_data import load_training_data
 from rtk.train.vitals import watched
+from rtk.train.workers import modules_of_workers
 from rtk.tune.check import check_space, data_config, epochs, open_data
 from rtk.tune.study import DONE, open_study, remaining_trials
 from rtk.tune.trial import TrialPlan, run_trial
@@ -139,6 +140,7 @@ def moved_config(sweep: Sweep, overrides: Sequence[str]) -> RunConfig:
 
 def _start_ray(space: SearchSpace, config: RunConfig) -> None:
     os.environ.update({name: value for name, value in TUNE_SETTINGS.items() if name not in os.environ})
+    prepare_workers(*modules_of_workers(config))
     start_ray(dashboard=config.train.workers > 1)
     if _places(space, config) < 1:
         import ray

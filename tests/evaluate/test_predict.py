@@ -6,7 +6,6 @@ import os
 import signal
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -26,6 +25,7 @@ from rtk.evaluate.throughput import OUTPUTS, read_throughput
 from rtk.runs.folder import RunFolder
 from rtk.scores import SCORES, compute_image_score, fit_image_score
 from rtk.train.launch import launch_training
+from tests.ray_processes import process_of
 from tests.train.ranks import workers_forked
 
 pytestmark = pytest.mark.slow
@@ -135,8 +135,7 @@ class KilledOnce:
     def __call__(self, done, total):
         if self.killed or done == total:
             return
-        children = psutil.Process().children(recursive=True)
-        self.killed = next(child.pid for child in children if "ModelActor" in " ".join(child.cmdline()))
+        self.killed = process_of("ModelActor")
         os.kill(self.killed, signal.SIGKILL)
 
 

@@ -14,6 +14,7 @@ from ray.train import RunConfig, ScalingConfig
 
 from rtk.runtime.process_group import NodeNetworkConfig, interface_of, use_interface_of_node
 from rtk.runtime.ray_trainer import Trainer
+from tests.ray_processes import living_actors
 
 
 def test_interface_is_the_one_with_the_address():
@@ -48,12 +49,12 @@ def ears_of_worker() -> dict[str, list[str]]:
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK")
     variables = {name: os.environ[name] for name in names}
     addresses = sorted(listeners(psutil.Process()))
-    beside = {process.pid: process.cmdline()[0] for process in psutil.Process().parent().children()}
+    beside = living_actors()
     return {"addresses": addresses, "variables": variables, "processes": beside}
 
 
 def test_on_one_machine_nothing_can_be_reached_from_another(ray_session, tmp_path):
-    before = {str(process.pid) for process in psutil.Process().children(recursive=True)}
+    before = {str(pid) for pid in living_actors()}
     trainer = Trainer(
         ears_of_worker,
         backend_config=NodeNetworkConfig(),
@@ -63,15 +64,16 @@ def test_on_one_machine_nothing_can_be_reached_from_another(ray_session, tmp_pat
     outcome = trainer.fit().return_value
     reached = set(outcome["addresses"])
     assert reached  # the store and gloo listen
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    ours = [process.pid for process in psutil.Process().children(recursive=True)]
+    for pid in [os.getpid(), *ours, *living_actors()]:
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            reached |= listeners(process)
+            reached |= listeners(psutil.Process(pid))
     assert all(ip_address(address.removeprefix("::ffff:")).is_loopback for address in reached), reached
-    ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
-    assert outcome["variables"] == ours  # as torchrun sets them
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "NODE_RANK": "0"}
+    assert outcome["variables"] == variables  # as torchrun sets them
     begun = {pid: name for pid, name in outcome["processes"].items() if str(pid) not in before}
-    actors = Counter(name.split(".")[0] for name in begun.values() if name.startswith("ray::"))
-    assert actors["ray::RayTrainWorker"] == 2
+    actors = Counter(begun.values())
+    assert actors["RayTrainWorker"] == 2
     # Of what Ray starts beside them for a cluster, nothing is there.
     helpers = {"PreemptionWatcher", "PlacementGroupCleaner", "DatasetManager", "_AutoscalingCoordinatorActor"}
-    assert not actors.keys() & {f"ray::{name}" for name in helpers}, actors
+    assert not actors.keys() & helpers, actors

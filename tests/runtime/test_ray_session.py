@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import site
 import socket
-from pathlib import Path
 
 import pytest
-from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR as HOOK
 
 from rtk.runtime import elastic, ray_session
 from rtk.runtime.elastic import answering_nodes
@@ -63,40 +60,3 @@ def test_nodes_that_answer(ray_session):
     assert answering_nodes() == {node["NodeID"]: node["Resources"] for node in ray_session.nodes()}
     nowhere = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": 1}
     assert not elastic._answers(nowhere)
-
-
-ROOT = str(Path(ray_session.__file__).parents[2])
-
-
-@pytest.mark.parametrize(
-    ("installed", "path", "own", "expected"),
-    [
-        ([ROOT], "", None, "rtk.runtime.garbage.search_later"),
-        ([], f"/elsewhere:{ROOT}", None, "rtk.runtime.garbage.search_later"),
-        (["/elsewhere"], "", None, None),
-        ([ROOT], "", "theirs.hook", "theirs.hook"),
-    ],
-)
-def test_processes_of_ray_import_unsearched_where_they_find_rtk(monkeypatch, installed, path, own, expected):
-    """One that does not find its hook ends at once, and Ray waits for ever."""
-    monkeypatch.setattr(site, "getsitepackages", lambda: installed)
-    monkeypatch.setenv("PYTHONPATH", path)
-    monkeypatch.delenv(HOOK, raising=False)
-    if own is not None:
-        monkeypatch.setenv(HOOK, own)
-    with ray_session._imports_unsearched():
-        assert os.environ.get(HOOK) == expected
-    assert os.environ.get(HOOK) == own
-
-
-def test_a_process_of_ray_searches_after_its_imports(ray_session):
-    def searches_in_the_end() -> bool:
-        import gc
-        import time
-
-        until = time.monotonic() + 60
-        while not gc.isenabled() and time.monotonic() < until:
-            time.sleep(0.1)
-        return gc.isenabled()
-
-    assert ray_session.get(ray_session.remote(num_cpus=0)(searches_in_the_end).remote())

@@ -10,7 +10,6 @@ import os
 import signal
 from functools import cache
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from rtk.config import ConfigError, load_config
 from rtk.runs.checkpoints import resolve_checkpoint
 from rtk.train.launch import TrainingError, launch_training, resume_training
+from tests.ray_processes import process_of
 from tests.train.small_runs import SMALL, SMOOTH, difference, resume, train, when_step
 
 pytestmark = pytest.mark.slow
@@ -117,8 +117,7 @@ def history(run) -> dict[str, torch.Tensor]:
 
 
 def _signal_a_worker(how: signal.Signals) -> int:
-    children = psutil.Process().children(recursive=True)
-    pid = next(child.pid for child in children if "RayTrainWorker" in " ".join(child.cmdline()))
+    pid = process_of("RayTrainWorker")
     os.kill(pid, how)
     return pid
 

@@ -17,6 +17,7 @@ import yaml
 from rtk.runs.checkpoints import has_checkpoint
 from rtk.runs.folder import RunFolder
 from rtk.runs.sweep import Sweep
+from rtk.runtime.fork_server import SHARED
 from rtk.train.checkpoint import read_state
 from rtk.tune.study import DONE, open_study
 
@@ -41,9 +42,10 @@ TRIAL, WORKER = "ray::ImplicitFunc", "ray::RayTrainWorker"
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, monkeypatch):
     """Start `rtk sweep` in a process of its own; what is left of it is ended with the test."""
     started = []
+    monkeypatch.delenv(SHARED, raising=False)  # its processes are its children, as a user's
 
     def start(*arguments: str, **changes):
         path = tmp_path / "space.yaml"
