@@ -22,6 +22,7 @@ from rtk.runtime.ranks import rank, world_size
 from rtk.train.zero_shards import (
     EngineShards,
     UnreducedShards,
+    ask_for_cores_once,
     compile_no_collectives,
     full_numel,
     is_cut,
@@ -79,6 +80,7 @@ def import_deepspeed() -> Any:
 
     logger.setLevel(logging.ERROR)
     compile_no_collectives(deepspeed)
+    ask_for_cores_once()
     # Every ZeRO stage imports Muon, which rtk does not use; handing it to torch.compile takes seconds.
     compiler.compile = lambda: compiler.dummy_decorator
     return deepspeed

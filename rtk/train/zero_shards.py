@@ -7,6 +7,7 @@ is upgraded.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -254,6 +255,14 @@ def full_shape(tensor: Any) -> tuple[int, ...]:
 def compile_no_collectives(deepspeed: Any) -> None:
     """Keep DeepSpeed from compiling a helper of CPU communication on first use, which takes 31 s."""
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def ask_for_cores_once() -> None:
+    """Keep DeepSpeed from starting `numactl` several times in a step of ZeRO-3 on CPUs, whose cores stay."""
+    from deepspeed.utils import numa
+
+    if not hasattr(numa.get_numa_cores, "cache_info"):
+        numa.get_numa_cores = cache(numa.get_numa_cores)
 
 
 def frozen_parts(module: nn.Module) -> list[tuple[str, int, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import socket
@@ -41,6 +42,7 @@ def _main(rank: int, ranks: int, port: int, function: Callable, arguments: tuple
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
+    gc.freeze()  # DeepSpeed has garbage searched for whenever an engine is built
     result = function(*arguments)
     if rank == 0:
         path.write_bytes(pickle.dumps(result))
