@@ -24,16 +24,17 @@ def without_setup(arguments: list[str]) -> list[str] | None:
     """
     if os.path.basename(arguments[0]) != SETUP:
         return arguments
+    program = [part for part in arguments[1:] if not part.startswith((CONTEXT, LANGUAGE))]
     contexts = [part.removeprefix(CONTEXT) for part in arguments if part.startswith(CONTEXT)]
-    if len(contexts) != 1 or f"{LANGUAGE}PYTHON" not in arguments:
-        return None
+    if not contexts:
+        return program
     context = json.loads(contexts[0])
-    variables, program = context.pop("env_vars"), context.pop("py_executable")
+    variables, python = context.pop("env_vars"), context.pop("py_executable")
     plain = all(name.startswith(READ_LATE) and "$" not in value for name, value in variables.items())
-    if any(context.values()) or not plain or os.path.realpath(program) != os.path.realpath(sys.executable):
+    if any(context.values()) or not plain or os.path.realpath(python) != os.path.realpath(sys.executable):
         return None
     os.environ.update(variables)
-    return [part for part in arguments[1:] if not part.startswith((CONTEXT, LANGUAGE))]
+    return program
 
 
 def is_forked(address: str, arguments: list[str]) -> bool:
@@ -60,4 +61,4 @@ if __name__ == "__main__":
     address, arguments = sys.argv[1], sys.argv[2:]
     program = without_setup(arguments)
     if program is None or not is_forked(address, program):
-        os.execv(sys.executable, [sys.executable, *arguments])  # nosec B606  # Ray's own command
+        os.execv(sys.executable, [sys.executable, *(program or arguments)])  # nosec B606  # Ray's own command

@@ -16,7 +16,6 @@ import json
 import os
 import runpy
 import select
-import shlex
 import shutil
 import signal
 import socket
@@ -48,34 +47,32 @@ _servers: list[tuple[str, subprocess.Popen[bytes]]] = []  # of this process: non
 def fork_with(*modules: str) -> None:
     """Have a server import modules, while this process goes on, for those that it will fork.
 
-    The first call starts it, where that is possible; it ends with this process.
+    The first call starts it, where that is possible; it ends with this process. Without it processes start
+    as Ray starts them.
     """
     if SHARED in os.environ or not is_possible():
         return
-    if not _servers:
-        _servers.append(_start_server())
-    with suppress(BrokenPipeError):  # it has failed, so that processes start without it
+    with suppress(OSError):
+        if not _servers:
+            _servers.append(_start_server())
         _servers[0][1].stdin.write("".join(f"{name}\n" for name in modules).encode())  # type: ignore[union-attr]
 
 
 def _start_server() -> tuple[str, subprocess.Popen[bytes]]:
     folder = Path(tempfile.mkdtemp(prefix="rtk-"))  # others cannot enter it
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    address, client = folder / "socket", folder / "python"
-    command = [sys.executable, "-IS", fork_client.__file__, str(address)]
-    client.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
-    client.chmod(0o700)
+    address = str(folder / "socket")
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(address))
+        listening.bind(address)
         listening.listen()
         server = _popen(listening.fileno())
     atexit.register(server.kill)  # also in the middle of its imports; what it has forked goes on
-    return str(client), server
+    return subprocess.list2cmdline([sys.executable, "-IS", fork_client.__file__, address]), server
 
 
 def _popen(listening: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # nosec B603  # this very module
-        [sys.executable, "-m", __name__, str(listening)],
+        [sys.executable, "-P", "-m", __name__, str(listening)],  # -P: not from the folder that it is in
         bufsize=0,
         stdin=subprocess.PIPE,  # modules' names; closed when this process ends, however it does
         stdout=subprocess.DEVNULL,
@@ -88,14 +85,14 @@ def _popen(listening: int) -> subprocess.Popen[bytes]:
 
 
 def client() -> str | None:
-    """Path of the program that Ray's raylet starts in place of Python; None: there is no server."""
-    return os.environ.get(SHARED) or next((program for program, _ in _servers), None)
+    """The command that Ray's raylet starts in place of Python; None: there is no server."""
+    return os.environ.get(SHARED) or next((command for command, _ in _servers), None)
 
 
-def with_client(program: str, command: Sequence[str]) -> list[str]:
-    """The command of a daemon of Ray, where the raylet's starts a program in place of Python."""
+def with_client(client: str, command: Sequence[str]) -> list[str]:
+    """The command of a daemon of Ray, where the raylet's starts a client in place of Python."""
     plain = WORKER_COMMAND + subprocess.list2cmdline([sys.executable])
-    return [part.replace(plain, WORKER_COMMAND + program) for part in command]
+    return [part.replace(plain, WORKER_COMMAND + client) for part in command]
 
 
 def serve(listening: socket.socket, modules: int = 0) -> list[str] | None:
@@ -171,7 +168,8 @@ def main() -> None:
     """Serve, and run what is asked for in the forked processes."""
     command = serve(socket.socket(fileno=int(sys.argv[1])))
     if command is not None:
-        sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
+        sys.argv = command
+        sys.path.insert(0, str(Path(command[0]).parent))
         runpy.run_path(command[0], run_name="__main__")
 
 

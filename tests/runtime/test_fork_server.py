@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def own_server(monkeypatch):
 
 
 def output_of(client: str, script: Path, *arguments: str, **options) -> dict:
-    command = [client, str(script), *arguments]
+    command = [*shlex.split(client), str(script), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60, **options)
     return json.loads(done.stdout)
 
@@ -111,7 +113,7 @@ def test_a_process_starts_alone_where_the_server_has_ended(own_server, script):
 
 def test_a_client_that_ends_while_it_asks_costs_nothing(own_server, script):
     program, _ = own_server
-    address = str(Path(program).parent / "socket")
+    address = shlex.split(program)[-1]
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(address)
     with socket.socket(socket.AF_UNIX) as asking:
@@ -135,6 +137,12 @@ def test_variables_that_are_read_late_are_set_without_ray(monkeypatch, script):
     assert (os.environ["RAY_MARK"], os.environ.pop("PL_MARK")) == ("1", "2")
 
 
+def test_where_ray_prepares_nothing_its_program_is_left_out(script):
+    command = ["/ray/setup_worker.py", str(script), "x", f"{LANGUAGE}PYTHON"]
+    assert without_setup(command) == [str(script), "x"]
+    assert without_setup([str(script), "x"]) == [str(script), "x"]
+
+
 @pytest.mark.parametrize(
     "context",
     [
@@ -155,14 +163,14 @@ def test_the_server_ends_with_its_starter(tmp_path):
             sys.executable,
             "-c",
             "import time; from rtk.runtime import fork_server as f; f.fork_with('colorsys')\n"
-            "print(f._servers[0][1].pid, f.client(), flush=True); time.sleep(600)",
+            "print(f._servers[0][1].pid, f.client(), flush=True, sep='|'); time.sleep(600)",
         ],
         stdout=subprocess.PIPE,
         text=True,
         env={name: value for name, value in os.environ.items() if name != SHARED},
     )
     with starter:
-        pid, program = starter.stdout.readline().split()
+        pid, program = starter.stdout.readline().rstrip().split("|")
         script = tmp_path / "program.py"
         script.write_text("print(1)")
         assert output_of(program, script) == 1  # it is up
@@ -179,6 +187,28 @@ def test_there_is_none_beside_a_gpu(monkeypatch):
     monkeypatch.setattr(fork_server, "GPU_DRIVERS", (os.devnull,))
     fork_with("colorsys")
     assert client() is None
+
+
+def test_where_no_server_can_start_nothing_fails(monkeypatch, tmp_path):
+    monkeypatch.delenv(SHARED, raising=False)
+    monkeypatch.setattr(fork_server, "_servers", [])
+    deep = tmp_path / ("x" * 120)  # longer than the address of a socket may be
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    fork_with("colorsys")
+    assert client() is None
+
+
+def test_files_of_the_folder_shadow_no_module(monkeypatch, tmp_path, script):
+    (tmp_path / "json.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(SHARED, raising=False)
+    monkeypatch.setattr(fork_server, "_servers", [])
+    fork_with("colorsys")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = script.rename(elsewhere / "program.py")
+    assert output_of(client(), script)["has_colorsys"]
 
 
 def test_only_the_raylet_is_told(monkeypatch):
