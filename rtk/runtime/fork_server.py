@@ -133,16 +133,19 @@ def _import(names: Sequence[str]) -> None:
 
 def _fork_for(connection: socket.socket) -> list[str] | None:
     """Fork a process for a client; its command there, None here."""
+    files: list[int] = []
     try:
         _, files, _, _ = socket.recv_fds(connection, 1, 3)
         request = json.load(connection.makefile("rb"))
     except (OSError, ValueError):  # it ended while it asked
-        return None
-    if os.fork() == 0:
-        return become(request, files)
+        request = None
+    if request is not None:
+        if os.fork() == 0:
+            return become(request, files)
+        with suppress(OSError):  # it ended before it was told
+            connection.send(b"\1")
     for file in files:
         os.close(file)
-    connection.send(b"\1")
     return None
 
 
@@ -155,7 +158,7 @@ def become(request: dict[str, Any], files: Sequence[int]) -> list[str]:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    os.nice(request["niceness"] - os.nice(0))
+    os.nice(max(0, request["niceness"] - os.nice(0)))  # more is a superuser's to take
     if request["leads_group"]:  # all of which Ray ends with a worker
         os.setpgid(0, 0)
     if "numpy" in sys.modules:

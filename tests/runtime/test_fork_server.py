@@ -120,6 +120,11 @@ def test_a_client_that_ends_while_it_asks_costs_nothing(own_server, script):
         asking.connect(address)
         socket.send_fds(asking, [b"\0"], [1])
         asking.sendall(b'{"arguments": ')
+    with socket.socket(socket.AF_UNIX) as asking:  # all is said, and nobody waits for the answer
+        asking.connect(address)
+        socket.send_fds(asking, [b"\0"], [1, 1, 1])
+        mine = {"environment": dict(os.environ), "folder": os.getcwd(), "niceness": 0, "leads_group": False}
+        asking.sendall(json.dumps({"arguments": [os.devnull], **mine}).encode())
     assert output_of(program, script)["has_colorsys"]
 
 
