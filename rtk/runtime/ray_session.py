@@ -185,10 +185,11 @@ def wait_for_units(wanted: int, gpus: bool, seconds: float) -> None:
     """Wait until so many GPUs, or CPUs, are up, or time is up; a cluster that grows is asked for them."""
     from ray.autoscaler.sdk import request_resources
 
-    until, before, present = time.monotonic() + seconds, -1, units_of_cluster(gpus)
+    before, present = -1, units_of_cluster(gpus)
     if present >= wanted:
         return
     request_resources(bundles=[{_kind(gpus): 1}] * wanted)
+    until = time.monotonic() + seconds  # on a busy machine the request itself may take longer
     try:
         while present < wanted and time.monotonic() < until:
             if present != before:
