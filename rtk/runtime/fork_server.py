@@ -89,10 +89,10 @@ def client() -> str | None:
     return os.environ.get(SHARED) or next((command for command, _ in _servers), None)
 
 
-def with_client(client: str, command: Sequence[str]) -> list[str]:
+def with_client(program: str, command: Sequence[str]) -> list[str]:
     """The command of a daemon of Ray, where the raylet's starts a client in place of Python."""
     plain = WORKER_COMMAND + subprocess.list2cmdline([sys.executable])
-    return [part.replace(plain, WORKER_COMMAND + client) for part in command]
+    return [part.replace(plain, WORKER_COMMAND + program) for part in command]
 
 
 def serve(listening: socket.socket, modules: int = 0) -> list[str] | None:
@@ -169,11 +169,15 @@ def become(request: dict[str, Any], files: Sequence[int]) -> list[str]:
 
 def main() -> None:
     """Serve, and run what is asked for in the forked processes."""
-    command = serve(socket.socket(fileno=int(sys.argv[1])))
-    if command is not None:
-        sys.argv = command
-        sys.path.insert(0, str(Path(command[0]).parent))
-        runpy.run_path(command[0], run_name="__main__")
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    folder = Path(listening.getsockname()).parent
+    command = serve(listening)
+    if command is None:
+        shutil.rmtree(folder, ignore_errors=True)  # its maker may have been killed
+        return
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).parent))
+    runpy.run_path(command[0], run_name="__main__")
 
 
 if __name__ == "__main__":

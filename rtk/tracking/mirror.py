@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,38 +21,17 @@ from rtk.runs.checkpoints import STATE, fetch_whole, has_checkpoint, resolve_che
 from rtk.runs.folder import RunFolder
 from rtk.runs.metrics_file import MetricsTail, Row
 from rtk.runs.sweep import SWEEP_FILE, read_tree, sweep_of
+from rtk.tracking.client import connect, tracking_uri
 from rtk.tracking.description import params_of, tags_of
-from rtk.tracking.names import mlflow_model, uri_of_output
+from rtk.tracking.names import mlflow_model
 from rtk.tracking.refusals import DELETED, check_present, deleted_run, is_refusal, send_all, unless_there
 from rtk.tracking.rows import as_metric, is_of_a_population, mark, with_epochs
 from rtk.tracking.status import milliseconds
 
 BATCH = 1000  # metrics in one request; MLflow's own limit
 PARAMS_BATCH = 100
-# MLflow's defaults wait for minutes; what is not sent now is sent by the next call. That looks for what was
-# done without an answer, which a repetition of MLflow's would do once more: a second run, a second version.
-SHORT_WAITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 DESCRIPTIONS = ("config.yaml", "environment.json", "skipped.csv", SWEEP_FILE)
 logger = logging.getLogger(__name__)
-
-
-def tracking_uri(run: RunFolder) -> str:
-    """The configured server, or the SQLite file in the output folder."""
-    output = (sweep_of(run) or run).path.parent
-    return read_tree(run)["tracking"]["uri"] or uri_of_output(output)
-
-
-def connect(uri: str) -> Any:
-    """A client of a tracking server or database, which waits shortly and says nothing by itself."""
-    for name, value in SHORT_WAITS.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # It prints the traceback of what is raised, as of a full disk; whoever calls says it in a line.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    return mlflow.MlflowClient(uri)
 
 
 class Mirror:

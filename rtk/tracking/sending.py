@@ -6,35 +6,20 @@ A server that cannot be reached costs a warning, never the run.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from rtk.runs.folder import RunFolder
 from rtk.runs.listing import status_of
 from rtk.runs.sweep import sweep_of
 from rtk.runtime.repeating import repeating
-from rtk.tracking.mirror import Mirror, connect
+from rtk.tracking.mirror import Mirror
 from rtk.tracking.refusals import is_answer, reason_of
 from rtk.tracking.status import note_status
 
 SEND_SECONDS = 2.0
 logger = logging.getLogger(__name__)
-
-
-def reach_early(uri: str, experiment: str) -> None:
-    """Load MLflow and ask it for an experiment, in a thread, for a run that is about to begin.
-
-    With its database, which is made where there is none, that takes seconds of a core. Errors are left to be
-    found again by whoever sends.
-    """
-
-    def reach() -> None:
-        with suppress(Exception):
-            connect(uri).get_experiment_by_name(experiment)
-
-    threading.Thread(target=reach, name="mlflow", daemon=True).start()
 
 
 @contextmanager

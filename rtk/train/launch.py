@@ -34,9 +34,9 @@ from rtk.runtime.environment import describe_environment
 from rtk.runtime.interrupts import RAY_ENDED, RAY_ENDED_CODE, Interrupts
 from rtk.runtime.ray_session import check_resources, prepare_workers, start_ray, wait_for_units, worker_memory
 from rtk.scores.selection import wanted_scores
-from rtk.tracking.mirror import tracking_uri
+from rtk.tracking.client import reach_early, tracking_uri
 from rtk.tracking.names import uri_of_output
-from rtk.tracking.sending import mirrored, reach_early
+from rtk.tracking.sending import mirrored
 from rtk.tracking.uploading import check_reachable, uploaded
 from rtk.train.going_on import step_reached
 from rtk.train.initial import check_head, check_model, source_identity, with_placed_weights
@@ -101,7 +101,7 @@ def launch_training(config: RunConfig, name: str | None = None) -> Outcome:
     if total_steps(config, sets.train) <= 0:
         raise ConfigError(f"train.duration: got {config.train.duration!r}, wanted at least one step")
     output = local_folder(config.output)
-    _reach_mlflow(config, config.tracking.uri or uri_of_output(output))
+    _reach_mlflow(config.tracking.uri or uri_of_output(output))
     config = settle_on_cluster(config, num_classes, output)
     run = RunFolder.create(config, name)
     config = run.config()  # names the run's copies of plug-ins, which its workers can read
@@ -138,7 +138,7 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
             raise ConfigError(
                 f"train.duration: got {config.train.duration!r}, the run is at step {step} already"
             )
-        _reach_mlflow(config, tracking_uri(run))
+        _reach_mlflow(tracking_uri(run))
         config = settle_on_cluster(config, len(sets.train.classes), run.path)
         run.change_config(config.model_copy(update={"data": stored.data}), step)
         if step == 0 and run.read_json(ENVIRONMENT) is None:  # killed before it had been written
@@ -146,10 +146,10 @@ def resume_training(run: RunFolder, overrides: list[str]) -> Outcome:
         return _run_training(run, config, sets, resume=step > 0)
 
 
-def _reach_mlflow(config: RunConfig, uri: str) -> None:
+def _reach_mlflow(uri: str) -> None:
     """Load MLflow and make its database beside what follows: while this process waits for Ray."""
     import_module("ray")  # whole, before a thread imports what it needs too
-    reach_early(uri, config.tracking.experiment)
+    reach_early(uri)
 
 
 def record_start(run: RunFolder, config: RunConfig, sets: RunSets[ImageDataset]) -> None:

@@ -184,6 +184,7 @@ def test_the_server_ends_with_its_starter(tmp_path):
     while psutil.pid_exists(int(pid)) and time.monotonic() < until:
         time.sleep(0.02)
     assert not psutil.pid_exists(int(pid))
+    assert not Path(shlex.split(program)[-1]).parent.exists()
 
 
 def test_there_is_none_beside_a_gpu(monkeypatch):
